@@ -1,0 +1,31 @@
+"""The error tree: every mistake a user can fix is a `ProbekitError` and prints as one line."""
+
+from __future__ import annotations
+
+
+class ProbekitError(Exception):
+    """A mistake the user can fix. The message is one line: where, what was found, expected, remedy."""
+
+    def __str__(self) -> str:
+        """Return the message on one line, whatever was formatted into it."""
+        return " ".join(super().__str__().split())
+
+
+class DataError(ProbekitError):
+    """A data file is missing, malformed or unfit for the task."""
+
+
+class ModelError(ProbekitError):
+    """A model can not be found, loaded, or hooked where it was asked."""
+
+
+class StoreError(ProbekitError):
+    """An activation store is missing, partial, foreign, damaged, newer, or does not fit."""
+
+
+class ProbeError(ProbekitError):
+    """A probe directory is not one, or the probe does not fit what it is applied to."""
+
+
+class OutputError(ProbekitError):
+    """An output path exists already, can not be written, or the disk is full."""
