@@ -1,0 +1,1 @@
+"""Capture residual-stream activations per layer and position and keep them in HDF5."""
