@@ -1,3 +1,3 @@
-"""probekit: is this direction in the residual stream real, is it causal, and what if we optimise it?"""
+"""probekit: is a direction in the residual stream real, causal, and safe to optimise?"""
 
 __version__ = "0.1.0"

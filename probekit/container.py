@@ -30,7 +30,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if full or "No space left" in str(error) or "File too large" in str(error):
             raise OutputError(
-                f"{path}: the disk is full. Free some space or choose another --out, then run again."
+                f"{path}: the disk is full. Free some space or choose another --out."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise OutputError(
@@ -41,7 +41,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it onto `path` on success, remove it on failure."""
+    """Yield a temporary path beside `path`; move it onto `path` on success, else remove it."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

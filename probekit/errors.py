@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ProbekitError(Exception):
-    """A mistake the user can fix. The message is one line: where, what was found, expected, remedy."""
+    """A mistake the user can fix; one line says where, what was found, expected, and the remedy."""
 
     def __str__(self) -> str:
         """Return the message on one line, whatever was formatted into it."""

@@ -12,7 +12,15 @@ from typing import Any
 
 from probekit import __version__
 
-LIBRARIES = ("torch", "transformers", "transformer-lens", "nnsight", "scikit-learn", "numpy", "h5py")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "nnsight",
+    "scikit-learn",
+    "numpy",
+    "h5py",
+)
 
 
 def versions() -> dict[str, str]:
@@ -26,7 +34,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_record(command: str, arguments: dict[str, Any], *, seed: int | None = None) -> dict[str, Any]:
+def run_record(
+    command: str, arguments: dict[str, Any], *, seed: int | None = None
+) -> dict[str, Any]:
     """Return the run record: command, arguments, seed, versions, git commit of the folder, time."""
     return {
         "command": command,
@@ -41,7 +51,7 @@ def run_record(command: str, arguments: dict[str, Any], *, seed: int | None = No
 
 
 def git_commit(folder: Path | None = None) -> str | None:
-    """Return the commit of the working folder, with `-dirty` appended, or None outside a checkout."""
+    """Return the folder's commit, `-dirty` appended when changed, or None outside a checkout."""
     try:
         head = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -1,4 +1,4 @@
-"""What a store says of its rows: the `Cell` an activation matrix belongs to, and the `Examples` table."""
+"""What a store says of its rows: the `Cell` of a matrix and the table of `Examples`."""
 
 from __future__ import annotations
 

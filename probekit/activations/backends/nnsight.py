@@ -1,0 +1,78 @@
+"""The nnsight backend: reads inside a trace of its own copy of the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probekit.activations.backends.base import Place, Reader
+from probekit.activations.backends.hooks import _depth
+from probekit.errors import ModelError
+from probekit.models.blocks import BlockNames, block_names
+from probekit.models.load import LoadedModel
+
+
+class NNsightBackend:
+    """Read activations with nnsight 0.8.
+
+    Importing nnsight patches `Tensor.backward` and `object` process-wide and its wrapper sets
+    `padding_side` on the tokenizer, hence the late import and the copies.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, names: BlockNames | None = None) -> None:
+        try:
+            from nnsight import TransformersModel
+        except ImportError as error:
+            raise ModelError(
+                f"backend 'nnsight': not importable ({error}). Install nnsight>=0.8,<0.9."
+            ) from error
+        self._names = block_names(loaded.model, names)
+        model = copy.deepcopy(loaded.model)
+        self._traced: Any = TransformersModel(model, tokenizer=copy.deepcopy(loaded.tokenizer))
+        self.n_layers = len(self._envoy(self._names.blocks))
+        self.d_model = int(model.config.get_text_config().hidden_size)
+
+    def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
+        """See `Backend.run`."""
+        ordered = sorted(places, key=_depth)  # nnsight must meet modules in the order they run
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        traced = self._traced
+        with torch.inference_mode(), traced.trace(inputs, use_cache=False) as tracer:
+            for place in ordered:
+                read(place, self._activation(place))
+            tracer.stop()
+
+    def patched_logits(self, ids: Tensor, place: Place | None, delta: Tensor | None) -> Tensor:
+        """See `Backend.patched_logits`."""
+        import nnsight
+
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        traced = self._traced
+        with torch.inference_mode(), traced.trace(inputs, use_cache=False):
+            if place is not None and delta is not None:
+                acts = self._activation(place)
+                acts[:] = acts + delta
+            logits = nnsight.save(traced.output.logits)
+        return logits  # type: ignore[no-any-return]
+
+    def _activation(self, place: Place) -> Tensor:
+        site, layer = place
+        block = self._envoy(self._names.blocks)[layer]
+        if site == "resid_pre":
+            return block.input  # type: ignore[no-any-return]
+        if site == "resid_post":
+            found = block.output
+        else:
+            path = self._names.attn_out if site == "attn_out" else self._names.mlp_out
+            found = self._envoy(path, block).output
+        return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
+
+    def _envoy(self, path: str, start: Any = None) -> Any:  # noqa: ANN401 - an nnsight Envoy
+        found = self._traced if start is None else start
+        for name in path.split("."):
+            found = getattr(found, name)
+        return found

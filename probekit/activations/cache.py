@@ -1,0 +1,342 @@
+"""`cache_activations`: rows of text in, a finished `ActivationStore` out, resumable in between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.activations.backends import Backend, make_backend, prove
+from probekit.activations.backends.base import Place
+from probekit.activations.backends.hooks import SITES
+from probekit.activations.gather import plan_batches, read_batch
+from probekit.activations.layers import parse_layers
+from probekit.activations.positions import PositionRule, parse_positions
+from probekit.activations.store import ActivationStore
+from probekit.activations.table import Cell
+from probekit.activations.token_table import TokenTable
+from probekit.activations.workdir import WorkDir
+from probekit.activations.writer import assemble, write_examples
+from probekit.container import disk_errors, refuse_existing
+from probekit.data.open import Dataset
+from probekit.data.rows import Example
+from probekit.errors import DataError, ModelError, OutputError, StoreError
+from probekit.models.blocks import BlockNames
+from probekit.models.chat import Rendered, render
+from probekit.models.load import LoadedModel
+from probekit.provenance import run_record
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done, and how much there is."""
+
+COMMIT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """What to capture and how."""
+
+    layers: str = "all"
+    """`all`, or layers and slices: `0,4,8:24:2`; negatives count from the end."""
+    sites: tuple[str, ...] = ("resid_post",)
+    """Any of resid_post, attn_out, mlp_out. The embedding (resid_pre of layer 0) always comes."""
+    positions: str | None = None
+    """Comma-separated position rules. None: last, turn_end and mean, or prompt_end for rows that
+    end with their prompt."""
+    backend: str = "hooks"
+    store_dtype: str = "float16"
+    """float16 with a fall-back to float32 where values are beyond its range, or float32."""
+    batch_tokens: int = 4096
+    """Padded tokens of a batch: the bound on memory."""
+    max_length: int | None = None
+    """Longest row in tokens. None: the model's context."""
+    too_long: str = "error"
+    """`error`, or `drop` to leave out rows (pairs) beyond `max_length` and count them."""
+    blocks: str | None = None
+    """Where an unknown architecture keeps its blocks: PATH:ATTN,MLP."""
+
+
+def cache_activations(
+    loaded: LoadedModel,
+    dataset: Dataset,
+    out: str | Path,
+    *,
+    config: CacheConfig | None = None,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> ActivationStore:
+    """Run the model over every row and keep the wanted activations in an HDF5 store.
+
+    Memory is bounded by one batch. Until it is whole the capture lives in the folder `OUT.partial`;
+    a killed run continues there with `resume` and ends with the same content as an unbroken one.
+
+    Parameters
+    ----------
+    loaded
+        The model, from `load_model`.
+    dataset
+        Validated rows, from `open_dataset`.
+    out
+        The store to write.
+    config
+        What to capture.
+    force
+        Replace an existing store, and drop an unfinished capture.
+    resume
+        Continue an unfinished capture that was started with the same settings.
+    progress
+        Called as work gets done, in tokens.
+
+    Raises
+    ------
+    DataError, ModelError, StoreError, OutputError
+        With one line that names the row, layer, position or path and the remedy.
+    """
+    out = Path(out)
+    config = config or CacheConfig()
+    capture = _Capture(loaded, dataset, out, config)
+    if resume and out.exists() and not capture.work.path.exists():
+        return _already_whole(out, capture.settings)
+    refuse_existing(out, force=force)
+    continued = capture.work.open(capture.settings, resume=resume, force=force)
+    try:
+        if not (continued and capture.examples_file.exists()):
+            capture.write_table(progress)
+        capture.run(progress)
+        capture.finish(progress)
+    except (DataError, ModelError):
+        capture.work.remove()  # the input is at fault: there is nothing to continue
+        raise
+    finally:
+        capture.work.close()
+    capture.work.remove()
+    return ActivationStore.open(out)
+
+
+class _Capture:
+    """One capture: its settings, resolved places, and the three steps in order."""
+
+    def __init__(
+        self, loaded: LoadedModel, dataset: Dataset, out: Path, config: CacheConfig
+    ) -> None:
+        self.loaded, self.dataset, self.out, self.config = loaded, dataset, out, config
+        _check_choices(config)
+        names = BlockNames.parse(config.blocks) if config.blocks else None
+        self.backend: Backend = make_backend(config.backend, loaded, names=names)
+        self.places = _places(config, self.backend.n_layers)
+        self.rules: tuple[PositionRule, ...] = (
+            parse_positions(config.positions) if config.positions else _default_rules(dataset)
+        )
+        self.cells = [Cell(*place, rule.name) for place in self.places for rule in self.rules]
+        self.max_length = min(config.max_length or loaded.max_length, loaded.max_length)
+        self.work = WorkDir.beside(out)
+        self.examples_file = self.work.path / "examples.h5"
+        self.settings: dict[str, Any] = {
+            "model": loaded.describe(),
+            "data": dataset.fingerprint,
+            "cells": [str(cell) for cell in self.cells],
+            **{
+                key: value
+                for key, value in asdict(config).items()
+                if key not in ("layers", "sites", "positions", "max_length")
+            },
+            "max_length": self.max_length,
+        }
+
+    def write_table(self, progress: Progress) -> None:
+        """Tokenise every row, check that each rule applies to it, and write the examples table."""
+        draft = self.examples_file.with_suffix(".tmp")
+        with disk_errors(self.out):
+            write_examples(
+                draft,
+                self._rendered(progress),
+                kind=self.dataset.kind,
+                classes=self.dataset.classes,
+            )
+            draft.replace(self.examples_file)
+
+    def run(self, progress: Progress) -> None:
+        """Run the model over the batches that are not committed yet."""
+        with h5py.File(self.examples_file, "r") as file:
+            reader = TokenTable(file["examples"])
+            self._check_space(reader)
+            batches = plan_batches(reader.lengths, self.config.batch_tokens)
+            start = self.work.batches_done
+            self.work.create(self.cells, self.config.store_dtype)
+            if start < len(batches):
+                prove(self.backend, self.places, self.loaded.device)
+            self._run_batches(reader, batches, start, progress)
+
+    def finish(self, progress: Progress) -> None:
+        """Write the HDF5 file beside the flat rows and move it to its place."""
+        progress("writing", 0, 1)
+        target = self.work.path / "store.tmp"
+        with disk_errors(self.out):
+            assemble(
+                self.examples_file,
+                self.work,
+                target,
+                self.cells,
+                n_layers=self.backend.n_layers,
+                d_model=self.backend.d_model,
+                provenance=self._provenance(),
+            )
+            with target.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            target.replace(self.out)
+        progress("writing", 1, 1)
+
+    def _rendered(self, progress: Progress) -> Iterator[tuple[Example, Rendered]]:
+        total = self.dataset.n_examples
+        self.dropped = 0
+        for done, unit in enumerate(_units(self.dataset)):
+            rows = [(example, render(example, self.loaded.tokenizer)) for example in unit]
+            if self._fits(rows):
+                yield from rows
+            progress("tokenising", (done + 1) * len(rows), total)
+        if self.dropped == total:
+            raise DataError(f"{self.dataset.source}: every row is longer than {self.max_length}.")
+
+    def _fits(self, rows: list[tuple[Example, Rendered]]) -> bool:
+        """Return whether a row (or both sides of a pair) is kept; raise where it can not be."""
+        for example, row in rows:
+            where = f"{self.dataset.source}: row {example.id}"
+            if len(row.ids) > self.max_length:
+                if self.config.too_long == "drop":
+                    self.dropped += len(rows)
+                    return False
+                raise DataError(
+                    f"{where}: has {len(row.ids)} tokens, the limit is {self.max_length}. Shorten "
+                    "it, or leave such rows out with --too-long drop."
+                )
+            for rule in self.rules:
+                try:
+                    rule.resolve(row)
+                except DataError as error:
+                    raise DataError(
+                        f"{where}: position {rule.name}: {error}. Choose other --positions."
+                    ) from error
+        return True
+
+    def _run_batches(
+        self,
+        reader: TokenTable,
+        batches: list[NDArray[np.int64]],
+        start: int,
+        progress: Progress,
+    ) -> None:
+        total = int(reader.lengths.sum())
+        done = int(sum(reader.lengths[batch].sum() for batch in batches[:start]))
+        progress("capturing", done, total)
+        committed, written, when = start, start, time.monotonic()
+        try:
+            for index in range(start, len(batches)):
+                self._write_batch(reader, batches[index])
+                written = index + 1
+                done += int(reader.lengths[batches[index]].sum())
+                progress("capturing", done, total)
+                if time.monotonic() - when > COMMIT_SECONDS:
+                    self.work.commit(written, self.cells)
+                    committed, when = written, time.monotonic()
+        finally:
+            if written > committed:  # also on an interrupt: what is done is kept
+                self.work.commit(written, self.cells)
+
+    def _write_batch(self, reader: TokenTable, batch: NDArray[np.int64]) -> None:
+        rows = [reader.row(int(i)) for i in batch]
+        found = read_batch(self.backend, rows, self.places, self.rules, self.loaded.device)
+        # Ascending rows let neighbours go out in one write.
+        order = np.argsort(batch)
+        ragged = np.concatenate([reader.ragged_rows(int(i)) for i in batch])
+        for cell, values in found.items():
+            into = ragged if cell.position == "all" else batch
+            if cell.position != "all":
+                into, values = into[order], values[order]
+            self.work.write(cell, into, values, float16=self.config.store_dtype == "float16")
+
+    def _check_space(self, reader: TokenTable) -> None:
+        """Refuse to start what can not fit: flat rows and the final file, both on the same disk."""
+        per_row = self.backend.d_model * (2 if self.config.store_dtype == "float16" else 4)
+        sizes = [
+            int(reader.ragged[-1]) if cell.position == "all" else len(reader.lengths)
+            for cell in self.cells
+        ]
+        need = 2 * per_row * sum(sizes)
+        need -= sum(file.stat().st_size for file in self.work.path.glob("*.f[13]*"))
+        free = shutil.disk_usage(self.work.path).free
+        if need > free:
+            raise OutputError(
+                f"{self.out}: the disk is full: the capture needs {need / 1e9:.2f} GB and "
+                f"{free / 1e9:.2f} GB are free. Free some space or choose another --out."
+            )
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            **self.loaded.describe(),
+            "storage_dtype": self.config.store_dtype,
+            "data": {
+                "source": self.dataset.source,
+                "fingerprint": self.dataset.fingerprint,
+                "kind": self.dataset.kind,
+                "rows": self.dataset.n_rows,
+            },
+            "settings": self.settings,
+            "run": run_record("cache", asdict(self.config)),
+        }
+
+
+def _units(dataset: Dataset) -> Iterator[list[Example]]:
+    """Yield single examples, or both sides of a pair together."""
+    size = 2 if dataset.kind == "pair" else 1
+    unit: list[Example] = []
+    for example in dataset.examples():
+        unit.append(example)
+        if len(unit) == size:
+            yield unit
+            unit = []
+
+
+def _places(config: CacheConfig, n_layers: int) -> list[Place]:
+    layers = parse_layers(config.layers, n_layers)
+    wanted = [(site, layer) for site in config.sites for layer in layers if site != "resid_pre"]
+    # The embedding is the control every sweep is held against.
+    return [("resid_pre", 0), *wanted]
+
+
+def _default_rules(dataset: Dataset) -> tuple[PositionRule, ...]:
+    first = next(iter(dataset.examples()))
+    return parse_positions("prompt_end" if first.completion is None else "last,turn_end,mean")
+
+
+def _check_choices(config: CacheConfig) -> None:
+    for site in config.sites:
+        if site not in SITES:
+            raise ModelError(f"site {site!r}: unknown. Expected {', '.join(SITES)}.")
+    if config.store_dtype not in ("float16", "float32"):
+        raise ModelError(f"store dtype {config.store_dtype!r}: expected float16 or float32.")
+    if config.too_long not in ("error", "drop"):
+        raise ModelError(f"too-long {config.too_long!r}: expected error or drop.")
+    for name, value in (("batch-tokens", config.batch_tokens), ("max-length", config.max_length)):
+        if value is not None and value < 1:
+            raise ModelError(f"{name} {value}: expected a positive number of tokens.")
+
+
+def _already_whole(out: Path, settings: dict[str, Any]) -> ActivationStore:
+    """Return a store that needs no resuming, if it is the one these settings would make."""
+    store = ActivationStore.open(out)
+    if store.provenance.get("settings") != settings:
+        store.close()
+        raise StoreError(
+            f"{out}: is complete, but was made with other settings or data. Pass --force to "
+            "replace it, or another --out."
+        )
+    return store

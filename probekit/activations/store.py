@@ -1,0 +1,232 @@
+"""`ActivationStore`: read a finished HDF5 file of activations (the format is docs/formats.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.activations.table import Cell, Examples
+from probekit.activations.token_table import TokenTable
+from probekit.data.rows import Kind
+from probekit.errors import StoreError
+
+FORMAT = "probekit.activations"
+FORMAT_VERSION = 1
+RAGGED = "all"
+
+
+class ActivationStore:
+    """A finished store of activations. Nothing is read until it is asked for.
+
+    Use `ActivationStore.open(path)`; it is a context manager, and `close()` does the same.
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path = path
+        self._file = file
+
+    @classmethod
+    def open(cls, path: str | Path) -> ActivationStore:
+        """Open a store.
+
+        Raises
+        ------
+        StoreError
+            When the file is missing, not HDF5 or cut short, not a probekit store, written by a
+            newer major version, or not complete.
+        """
+        path = Path(path)
+        file = _open_hdf5(path)
+        try:
+            _check_header(path, file)
+            store = cls(path, file)
+            store._check_shapes()
+        except StoreError:
+            file.close()
+            raise
+        return store
+
+    def __enter__(self) -> ActivationStore:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Model, data, settings, versions and time of the capture."""
+        found: dict[str, Any] = json.loads(self._file.attrs["provenance"])
+        return found
+
+    @property
+    def kind(self) -> Kind:
+        """`label`, `rating` or `pair`."""
+        return str(self._file["examples"].attrs["kind"])  # type: ignore[return-value]
+
+    @property
+    def n_examples(self) -> int:
+        """Rows of every matrix; a pair is two."""
+        return int(self._file["examples/id"].shape[0])
+
+    @property
+    def d_model(self) -> int:
+        """Width of an activation."""
+        return int(self._file.attrs["d_model"])
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks of the model, whether stored or not."""
+        return int(self._file.attrs["n_layers"])
+
+    @cached_property
+    def examples(self) -> Examples:
+        """The columns of the rows."""
+        return _read_examples(self._file["examples"])
+
+    def cells(self) -> list[Cell]:
+        """Return every stored matrix with one row an example, ordered by site, layer, position."""
+        return [cell for cell in self._cells() if cell.position != RAGGED]
+
+    def ragged_cells(self) -> list[Cell]:
+        """Return every stored matrix with one row a completion token (position `all`)."""
+        return [cell for cell in self._cells() if cell.position == RAGGED]
+
+    def read(self, cell: Cell) -> NDArray[np.float32]:
+        """Return one matrix, shape (n_examples, d_model), reading nothing else.
+
+        Raises
+        ------
+        StoreError
+            When the store does not hold the cell or its data can not be read.
+        """
+        if cell.position == RAGGED:
+            raise StoreError(f"{self.path}: {cell} is ragged. Read it with read_ragged.")
+        return self._read(self._dataset(cell))
+
+    def read_ragged(self, cell: Cell) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return every completion token's activation and where each example's tokens lie.
+
+        Returns
+        -------
+        acts
+            Shape (n_tokens_of_all_examples, d_model).
+        offsets
+            Shape (n_examples + 1,); the tokens of example i are rows offsets[i] to offsets[i + 1].
+        """
+        dataset = self._dataset(cell)
+        return self._read(dataset), self.tokens.ragged
+
+    @cached_property
+    def tokens(self) -> TokenTable:
+        """The rows' token ids and spans."""
+        return TokenTable(self._file["examples"])
+
+    def _cells(self) -> Iterator[Cell]:
+        for site, layers in self._file["activations"].items():
+            for layer, positions in layers.items():
+                for position in positions:
+                    yield Cell(site, int(layer), position)
+
+    def _dataset(self, cell: Cell) -> h5py.Dataset:
+        name = f"activations/{cell}"
+        if name not in self._file:
+            held = sorted({other.position for other in self._cells()})
+            layers = sorted({other.layer for other in self._cells() if other.site == cell.site})
+            raise StoreError(
+                f"{self.path}:/{name}: is not in the store. It holds positions {', '.join(held)} "
+                f"and, of {cell.site}, layers {_brief(layers)}."
+            )
+        return self._file[name]
+
+    def _read(self, dataset: h5py.Dataset) -> NDArray[np.float32]:
+        try:
+            return dataset[()].astype(np.float32, copy=False)  # type: ignore[no-any-return]
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}:{dataset.name}: can not be read ({error}). Cache it again."
+            ) from error
+
+    def _check_shapes(self) -> None:
+        for cell in self.cells():
+            shape = self._file[f"activations/{cell}"].shape
+            if shape != (self.n_examples, self.d_model):
+                raise StoreError(
+                    f"{self.path}:/activations/{cell}: has shape {shape}, expected "
+                    f"{(self.n_examples, self.d_model)}. The file is damaged; cache it again."
+                )
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    if not path.exists():
+        partial = path.with_name(path.name + ".partial")
+        unfinished = (
+            f" {partial} is unfinished: run cache with --resume." if partial.exists() else ""
+        )
+        raise StoreError(f"{path}: no such store.{unfinished or ' Make it with probekit cache.'}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise StoreError(
+            f"{path}: is not a readable HDF5 file ({str(error).splitlines()[0]}). Expected a store "
+            "written by probekit cache; if it was copied, the copy may be cut short."
+        ) from error
+
+
+def _check_header(path: Path, file: h5py.File) -> None:
+    found = file.attrs.get("format")
+    if found != FORMAT:
+        raise StoreError(
+            f"{path}: is HDF5 but not a probekit store (format is {found!r}, expected {FORMAT!r}). "
+            "Make one with probekit cache."
+        )
+    version = int(file.attrs.get("format_version", 0))
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: has format version {version}, this probekit reads up to {FORMAT_VERSION}. "
+            "Update probekit."
+        )
+    if not bool(file.attrs.get("complete", False)):
+        raise StoreError(f"{path}: is not complete, its capture never ended. Cache it again.")
+
+
+def _read_examples(group: h5py.Group) -> Examples:
+    def text(name: str) -> NDArray[np.object_]:
+        return np.asarray(group[name].asstr()[()], dtype=object)
+
+    def words(name: str) -> NDArray[np.str_]:
+        return np.asarray(group[name].asstr()[()], dtype=np.str_)
+
+    classes = group.attrs.get("classes")
+    names = tuple(json.loads(classes)) if classes is not None else None
+    return Examples(
+        kind=str(group.attrs["kind"]),  # type: ignore[arg-type]
+        id=words("id"),
+        group=words("group"),
+        n_tokens=group["n_tokens"][()].astype(np.int64),
+        prompt=text("prompt"),
+        completion=text("completion"),
+        label=group["label"][()].astype(np.int64) if "label" in group else None,
+        classes=names if names is None else (names[0], names[-1]),
+        score=group["score"][()] if "score" in group else None,
+        side=words("side") if "side" in group else None,
+        tags={name: words(f"tags/{name}") for name in group.get("tags", {})},
+    )
+
+
+def _brief(numbers: list[int]) -> str:
+    if not numbers:
+        return "none"
+    if numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,160 @@
+"""Write the two halves of a store: the examples table first, the activations when all are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from probekit.activations.store import FORMAT, FORMAT_VERSION, RAGGED
+from probekit.activations.table import Cell
+from probekit.activations.workdir import WorkDir
+from probekit.data.rows import Example, Kind
+from probekit.errors import DataError
+from probekit.models.chat import Rendered
+
+_TEXT = h5py.string_dtype(encoding="utf-8")
+_BLOCK = 2048
+CHUNK_BYTES = 1 << 20
+
+
+def write_examples(
+    path: Path,
+    rows: Iterable[tuple[Example, Rendered]],
+    *,
+    kind: Kind,
+    classes: Sequence[str] | None,
+) -> None:
+    """Write the examples table to a new HDF5 file, in blocks, whatever the number of rows."""
+    with h5py.File(path, "w", track_order=False) as file:
+        group = file.create_group("examples")
+        group.attrs["kind"] = kind
+        if classes is not None:
+            group.attrs["classes"] = json.dumps(list(classes))
+        table = _Table(group, kind, tuple(classes or ()))
+        block: list[tuple[Example, Rendered]] = []
+        for row in rows:
+            block.append(row)
+            if len(block) == _BLOCK:
+                table.append(block)
+                block = []
+        table.append(block)
+
+
+class _Table:
+    """Growing columns of the examples group."""
+
+    def __init__(self, group: h5py.Group, kind: Kind, classes: tuple[str, ...]) -> None:
+        self._group = group
+        self._classes = classes
+        self._n = 0
+        self._n_tokens = 0
+        for name in ("id", "group", "prompt", "completion"):
+            self._column(name, _TEXT)
+        self._column("span", np.int32, (2,))
+        self._column("turn_end", np.int32)
+        self._column("has_prompt", np.bool_)
+        self._column("n_tokens", np.int32)
+        self._column("token_ids", np.int32)
+        self._column("token_offsets", np.int64)
+        self._add("token_offsets", np.zeros(1))
+        own = {
+            "label": ("label", np.int8),
+            "rating": ("score", np.float64),
+            "pair": ("side", _TEXT),
+        }
+        self._column(*own[kind])
+
+    def append(self, block: list[tuple[Example, Rendered]]) -> None:
+        """Add rows to every column."""
+        if not block:
+            return
+        examples, rendered = [row[0] for row in block], [row[1] for row in block]
+        self._texts(examples)
+        self._add("span", [(row.start, row.stop) for row in rendered])
+        self._add("turn_end", [-1 if row.turn_end is None else row.turn_end for row in rendered])
+        self._add("has_prompt", [row.has_prompt for row in rendered])
+        self._add("n_tokens", [row.n_content for row in rendered])
+        self._add("token_ids", np.concatenate([row.ids for row in rendered]))
+        ends = self._n_tokens + np.cumsum([len(row.ids) for row in rendered])
+        self._add("token_offsets", ends)
+        self._n += len(block)
+        self._n_tokens = int(ends[-1])
+
+    def _texts(self, examples: list[Example]) -> None:
+        self._add("id", [example.id for example in examples])
+        self._add("group", [example.group for example in examples])
+        self._add("prompt", [_prompt_text(example) for example in examples])
+        self._add("completion", [example.completion or "" for example in examples])
+        if "label" in self._group:
+            self._add("label", [self._classes.index(str(example.label)) for example in examples])
+        if "score" in self._group:
+            self._add("score", [example.score for example in examples])
+        if "side" in self._group:
+            self._add("side", [example.side for example in examples])
+        names = {name for example in examples for name in example.tags}
+        if bad := sorted(name for name in names if "/" in name or name in ("", ".")):
+            raise DataError(f"tag {bad[0]!r}: can not be a column name. Rename it without '/'.")
+        for name in sorted(names | set(self._group.get("tags", ()))):
+            if f"tags/{name}" not in self._group:
+                # A tag first seen here: the rows before it have none.
+                self._column(f"tags/{name}", _TEXT)
+                self._group[f"tags/{name}"].resize(self._n, axis=0)
+            self._add(f"tags/{name}", [example.tags.get(name, "") for example in examples])
+
+    def _column(self, name: str, dtype: Any, shape: tuple[int, ...] = ()) -> None:  # noqa: ANN401
+        self._group.create_dataset(
+            name, shape=(0, *shape), maxshape=(None, *shape), chunks=(_BLOCK, *shape), dtype=dtype
+        )
+
+    def _add(self, name: str, values: Any) -> None:  # noqa: ANN401 - a column of any dtype
+        dataset = self._group[name]
+        start = dataset.shape[0]
+        dataset.resize(start + len(values), axis=0)
+        if h5py.check_string_dtype(dataset.dtype) is not None:
+            values = [_storable(value) for value in values]
+        dataset[start:] = values
+
+
+def assemble(
+    examples: Path,
+    work: WorkDir,
+    target: Path,
+    cells: Sequence[Cell],
+    *,
+    n_layers: int,
+    d_model: int,
+    provenance: dict[str, Any],
+) -> None:
+    """Write the finished store to `target`: the examples table, every cell, `complete` last."""
+    with h5py.File(examples, "r") as source, h5py.File(target, "w") as file:
+        source.copy("examples", file)
+        file.attrs["format"] = FORMAT
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["n_layers"] = n_layers
+        file.attrs["d_model"] = d_model
+        file.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False)
+        span = source["examples/span"][()]
+        for cell in cells:
+            n_rows = int((span[:, 1] - span[:, 0]).sum()) if cell.position == RAGGED else len(span)
+            kind = np.dtype(work.dtype(cell))
+            chunk = max(1, min(n_rows, CHUNK_BYTES // (d_model * kind.itemsize)))
+            dataset = file.create_dataset(
+                f"activations/{cell}", (n_rows, d_model), kind, chunks=(chunk, d_model)
+            )
+            for start, values in work.blocks(cell, n_rows, d_model):
+                dataset[start : start + len(values)] = values
+        file.attrs["complete"] = True
+
+
+def _storable(text: str) -> str:
+    """Replace what an HDF5 string can not hold; the token ids stay as the model saw them."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _prompt_text(example: Example) -> str:
+    return "\n\n".join(turn.content for turn in example.prompt or ())

@@ -1,0 +1,1 @@
+"""Load a causal language model, render chats once, and find its blocks."""

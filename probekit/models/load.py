@@ -1,0 +1,225 @@
+"""Load any causal language model the same way: built-in name, local folder, GGUF file or hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probekit.errors import ModelError
+from probekit.models.registry import BUILTIN, pull
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode with its tokenizer and what identifies them."""
+
+    model: Any
+    """The transformers causal language model, on its device."""
+    tokenizer: Any
+    spec: str
+    """What the user asked for: built-in name, folder, GGUF file or hub id."""
+    revision: str | None
+    fingerprint: str
+    """SHA-256 over the configuration and a sample of every weight, 16 hex digits."""
+    tokenizer_hash: str
+    template_hash: str | None
+    """Of the chat template; None when the tokenizer has none."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the forward dtype."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.model.device  # type: ignore[no-any-return]
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence the model was configured for, in tokens."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the identity of the model for an artefact's provenance."""
+        return {
+            "model": self.spec,
+            "revision": self.revision,
+            "model_type": self.model.config.model_type,
+            "weights_fingerprint": self.fingerprint,
+            "tokenizer_hash": self.tokenizer_hash,
+            "template_hash": self.template_hash,
+            "forward_dtype": self.dtype,
+            "max_length": self.max_length,
+        }
+
+
+def load_model(
+    spec: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer for reading activations.
+
+    Parameters
+    ----------
+    spec
+        A built-in name (pulled when it is not there yet), a local folder, a `.gguf` file, or a
+        Hugging Face hub id `org/name`.
+    dtype
+        `auto`, `float32`, `bfloat16` or `float16`. `auto` takes bfloat16 where the hardware
+        multiplies it natively (CUDA, AVX512-BF16, AMX), else float32.
+    device
+        `auto` (CUDA when there is one, else the CPU) or a torch device name.
+    revision
+        Hub revision; ignored for local files.
+    trust_remote_code
+        Run Python code that ships with a hub repository. Off unless the user asks.
+    log
+        Receives a line when something slow starts.
+
+    Raises
+    ------
+    ModelError
+        When `spec` names nothing that can be loaded.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    model, tokenizer = _read(spec, kind, revision, trust_remote_code=trust_remote_code, log=log)
+    model = model.to(place).eval()
+    model.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        spec=spec,
+        revision=getattr(model.config, "_commit_hash", None) or revision,
+        fingerprint=weights_fingerprint(model),
+        tokenizer_hash=_digest(_vocabulary(tokenizer)),
+        template_hash=_digest(tokenizer.chat_template) if tokenizer.chat_template else None,
+    )
+
+
+def read_gguf(path: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load a GGUF file through transformers, dequantised to `dtype`; return model and tokenizer."""
+    return _from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device for a name or `auto`."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"device {device!r}: not usable here ({str(error).splitlines()[0]}). "
+            "Expected auto, cpu, cuda or cuda:N."
+        ) from error
+    return place
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the torch dtype for a name or `auto` on `device`."""
+    if dtype == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
+        return torch.bfloat16 if fast else torch.float32
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def weights_fingerprint(model: Any) -> str:  # noqa: ANN401 - a transformers model
+    """Return 16 hex digits that change with the architecture or the weights, not with the dtype.
+
+    Every parameter gives its name, shape and 64 evenly spaced values, rounded to bfloat16 so that
+    the same checkpoint has the same fingerprint whatever dtype it was loaded in.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        flat = weight.detach().reshape(-1)
+        step = max(1, flat.numel() // 64)
+        sample = flat[::step][:64].to(device="cpu", dtype=torch.bfloat16).float()
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(
+    spec: str,
+    dtype: torch.dtype,
+    revision: str | None,
+    *,
+    trust_remote_code: bool,
+    log: Callable[[str], None],
+) -> tuple[Any, Any]:
+    path = Path(spec).expanduser()
+    if spec in BUILTIN:
+        return _from_pretrained(str(pull(spec, log=log)), dtype=dtype)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"model {spec!r}: no such GGUF file. Check the path.")
+        return read_gguf(path, dtype=dtype)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"model {spec!r}: the folder has no config.json. Expected a folder written by "
+                "save_pretrained (config, tokenizer, safetensors)."
+            )
+        return _from_pretrained(str(path), dtype=dtype, trust_remote_code=trust_remote_code)
+    if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
+        raise ModelError(
+            f"model {spec!r}: unknown. Expected a built-in name ({', '.join(BUILTIN)}), an "
+            "existing folder, a .gguf file or a hub id org/name."
+        )
+    return _from_pretrained(
+        spec, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+    )
+
+
+def _from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - passed on whole
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    own = {key: options[key] for key in options if key != "dtype"}
+    use_safetensors = None if "gguf_file" in options else True
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(spec, **own)
+        model = AutoModelForCausalLM.from_pretrained(
+            spec, **options, use_safetensors=use_safetensors
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model {spec!r}: could not be loaded ({reason}). Expected a causal language model "
+            "with its tokenizer and safetensors weights."
+        ) from error
+    return model, tokenizer
+
+
+def _vocabulary(tokenizer: Any) -> str:  # noqa: ANN401 - a transformers tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return str(backend.to_str())
+    return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _cpu_has_bfloat16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
