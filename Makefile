@@ -1,0 +1,39 @@
+# make setup   the environment in .venv        make demo   cache -> fit -> report on the real model
+# make test    the whole suite                  make check  lint and types
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup model demo test check bench clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "probekit needs Python >= 3.11: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hf]'
+	@touch $@
+
+model: setup
+	$(BIN)/probekit models pull smollm2-135m
+
+demo: model
+	$(BIN)/probekit cache --data demo:researchers_pairs --positions last,turn_end,mean,first:16 \
+	  --out out/demo/acts.h5 --force
+	$(BIN)/probekit fit out/demo/acts.h5 --out out/demo/sweep --force
+
+test: model
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: model
+	$(BIN)/python benchmarks/bench_capture.py
+	$(BIN)/python benchmarks/bench_ridge_sweep.py
+
+clean:
+	rm -rf out .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,28 @@
+"""Fixtures shared by every room."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local folder with a tiny Llama and a chat tokenizer."""
+    from tests.tiny import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def real_model() -> str:
+    """The embedded model, pulled once into the user's cache."""
+    from probekit.models.registry import pull
+
+    pull("smollm2-135m")
+    return "smollm2-135m"
