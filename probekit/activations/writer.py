@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,9 @@ def assemble(
         for cell in cells:
             n_rows = int((span[:, 1] - span[:, 0]).sum()) if cell.position == RAGGED else len(span)
             kind = np.dtype(work.dtype(cell))
-            chunk = max(1, min(n_rows, CHUNK_BYTES // (d_model * kind.itemsize)))
+            # Chunks of equal size: HDF5 stores the last one whole, filled or not.
+            n_chunks = max(1, math.ceil(n_rows * d_model * kind.itemsize / CHUNK_BYTES))
+            chunk = max(1, math.ceil(n_rows / n_chunks))
             dataset = file.create_dataset(
                 f"activations/{cell}", (n_rows, d_model), kind, chunks=(chunk, d_model)
             )
