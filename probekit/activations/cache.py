@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -26,13 +26,15 @@ from probekit.activations.token_table import TokenTable
 from probekit.activations.workdir import WorkDir
 from probekit.activations.writer import assemble, write_examples
 from probekit.container import disk_errors, refuse_existing
-from probekit.data.open import Dataset
 from probekit.data.rows import Example
 from probekit.errors import DataError, ModelError, OutputError, StoreError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
 from probekit.provenance import run_record
+
+if TYPE_CHECKING:
+    from probekit.data.open import Dataset
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
