@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 DEMO = files("probekit") / "data" / "demo"
 CLASSES = ("real", "invented")
+SIDES = ("chosen", "rejected")
 VECTORS = [{"analyzer": "word"}, {"analyzer": "char_wb", "ngram_range": (2, 4)}]
 
 
@@ -136,7 +137,7 @@ def test_pairs_are_inverted_by_class(pairs):
 def test_lengths_tell_nothing(labels, pairs):
     real, invented = (mean_length(r["prompt"] for r in of_class(labels, c)) for c in CLASSES)
     assert real == pytest.approx(invented, rel=0.03)
-    chosen, rejected = (mean_length(r[s] for r in pairs) for s in ("chosen", "rejected"))
+    chosen, rejected = (mean_length(r[s] for r in pairs) for s in SIDES)
     assert chosen == pytest.approx(rejected, rel=0.03)
     for c in CLASSES:
         rows = of_class(pairs, c)
@@ -171,10 +172,8 @@ def test_surface_of_the_answers_does_not_tell_the_chosen_side(pairs, vector):
         model = LogisticRegression(fit_intercept=False, max_iter=1000)
         model.fit(sparse.vstack([x, -x]), target)
         right.extend(model.decision_function(margins(tfidf, pairs, test)) > 0)
-    assert np.mean(right) < 0.6
-
-
-SIDES = ("chosen", "rejected")
+    # Below one half is the counted-out wording again, not knowledge.
+    assert 0.3 < np.mean(right) < 0.6
 
 
 def margins(tfidf, pairs, index):
