@@ -1,0 +1,98 @@
+"""Intervals by the bootstrap over groups, for any metric that sums over groups.
+
+A metric is written as sums over rows and a formula on those sums. Resampling groups then is one
+matrix product: the groups' sums times how often each group was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Formula = Callable[[Array], Array]
+
+
+class Interval(NamedTuple):
+    """A metric with its bootstrap interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        """Return the JSON form."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+Metrics = dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Resampler:
+    """Draws of groups with replacement, shared by every metric on the same rows.
+
+    Parameters
+    ----------
+    groups
+        Group of every row, shape (n,).
+    n_boot
+        Number of draws.
+    seed
+        Of the draws.
+    level
+        Coverage of the interval.
+    """
+
+    groups: NDArray[Any]
+    n_boot: int = 1000
+    seed: int = 0
+    level: float = 0.95
+
+    @cached_property
+    def code(self) -> NDArray[np.int64]:
+        """Index of every row's group, shape (n,)."""
+        return np.unique(self.groups, return_inverse=True)[1].reshape(-1)
+
+    @cached_property
+    def draws(self) -> Array:
+        """How often each group is in each draw, shape (n_boot, n_groups)."""
+        n = int(self.code.max()) + 1
+        rng = np.random.default_rng(self.seed)
+        return rng.multinomial(n, np.full(n, 1.0 / n), size=self.n_boot).astype(np.float64)
+
+    def interval(self, rows: Array, formula: Formula) -> Interval:
+        """Return formula(sum of rows) and its percentile interval.
+
+        Parameters
+        ----------
+        rows
+            What each row adds to the sums, shape (n, n_sums).
+        formula
+            Maps sums (..., n_sums) to values (...).
+        """
+        sums = np.zeros((self.draws.shape[1], rows.shape[1]))
+        np.add.at(sums, self.code, rows)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = float(formula(sums.sum(axis=0)))
+            return self.around(value, formula(self.draws @ sums))
+
+    def around(self, value: float, drawn: Array) -> Interval:
+        """Return the percentile interval of the metric's value in every draw."""
+        good = drawn[np.isfinite(drawn)]
+        # A metric undefined in most draws (one class left) has no honest interval.
+        if not np.isfinite(value) or len(good) < len(drawn) / 2:
+            return Interval(value, np.nan, np.nan)
+        low, high = np.quantile(good, [(1 - self.level) / 2, (1 + self.level) / 2])
+        return Interval(value, float(low), float(high))
+
+    def mean(self, rows: Array) -> Interval:
+        """Return the mean of one value a row, shape (n,), with its interval."""
+        return self.interval(
+            np.stack([rows, np.ones_like(rows)], axis=1), lambda s: s[..., 0] / s[..., 1]
+        )

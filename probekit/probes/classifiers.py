@@ -1,0 +1,114 @@
+"""`LogisticProbe` and `MeanDifferenceProbe`: two classes, log-odds of the second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from probekit.probes.base import LinearScore
+from probekit.probes.solvers import solve_logistic
+from probekit.probes.spectrum import Array, Scaling, Spectrum
+
+
+class _TwoClasses(LinearScore, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What two-class probes share."""
+
+    classes_: NDArray[Any]
+
+    def predict_proba(self, X: NDArray[Any]) -> Array:  # noqa: N803
+        """Return the probabilities of both classes, shape (n, 2)."""
+        one = expit(self.decision_function(X))
+        return np.column_stack([1 - one, one])
+
+    def predict(self, X: NDArray[Any]) -> NDArray[Any]:  # noqa: N803
+        """Return the class of every row, shape (n,)."""
+        check_is_fitted(self)
+        return np.asarray(self.classes_[(self.decision_function(X) > 0).astype(int)])
+
+    def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's Tags
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def _validated(self, X: NDArray[Any], y: NDArray[Any]) -> tuple[Array, Array]:  # noqa: N803
+        X, y = validate_data(self, X, y, dtype=np.float64)  # noqa: N806
+        check_classification_targets(y)
+        self.classes_, code = np.unique(y, return_inverse=True)
+        if len(self.classes_) != 2:
+            many = "Only binary classification is supported. " if len(self.classes_) > 2 else ""
+            found = "1 class" if len(self.classes_) == 1 else f"{len(self.classes_)} classes"
+            raise ValueError(f"{many}y: the data has {found}, expected 2.")
+        return X, code.astype(np.float64)
+
+
+class LogisticProbe(_TwoClasses):
+    """Logistic regression: minimise sum softplus(-s (x w + b)) + l2/2 |w|^2 with s = -1, +1.
+
+    Parameters
+    ----------
+    l2
+        Penalty on the weights of the (standardised) features; scikit-learn's `1 / C`. Positive.
+    standardize
+        Divide each feature by its standard deviation first; folded into `coef_`.
+
+    Attributes
+    ----------
+    classes_ : ndarray (2,)
+    coef_ : ndarray (d_model,)
+        Weights in raw activation space; the score is the log-odds of `classes_[1]`.
+    intercept_ : float
+
+    References
+    ----------
+    G. Alain and Y. Bengio, linear classifier probes (arXiv:1610.01644).
+    """
+
+    def __init__(self, l2: float = 1.0, *, standardize: bool = True) -> None:
+        self.l2 = l2
+        self.standardize = standardize
+
+    def fit(self, X: NDArray[Any], y: NDArray[Any]) -> LogisticProbe:  # noqa: N803
+        """Fit on activations X (n, d_model) and classes y (n,)."""
+        X, code = self._validated(X, y)  # noqa: N806
+        scaling = Scaling.fit(X, center=True, standardize=self.standardize)
+        spectrum = Spectrum.of(scaling.apply(X))
+        w, b = solve_logistic(spectrum.features, 2 * code - 1, self.l2, intercept=True)
+        self.coef_, self.intercept_ = scaling.unfold(spectrum.weights(w), b)
+        return self
+
+
+class MeanDifferenceProbe(_TwoClasses):
+    """The direction from the mean of class 0 to the mean of class 1.
+
+    Its length and bias are set by a logistic fit of the class on the projection, so that the score
+    is a log-odds; the direction is untouched by it.
+
+    References
+    ----------
+    S. Marks and M. Tegmark, The Geometry of Truth (arXiv:2310.06824), mass-mean probing. Differs
+    from the paper: no covariance correction, and the score is calibrated.
+    """
+
+    def fit(self, X: NDArray[Any], y: NDArray[Any]) -> MeanDifferenceProbe:  # noqa: N803
+        """Fit on activations X (n, d_model) and classes y (n,)."""
+        X, code = self._validated(X, y)  # noqa: N806
+        direction = X[code == 1].mean(axis=0) - X[code == 0].mean(axis=0)
+        self.coef_, self.intercept_ = calibrate(X @ direction, 2 * code - 1, direction)
+        return self
+
+
+def calibrate(
+    projection: Array, sign: Array, direction: Array, *, intercept: bool = True
+) -> tuple[Array, float]:
+    """Return the direction scaled, and the bias, that make the projection a log-odds."""
+    scaling = Scaling.fit(projection[:, None], center=intercept, standardize=True)
+    # A little penalty keeps the scale finite when the classes are separable.
+    w, b = solve_logistic(scaling.apply(projection[:, None]), sign, 1.0, intercept=intercept)
+    (size,), bias = scaling.unfold(w, b)
+    return size * direction, bias

@@ -1,0 +1,179 @@
+"""Fit a head of any kind to a task's fit split, l2 chosen by grouped folds inside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.errors import ProbeError
+from probekit.probes.bradley_terry import BradleyTerryProbe
+from probekit.probes.classifiers import calibrate
+from probekit.probes.solvers import (
+    logistic_fold_loss,
+    logistic_paths,
+    pick,
+    ridge_fold_loss,
+    solve_logistic,
+    solve_ridge,
+)
+from probekit.probes.spectrum import Array, Scaling, Spectrum, l2_grid
+from probekit.probes.splits import fold_by_group
+from probekit.probes.task import Task
+
+KINDS = {
+    "rating": ("ridge",),
+    "label": ("logistic", "mean-difference"),
+    "pair": ("bradley-terry", "mean-difference"),
+}
+
+
+class Head(NamedTuple):
+    """A fitted head in raw feature space: score = features @ coef + bias."""
+
+    coef: Array
+    bias: float
+    l2: float | None
+
+    def scores(self, features: NDArray[Any]) -> Array:
+        """Return the score of every row, shape (n,)."""
+        return np.asarray(features @ self.coef + self.bias)
+
+
+@dataclass(frozen=True)
+class HeadFitter:
+    """Fits one kind of head to any features of a task's rows.
+
+    The same fitter serves the activations and the text controls, so that they are compared under
+    the same rules.
+    """
+
+    task: Task
+    kind: str
+    head: str | None = None
+    """`linear` or `projection` for bradley-terry, else None."""
+    standardize: bool = True
+    n_folds: int = 5
+    l2_factors: tuple[float, ...] = tuple(10.0**x for x in np.arange(-2.5, 2.01, 0.5))
+
+    @cached_property
+    def folds(self) -> NDArray[np.int64]:
+        """Fold of every unit of the fit split."""
+        fit = self.task.splits.fit
+        return fold_by_group(self.task.groups[fit], self.n_folds, seed=self.task.seed)
+
+    def fit(
+        self, features: NDArray[Any], *, shuffles: int = 0, seed: int = 0
+    ) -> tuple[Head, list[Head]]:
+        """Fit on the fit split; return the head and others fitted to shuffled targets.
+
+        Parameters
+        ----------
+        features
+            One row for every example of the task, shape (n_examples, n_features).
+        shuffles
+            Heads fitted to shuffled targets, at the l2 of the real one.
+        seed
+            Of the shuffles.
+        """
+        fit, task = self.task.splits.fit, self.task
+        rng = np.random.default_rng(seed)
+        shuffled = [task.shuffled(rng) for _ in range(shuffles)]
+        design = task.design(features, fit).astype(np.float64)
+        target = task.target[fit]
+        if self.kind == "mean-difference":
+            return self._mean_difference(design, target), [
+                self._mean_difference(design, other) for other in shuffled
+            ]
+        scaling = Scaling.fit(design, center=task.kind != "pair", standardize=self.standardize)
+        spectrum = Spectrum.of(scaling.apply(design))
+        penalties = l2_grid(spectrum, self.l2_factors)
+        solve = self._ridge if self.kind == "ridge" else self._logistic
+        return solve(scaling, spectrum, target, penalties, shuffled)
+
+    def _ridge(
+        self,
+        scaling: Scaling,
+        spectrum: Spectrum,
+        target: Array,
+        penalties: Array,
+        shuffled: list[Array],
+    ) -> tuple[Head, list[Head]]:
+        l2 = pick(ridge_fold_loss(spectrum, target, penalties, self.folds), penalties)
+        targets = np.column_stack([target, *shuffled])
+        centre = targets.mean(axis=0)
+        weights = spectrum.weights(solve_ridge(spectrum, targets - centre, l2))
+        heads = [
+            Head(*scaling.unfold(weights[:, k], float(centre[k])), l2)
+            for k in range(targets.shape[1])
+        ]
+        return heads[0], heads[1:]
+
+    def _logistic(
+        self,
+        scaling: Scaling,
+        spectrum: Spectrum,
+        target: Array,
+        penalties: Array,
+        shuffled: list[Array],
+    ) -> tuple[Head, list[Head]]:
+        intercept = self.task.kind != "pair"
+        loss = logistic_fold_loss(spectrum, target, penalties, self.folds, intercept=intercept)
+        l2 = pick(loss, penalties)
+        # One batched pass starts the exact solve and is all that the shuffled controls need.
+        signs = np.column_stack([target, *shuffled])
+        w, b = logistic_paths(
+            spectrum, signs, np.array([l2]), np.ones_like(signs), intercept=intercept
+        )
+        start, bias = w[:, :, 0].double().numpy(), b[:, 0].double().numpy()
+        others = [
+            Head(*scaling.unfold(spectrum.weights(start[:, k]), float(bias[k])), l2)
+            for k in range(1, signs.shape[1])
+        ]
+        if self.head == "projection":
+            return self._projection(scaling, spectrum, l2), others
+        exact, offset = solve_logistic(
+            spectrum.features, target, l2, intercept=intercept, start=start[:, 0]
+        )
+        return Head(*scaling.unfold(spectrum.weights(exact), offset), l2), others
+
+    def _projection(self, scaling: Scaling, spectrum: Spectrum, l2: float) -> Head:
+        features = spectrum.features @ spectrum.rotation.T
+        probe = BradleyTerryProbe(l2, head="projection", standardize=False)
+        probe.fit(features, np.zeros_like(features))
+        return Head(*scaling.unfold(probe.coef_), l2)
+
+    def _mean_difference(self, design: Array, target: Array) -> Head:
+        if self.task.kind == "pair":
+            direction = (design * target[:, None]).mean(axis=0)
+        else:
+            direction = design[target > 0].mean(axis=0) - design[target < 0].mean(axis=0)
+        intercept = self.task.kind != "pair"
+        coef, bias = calibrate(design @ direction, target, direction, intercept=intercept)
+        return Head(coef, bias, None)
+
+
+def resolve_kinds(text: str, data_kind: str) -> tuple[str, ...]:
+    """Return the head kinds that `text` (`auto` or a comma-separated list) names for the data.
+
+    Raises
+    ------
+    ProbeError
+        When a kind is unknown or does not fit the data.
+    """
+    known = KINDS[data_kind]
+    if text == "auto":
+        return known[:1]
+    kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for kind in kinds:
+        if kind not in known:
+            raise ProbeError(
+                f"kind {kind!r}: does not fit a store of {data_kind} rows. Expected auto or "
+                f"{' or '.join(known)}."
+            )
+    if not kinds:
+        raise ProbeError(f"kind {text!r}: names none. Expected auto or {' or '.join(known)}.")
+    return kinds

@@ -1,0 +1,239 @@
+"""`Probe`: the frozen artefact that every later room reads, and the files it lives in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from probekit.activations.table import Cell
+from probekit.container import write_json
+from probekit.errors import ProbeError
+from probekit.probes.bootstrap import Array
+from probekit.probes.ridge import from_unit
+
+FORMAT = "probekit.probes"
+FORMAT_VERSION = 1
+WEIGHTS, HEADER = "probes.safetensors", "probes.json"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear head on one cell: score = acts @ coef + bias, normalisation folded in."""
+
+    kind: str
+    """logistic, mean-difference, ridge or bradley-terry."""
+    head: str | None
+    """linear or projection, for bradley-terry."""
+    cell: Cell
+    """Site, layer and position rule it reads."""
+    coef: Array
+    """Shape (d_model,), raw activation space."""
+    bias: float
+    l2: float | None
+    data_kind: str
+    """label, rating or pair."""
+    classes: tuple[str, str] | None = None
+    """Names of class 0 and 1; the score is the log-odds of class 1."""
+    score_range: tuple[float, float] | None = None
+    """Ratings that a score of -1 and 1 stand for."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Of the choose split."""
+    distributions: dict[str, Any] = field(default_factory=dict)
+    """Scores of the choose split by side or class, in all and by tag: `chosen` probe only."""
+    reference: dict[str, Any] | None = None
+    """Tokens of a few rows with their scores, to check a loaded model against."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """The store's provenance (model, data, settings) and the fit's."""
+
+    @property
+    def site(self) -> str:
+        """Site it reads."""
+        return self.cell.site
+
+    @property
+    def layer(self) -> int:
+        """0-based block index it reads."""
+        return self.cell.layer
+
+    @property
+    def position(self) -> str:
+        """Position rule it reads."""
+        return self.cell.position
+
+    @property
+    def direction(self) -> Array:
+        """The unit vector along `coef`, shape (d_model,)."""
+        return np.asarray(self.coef / np.linalg.norm(self.coef))
+
+    def score(self, acts: NDArray[Any], *, position: str | None = None) -> Array:
+        """Return acts @ coef + bias, shape (n,).
+
+        Parameters
+        ----------
+        acts
+            Raw activations of the probe's site and layer, shape (n, d_model).
+        position
+            The rule they were read by, where it is known.
+
+        Raises
+        ------
+        ProbeError
+            When the width or the position rule is another.
+        """
+        if acts.ndim != 2 or acts.shape[1] != len(self.coef):
+            raise ProbeError(
+                f"activations: shape is {acts.shape}, the probe expects (n, {len(self.coef)}). "
+                "Were they cached from another model?"
+            )
+        if position is not None and position != self.position:
+            raise ProbeError(
+                f"activations: read at position {position}, the probe was fitted at "
+                f"{self.position}. Cache that position."
+            )
+        return np.asarray(acts.astype(np.float64) @ self.coef + self.bias)
+
+    def rating(self, score: Array) -> Array | None:
+        """Return scores as ratings in the data's own units, None for other kinds."""
+        return None if self.score_range is None else from_unit(score, self.score_range)
+
+    def probability(self, score: Array) -> Array | None:
+        """Return P(class 1) of scores, None for other kinds."""
+        return None if self.classes is None else np.asarray(expit(score))
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        *,
+        kind: str | None = None,
+        site: str | None = None,
+        layer: int | None = None,
+        position: str | None = None,
+    ) -> Probe:
+        """Load the chosen probe of a fit, or the one of another cell.
+
+        What is not given is as in the chosen probe.
+
+        Raises
+        ------
+        ProbeError
+            When the directory is not a fit's, is damaged or newer, or has no such probe.
+        """
+        directory = Path(directory)
+        header = _read_header(directory)
+        chosen = header["probes"][header["chosen"]]
+        wanted = {
+            "kind": kind or chosen["kind"],
+            "site": site or chosen["site"],
+            "layer": chosen["layer"] if layer is None else layer,
+            "position": position or chosen["position"],
+        }
+        for row in header["probes"]:
+            if all(row[key] == value for key, value in wanted.items()):
+                return _from_row(directory, header, row, is_chosen=row is chosen)
+        words = " ".join(f"{key}={value}" for key, value in wanted.items())
+        raise ProbeError(
+            f"{directory}: holds no probe with {words}. It has {len(header['probes'])} probes; "
+            "see probes.json."
+        )
+
+
+def save_probes(directory: Path, probes: Sequence[Probe], chosen: int) -> None:
+    """Write all probes of a sweep into an existing directory."""
+    from safetensors.numpy import save_file
+
+    tensors = {f"{_key(probe)}/coef": probe.coef for probe in probes}
+    tensors |= {f"{_key(probe)}/bias": np.array([probe.bias]) for probe in probes}
+    save_file(tensors, directory / WEIGHTS)
+    best = probes[chosen]
+    write_json(
+        directory / HEADER,
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "complete": True,
+            "data_kind": best.data_kind,
+            "classes": best.classes,
+            "score_range": best.score_range,
+            "d_model": len(best.coef),
+            "chosen": chosen,
+            "probes": [
+                {
+                    "kind": probe.kind,
+                    "head": probe.head,
+                    **probe.cell._asdict(),
+                    "l2": probe.l2,
+                    "metrics": probe.metrics,
+                }
+                for probe in probes
+            ],
+            "distributions": best.distributions,
+            "reference": best.reference,
+            "provenance": best.provenance,
+        },
+    )
+
+
+def _read_header(directory: Path) -> dict[str, Any]:
+    path = directory / HEADER
+    if not path.is_file():
+        what = "no such directory" if not directory.exists() else f"has no {HEADER}"
+        raise ProbeError(
+            f"{directory}: is not a probe ({what}). Expected a directory written by probekit fit."
+        )
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+        known = header.get("format") == FORMAT and bool(header.get("complete"))
+    except (ValueError, AttributeError) as error:
+        raise ProbeError(f"{path}: is damaged ({error}). Fit again.") from error
+    if not known:
+        raise ProbeError(f"{path}: is not a complete probekit probe file. Fit again.")
+    if header["format_version"] > FORMAT_VERSION:
+        raise ProbeError(
+            f"{path}: has format version {header['format_version']}, this probekit reads up to "
+            f"{FORMAT_VERSION}. Update probekit."
+        )
+    return dict(header)
+
+
+def _from_row(
+    directory: Path, header: dict[str, Any], row: dict[str, Any], *, is_chosen: bool
+) -> Probe:
+    from safetensors import SafetensorError, safe_open
+
+    cell = Cell(row["site"], row["layer"], row["position"])
+    name = f"{row['kind']}/{cell}"
+    try:
+        with safe_open(directory / WEIGHTS, framework="numpy") as file:
+            coef, bias = file.get_tensor(f"{name}/coef"), file.get_tensor(f"{name}/bias")
+    except (OSError, SafetensorError) as error:
+        raise ProbeError(
+            f"{directory / WEIGHTS}: can not be read ({error}). Fit again."
+        ) from error
+    pair = header["classes"], header["score_range"]
+    return Probe(
+        kind=row["kind"],
+        head=row["head"],
+        cell=cell,
+        coef=coef,
+        bias=float(bias[0]),
+        l2=row["l2"],
+        data_kind=header["data_kind"],
+        classes=None if pair[0] is None else (pair[0][0], pair[0][1]),
+        score_range=None if pair[1] is None else (pair[1][0], pair[1][1]),
+        metrics=row["metrics"],
+        distributions=header["distributions"] if is_chosen else {},
+        reference=header["reference"] if is_chosen else None,
+        provenance=header["provenance"],
+    )
+
+
+def _key(probe: Probe) -> str:
+    return f"{probe.kind}/{probe.cell}"

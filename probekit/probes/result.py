@@ -1,0 +1,192 @@
+"""What a sweep leaves behind: rows, the chosen probe's report, predictions, probes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import expit
+
+from probekit.activations.table import Cell
+from probekit.container import jsonable, write_json
+from probekit.probes.bootstrap import Array, Metrics
+from probekit.probes.metrics import rating_reliability, reliability
+from probekit.probes.probe import Probe, save_probes
+from probekit.probes.ridge import from_unit
+from probekit.probes.splits import FRACTIONS
+from probekit.probes.task import Task
+
+FORMAT = "probekit.sweep"
+FORMAT_VERSION = 1
+TEXT_LIMIT = 2000
+
+
+class SweepRow(NamedTuple):
+    """One cell's head and its metrics on the choose split."""
+
+    kind: str
+    head: str | None
+    cell: Cell
+    l2: float | None
+    choose: Metrics
+    controls: dict[str, Metrics]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished sweep."""
+
+    task: Task
+    chosen: int
+    """Index of the chosen row and probe."""
+    rows: list[SweepRow]
+    probes: list[Probe]
+    report: Metrics
+    """Of the chosen probe on the report split."""
+    controls: dict[str, Metrics]
+    """On the report split."""
+    by_tag: dict[str, dict[str, Metrics]]
+    """On the report split."""
+    scores: Array
+    """The chosen probe's score of every example row."""
+    store: dict[str, Any]
+    """The store's provenance."""
+    fit: dict[str, Any]
+    """The fit's run record."""
+
+    @property
+    def probe(self) -> Probe:
+        """The chosen probe."""
+        return self.probes[self.chosen]
+
+    def with_reference(self, reference: dict[str, Any]) -> SweepResult:
+        """Return the result with reference rows in the chosen probe."""
+        probes = list(self.probes)
+        probes[self.chosen] = dataclasses.replace(self.probe, reference=reference)
+        return dataclasses.replace(self, probes=probes)
+
+    def save(self, directory: Path) -> None:
+        """Write probes, sweep.json and predictions.jsonl into an existing directory."""
+        save_probes(directory, self.probes, self.chosen)
+        lines = [json.dumps(jsonable(row), ensure_ascii=False) for row in self.predictions()]
+        text = "\n".join(lines) + "\n"
+        (directory / "predictions.jsonl").write_text(text, encoding="utf-8")
+        write_json(directory / "sweep.json", self.to_json())
+
+    def summary(self) -> dict[str, Any]:
+        """Return the part of the JSON that `probekit fit --json` prints."""
+        row, probe = self.rows[self.chosen], self.probe
+        return {
+            "chosen": {
+                "kind": probe.kind,
+                "head": probe.head,
+                **probe.cell._asdict(),
+                "l2": probe.l2,
+            },
+            "primary": self.task.primary,
+            "choose": _metrics(row.choose),
+            "report": _metrics(self.report),
+            "controls": {name: _metrics(found) for name, found in self.controls.items()},
+            "by_tag": {
+                tag: {value: _metrics(found) for value, found in values.items()}
+                for tag, values in self.by_tag.items()
+            },
+            "n": self.task.counts(),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole of sweep.json (docs/formats.md)."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "complete": True,
+            "data_kind": self.task.kind,
+            **self.summary(),
+            "classes": self.task.examples.classes,
+            "score_range": self.task.score_range,
+            "seed": self.task.seed,
+            "splits": dict(zip(("fit", "choose", "report"), FRACTIONS, strict=True)),
+            "rows": [self._row(i) for i in range(len(self.rows))],
+            "cosine": self._cosine(),
+            "reliability": self._reliability(),
+            "provenance": {"store": self.store, "fit": self.fit},
+        }
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """Return the chosen probe's held-out predictions on the report split, a row an example."""
+        examples, found = self.task.examples, []
+        for unit in self.task.rows[self.task.splits.report]:
+            sides = (unit, unit + 1) if self.task.kind == "pair" else (unit,)
+            for i in (int(side) for side in sides):
+                row: dict[str, Any] = {"id": examples.id[i], "group": examples.group[i]}
+                if examples.side is not None:
+                    row["side"] = examples.side[i]
+                score = self.scores[i : i + 1]
+                row |= {"score": score[0], "target": None, "prediction": None}
+                if examples.score is not None:
+                    row["target"] = examples.score[i]
+                    row["prediction"] = from_unit(score, self.task.score_range)[0]
+                if examples.label is not None:
+                    row["target"], row["prediction"] = examples.label[i], expit(score)[0]
+                row["n_tokens"] = examples.n_tokens[i]
+                row["tags"] = {tag: v[i] for tag, v in examples.tags.items() if v[i]}
+                row["prompt"] = str(examples.prompt[i])[:TEXT_LIMIT]
+                row["completion"] = str(examples.completion[i])[:TEXT_LIMIT]
+                found.append(row)
+        return found
+
+    def _row(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        return {
+            "kind": row.kind,
+            "head": row.head,
+            **row.cell._asdict(),
+            "l2": row.l2,
+            "choose": _metrics(row.choose),
+            "controls": {name: _metrics(found) for name, found in row.controls.items()},
+            "chosen": index == self.chosen,
+        }
+
+    def _cosine(self) -> dict[str, Any]:
+        """Return cosines between the layers' directions at the chosen kind, site and position."""
+        best = self.probe
+        same = [
+            probe
+            for probe in self.probes
+            if (probe.kind, probe.site, probe.position) == (best.kind, best.site, best.position)
+        ]
+        same.sort(key=lambda probe: probe.layer)
+        directions = np.stack([probe.direction for probe in same])
+        return {
+            "kind": best.kind,
+            "site": best.site,
+            "position": best.position,
+            "layers": [probe.layer for probe in same],
+            "matrix": np.round(directions @ directions.T, 4).tolist(),
+        }
+
+    def _reliability(self) -> dict[str, Any]:
+        task, examples = self.task, self.task.examples
+        rows = task.rows[task.splits.report]
+        if examples.score is not None:
+            prediction = from_unit(self.scores[rows], task.score_range)
+            bins = rating_reliability(examples.score[rows], prediction)
+            return {"what": "mean rating by tenth of the prediction", "bins": bins}
+        if examples.label is not None and examples.classes is not None:
+            bins = reliability(examples.label[rows].astype(float), expit(self.scores[rows]))
+            return {"what": f"P({examples.classes[1]})", "bins": bins}
+        margin = self.scores[rows] - self.scores[rows + 1]
+        outcome = np.concatenate([np.ones(len(margin)), np.zeros(len(margin))])
+        probability = expit(np.concatenate([margin, -margin]))
+        return {
+            "what": "P(chosen) = sigmoid(margin), every pair in both orders",
+            "bins": reliability(outcome, probability),
+        }
+
+
+def _metrics(found: Metrics) -> dict[str, dict[str, float]]:
+    return {name: interval.to_json() for name, interval in found.items()}

@@ -1,0 +1,98 @@
+"""`RidgeProbe`: least squares on ratings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import validate_data
+
+from probekit.errors import DataError
+from probekit.probes.base import LinearScore
+from probekit.probes.solvers import solve_ridge
+from probekit.probes.spectrum import Array, Scaling, Spectrum
+
+
+class RidgeProbe(LinearScore, RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Predict a rating: minimise |y - X w - b|^2 + l2 |w|^2.
+
+    Parameters
+    ----------
+    l2
+        Penalty on the weights of the (standardised) features; scikit-learn's `alpha`.
+    standardize
+        Divide each feature by its standard deviation first; folded into `coef_`.
+    scale_target
+        Map the ratings linearly to [-1, 1] by the range of `y` (or the range given) before the
+        fit, so that a score means the same on any scale. None: fit `y` as it is.
+
+    Attributes
+    ----------
+    coef_ : ndarray (d_model,)
+        Weights in raw activation space.
+    intercept_ : float
+    score_range_ : tuple of float or None
+        The ratings that are mapped to -1 and 1.
+
+    References
+    ----------
+    S. Marks et al. and others fit such probes; the rating target follows UltraFeedback
+    (arXiv:2310.01377). Differs from scikit-learn's Ridge only by the two maps above: with both off
+    it is the same estimator.
+    """
+
+    def __init__(
+        self,
+        l2: float = 1.0,
+        *,
+        standardize: bool = True,
+        scale_target: bool | tuple[float, float] = True,
+    ) -> None:
+        self.l2 = l2
+        self.standardize = standardize
+        self.scale_target = scale_target
+
+    def fit(self, X: NDArray[Any], y: NDArray[Any]) -> RidgeProbe:  # noqa: N803
+        """Fit on activations X (n, d_model) and ratings y (n,)."""
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)  # noqa: N806
+        scaling = Scaling.fit(X, center=True, standardize=self.standardize)
+        self.score_range_ = target_range(y, self.scale_target)
+        target = to_unit(y, self.score_range_)
+        spectrum = Spectrum.of(scaling.apply(X))
+        weights = spectrum.weights(solve_ridge(spectrum, target - target.mean(), self.l2))
+        self.coef_, self.intercept_ = scaling.unfold(weights, float(target.mean()))
+        return self
+
+    def predict(self, X: NDArray[Any]) -> Array:  # noqa: N803
+        """Return ratings in the units of `y`, shape (n,)."""
+        return from_unit(self.decision_function(X), self.score_range_)
+
+
+def target_range(
+    target: Array, option: bool | tuple[float, float]  # noqa: FBT001 - mirrors the parameter
+) -> tuple[float, float] | None:
+    """Return the ratings that map to -1 and 1, or None for no mapping."""
+    if option is False:
+        return None
+    low, high = (float(target.min()), float(target.max())) if option is True else option
+    if high < low:
+        raise DataError(f"scale_target: the range {low:g} to {high:g} is empty.")
+    return (low, high) if high > low else (low - 1.0, low + 1.0)
+
+
+def to_unit(rating: Array, bounds: tuple[float, float] | None) -> Array:
+    """Map ratings to [-1, 1]."""
+    if bounds is None:
+        return rating
+    low, high = bounds
+    return 2 * (rating - low) / (high - low) - 1
+
+
+def from_unit(score: Array, bounds: tuple[float, float] | None) -> Array:
+    """Map scores back to ratings."""
+    if bounds is None:
+        return score
+    low, high = bounds
+    return (score + 1) / 2 * (high - low) + low

@@ -1,0 +1,104 @@
+"""Splits that a group never straddles: fit, choose and report, and the folds inside fit."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.errors import DataError
+
+FRACTIONS = (0.6, 0.2, 0.2)
+Index = NDArray[np.int64]
+
+
+class Splits(NamedTuple):
+    """Row indices of the three splits; every group is in exactly one."""
+
+    fit: Index
+    """Everything is learned here, l2 by folds inside it."""
+    choose: Index
+    """Layer, position and kind are chosen here."""
+    report: Index
+    """Read once, for the chosen cell and its controls."""
+
+
+def split_by_group(
+    groups: NDArray[Any],
+    *,
+    strata: NDArray[Any] | None = None,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = FRACTIONS,
+) -> Splits:
+    """Divide rows into fit, choose and report by group.
+
+    Parameters
+    ----------
+    groups
+        Group of every row, shape (n,).
+    strata
+        Class of every row, shape (n,); groups with the same set of classes are spread evenly.
+    seed
+        The same seed and groups give the same splits, whatever the order of the rows.
+
+    Raises
+    ------
+    DataError
+        With fewer than 3 groups.
+    """
+    names, inverse = np.unique(groups, return_inverse=True)
+    if len(names) < 3:
+        raise DataError(
+            f"groups: {len(names)} in all, expected at least 3 (one each to fit, choose and "
+            "report). Give rows distinct prompts or `group` fields."
+        )
+    rng = np.random.default_rng(seed)
+    part = np.empty(len(names), dtype=np.int64)
+    # Deal the groups of every stratum out of one stream so that the totals keep the fractions.
+    order = np.concatenate([rng.permutation(kind) for kind in _by_stratum(inverse, names, strata)])
+    part[order] = _deal(len(names), fractions)
+    row_part = part[inverse]
+    return Splits(*(np.flatnonzero(row_part == k) for k in range(3)))
+
+
+def fold_by_group(groups: NDArray[Any], n_folds: int, *, seed: int) -> NDArray[np.int64]:
+    """Return the fold of every row, shape (n,); groups are spread so that folds have equal rows.
+
+    With fewer groups than folds there are as many folds as groups.
+    """
+    names, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    n_folds = max(2, min(n_folds, len(names)))
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-counts[order], kind="stable")]
+    fold, load = np.empty(len(names), dtype=np.int64), np.zeros(n_folds)
+    for group in order:  # the largest first, each to the emptiest fold
+        fold[group] = np.argmin(load)
+        load[fold[group]] += counts[group]
+    return fold[inverse]
+
+
+def _by_stratum(
+    inverse: NDArray[np.int64], names: NDArray[Any], strata: NDArray[Any] | None
+) -> list[NDArray[np.int64]]:
+    if strata is None:
+        return [np.arange(len(names))]
+    codes = np.unique(strata, return_inverse=True)[1]
+    # A group's stratum is the set of classes that its rows have.
+    table = np.zeros((len(names), codes.max() + 1), dtype=bool)
+    table[inverse, codes] = True
+    kinds = np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
+    return [np.flatnonzero(kinds == kind) for kind in range(kinds.max() + 1)]
+
+
+def _deal(n: int, fractions: tuple[float, float, float]) -> NDArray[np.int64]:
+    """Return a part for each of n cards: interleaved, in proportion, every part at least once."""
+    shares = np.asarray(fractions) / sum(fractions)
+    dealt, parts = np.zeros(3), np.empty(n, dtype=np.int64)
+    for i in range(n):
+        parts[i] = np.argmax(shares * (i + 1) - dealt)
+        dealt[parts[i]] += 1
+    for part in np.flatnonzero(dealt == 0):
+        parts[np.flatnonzero(parts == np.argmax(dealt))[-1]] = part
+        dealt[part], dealt[np.argmax(dealt)] = 1, dealt.max() - 1
+    return parts

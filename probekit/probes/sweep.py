@@ -1,0 +1,312 @@
+"""`fit_sweep`: every cell of a store under one set of splits; choose once, report once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.activations.layers import parse_layers
+from probekit.activations.positions import parse_positions
+from probekit.activations.table import Cell, Examples
+from probekit.errors import ProbeError
+from probekit.probes.bootstrap import Array, Metrics, Resampler
+from probekit.probes.controls import (
+    N_SHUFFLES,
+    length_scores,
+    random_direction,
+    spread,
+    tfidf_scores,
+)
+from probekit.probes.heads import Head, HeadFitter, resolve_kinds
+from probekit.probes.probe import Probe
+from probekit.probes.result import SweepResult, SweepRow
+from probekit.probes.task import Task
+from probekit.provenance import run_record
+
+Progress = Callable[[str, int, int], None]
+
+
+class ActivationSource(Protocol):
+    """What a sweep reads: an `ActivationStore`, or anything with the same surface."""
+
+    @property
+    def examples(self) -> Examples:
+        """The columns of the rows."""
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks of the model."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Who made the activations."""
+
+    def cells(self) -> list[Cell]:
+        """Every matrix."""
+
+    def read(self, cell: Cell) -> NDArray[np.float32]:
+        """One matrix, shape (n_examples, d_model)."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """What to fit and how to judge it."""
+
+    kinds: str = "auto"
+    """`auto`, or a comma-separated list of logistic, mean-difference, ridge, bradley-terry."""
+    head: str = "linear"
+    """`linear` or `projection`, for bradley-terry."""
+    layers: str = "all"
+    """Layers of the store, as `probekit cache` reads them."""
+    positions: str | None = None
+    """Comma-separated position rules; None: every one of the store."""
+    sites: str | None = None
+    """Comma-separated sites; None: every one of the store but the embedding."""
+    seed: int = 0
+    """Of splits, folds, shuffles, random directions and intervals."""
+    n_boot: int = 1000
+    """Bootstrap draws of an interval."""
+    n_folds: int = 5
+    """Grouped folds inside the fit split that choose l2."""
+    standardize: bool = True
+    """Divide features by their standard deviation in the fit split; folded into the weights."""
+    l2_factors: tuple[float, ...] = field(default=HeadFitter.l2_factors)
+    """l2 in units of n_fit times the mean feature variance."""
+
+
+class _Fitted(NamedTuple):
+    """One cell's head with what was measured on the choose split."""
+
+    kind: str
+    cell: Cell
+    head: Head
+    choose: Metrics
+    controls: dict[str, Metrics]
+
+
+def fit_sweep(
+    source: ActivationSource,
+    config: SweepConfig | None = None,
+    *,
+    progress: Progress = lambda what, done, total: None,
+) -> SweepResult:
+    """Fit a head to every cell and report the best one on rows that chose nothing.
+
+    Groups are divided once into fit (60 %), choose (20 %) and report (20 %). Heads, their
+    standardisation and l2 (grouped folds) come from fit; layer, position and kind from the primary
+    metric on choose; report is read once, for the chosen cell and its controls.
+
+    Raises
+    ------
+    DataError
+        When the rows can not be split or have one class or rating only.
+    ProbeError
+        When a kind does not fit the data, or no cell is left.
+    """
+    config = config or SweepConfig()
+    task = Task.of(source.examples, seed=config.seed, n_boot=config.n_boot)
+    kinds = resolve_kinds(config.kinds, task.kind)
+    if config.head not in ("linear", "projection"):
+        raise ProbeError(f"head {config.head!r}: expected linear or projection.")
+    cells = _wanted_cells(source, config)
+    fitters = {kind: _fitter(task, kind, config) for kind in kinds}
+    fitted: list[_Fitted] = []
+    sample = task.sampler(task.splits.choose)
+    progress("fitting", 0, len(cells))
+    for done, cell in enumerate(cells):
+        acts = source.read(cell)
+        fitted += _fit_cell(task, fitters, cell, acts, sample, config.seed)
+        progress("fitting", done + 1, len(cells))
+    best = _choose(fitted, task.primary)
+    return _Report(source, task, config, fitters, fitted, best).result()
+
+
+def _fit_cell(
+    task: Task,
+    fitters: dict[str, HeadFitter],
+    cell: Cell,
+    acts: NDArray[np.float32],
+    sample: Resampler,
+    seed: int,
+) -> Iterator[_Fitted]:
+    """Fit every kind to one cell and measure it, a shuffled twin and random directions on choose."""
+    units = task.splits.choose
+    direction = random_direction(task, acts, units, seed=seed)
+    for kind, fitter in fitters.items():
+        head, (shuffled,) = fitter.fit(acts, shuffles=1, seed=seed)
+        other = task.metrics(shuffled.scores(acts), units, sample)
+        controls = {
+            "random_direction": direction,
+            "shuffled_labels": {task.primary: other[task.primary]},
+        }
+        yield _Fitted(kind, cell, head, task.metrics(head.scores(acts), units, sample), controls)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """The one reading of the report split, and everything that goes into the result."""
+
+    source: ActivationSource
+    task: Task
+    config: SweepConfig
+    fitters: dict[str, HeadFitter]
+    fitted: list[_Fitted]
+    best: int
+
+    def result(self) -> SweepResult:
+        """Measure the chosen cell and its controls on the report split."""
+        task, chosen = self.task, self.fitted[self.best]
+        acts, units = self.source.read(chosen.cell), task.splits.report
+        scores, sample = chosen.head.scores(acts), task.sampler(units)
+        return SweepResult(
+            task=task,
+            chosen=self.best,
+            rows=[_row(item, self.fitters[item.kind].head) for item in self.fitted],
+            probes=[self._probe(item) for item in self.fitted],
+            report=task.metrics(scores, units, sample),
+            controls=self._controls(acts, scores, sample),
+            by_tag=task.by_tag(scores, units),
+            scores=scores,
+            store=self.source.provenance,
+            fit=run_record("fit", asdict(self.config), seed=self.config.seed),
+        )
+
+    def _controls(
+        self, acts: NDArray[np.float32], scores: Array, sample: Resampler
+    ) -> dict[str, Metrics]:
+        task, chosen = self.task, self.fitted[self.best]
+        units, fitter = task.splits.report, self.fitters[chosen.kind]
+        text_fitter = _fitter(task, chosen.kind, self.config, head="linear")
+        twins = fitter.fit(acts, shuffles=N_SHUFFLES, seed=self.config.seed + 1)[1]
+        columns = np.column_stack([twin.scores(acts) for twin in twins])
+        found = {
+            "length": task.metrics(length_scores(text_fitter), units, sample),
+            "tfidf": task.metrics(tfidf_scores(text_fitter), units, sample),
+            "random_direction": random_direction(task, acts, units, seed=self.config.seed + 1),
+            "shuffled_labels": {task.primary: spread(task.primary_values(columns, units))},
+            "length_partialled": task.partialled(scores, units, sample),
+        }
+        if lowest := self._lowest():
+            floor = self.source.read(lowest)
+            found["layer_0"] = task.metrics(fitter.fit(floor)[0].scores(floor), units, sample)
+        return found
+
+    def _lowest(self) -> Cell | None:
+        """Return the embedding at the chosen position, else the lowest block."""
+        position = self.fitted[self.best].cell.position
+        held = [cell for cell in self.source.cells() if cell.position == position]
+        embedding = [cell for cell in held if cell.site == "resid_pre" and cell.layer == 0]
+        return min(embedding or held, key=lambda cell: cell.layer, default=None)
+
+    def _probe(self, item: _Fitted) -> Probe:
+        task, examples = self.task, self.source.examples
+        is_chosen = item is self.fitted[self.best]
+        return Probe(
+            kind=item.kind,
+            head=self.fitters[item.kind].head,
+            cell=item.cell,
+            coef=item.head.coef,
+            bias=item.head.bias,
+            l2=item.head.l2,
+            data_kind=task.kind,
+            classes=examples.classes,
+            score_range=task.score_range,
+            metrics={name: value.to_json() for name, value in item.choose.items()},
+            distributions=self._distributions(item) if is_chosen else {},
+            provenance=self.source.provenance,
+        )
+
+    def _distributions(self, item: _Fitted) -> dict[str, Any]:
+        """Return the choose split's scores by side or class, in all and by tag."""
+        task, examples = self.task, self.source.examples
+        scores = item.head.scores(self.source.read(item.cell))
+        rows = task.rows[task.splits.choose]
+
+        def of(rows: NDArray[np.int64]) -> dict[str, list[float]]:
+            if task.kind == "pair":
+                parts = {"chosen": scores[rows], "rejected": scores[rows + 1]}
+            elif examples.label is not None and examples.classes is not None:
+                label = examples.label[rows]
+                parts = {name: scores[rows[label == k]] for k, name in enumerate(examples.classes)}
+            else:
+                parts = {"score": scores[rows]}
+            return {name: np.round(part, 6).tolist() for name, part in parts.items()}
+
+        tags = {
+            tag: {str(v): of(rows[values[rows] == v]) for v in np.unique(values[rows]) if v}
+            for tag, values in examples.tags.items()
+        }
+        return {"split": "choose", "all": of(rows), "by_tag": tags}
+
+
+def _fitter(task: Task, kind: str, config: SweepConfig, *, head: str | None = None) -> HeadFitter:
+    return HeadFitter(
+        task,
+        kind,
+        head=(head or config.head) if kind == "bradley-terry" else None,
+        standardize=config.standardize,
+        n_folds=config.n_folds,
+        l2_factors=config.l2_factors,
+    )
+
+
+def _row(item: _Fitted, head: str | None) -> SweepRow:
+    return SweepRow(item.kind, head, item.cell, item.head.l2, item.choose, item.controls)
+
+
+def _choose(fitted: list[_Fitted], primary: str) -> int:
+    values = np.array([item.choose[primary].value for item in fitted])
+    if not np.isfinite(values).any():
+        raise ProbeError(
+            f"choose split: {primary} is not defined for any cell. Give more groups or rows."
+        )
+    return int(np.nanargmax(values))
+
+
+def _wanted_cells(source: ActivationSource, config: SweepConfig) -> list[Cell]:
+    held = source.cells()
+    sites = _named(config.sites, "sites") or sorted(
+        {cell.site for cell in held if cell.site != "resid_pre"} or {cell.site for cell in held}
+    )
+    layers = set(parse_layers(config.layers, source.n_layers))
+    found = {cell.position for cell in held}
+    wanted = (
+        [rule.name for rule in parse_positions(config.positions)]
+        if config.positions
+        else sorted(found)
+    )
+    for name, asked, stored in (
+        ("position", wanted, found),
+        ("site", sites, {cell.site for cell in held}),
+        (
+            "layer",
+            sorted(layers) if config.layers != "all" else [],
+            {cell.layer for cell in held if cell.site in sites},
+        ),
+    ):
+        if missing := [item for item in asked if item not in stored]:
+            held_words = ", ".join(map(str, sorted(stored, key=lambda item: (str(type(item)), item))))
+            raise ProbeError(
+                f"{name} {missing[0]}: is not in the store. It holds {held_words}. Cache it first."
+            )
+    cells = [
+        cell
+        for cell in held
+        if cell.site in sites and cell.layer in layers and cell.position in wanted
+    ]
+    if not cells:
+        raise ProbeError("store: holds no cell to fit. Cache layers with one row an example.")
+    return cells
+
+
+def _named(text: str | None, what: str) -> list[str]:
+    if text is None:
+        return []
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise ProbeError(f"{what} {text!r}: names none.")
+    return names

@@ -1,0 +1,222 @@
+"""The three prediction problems behind one surface: ratings, labels and preference pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from probekit.activations.table import Examples
+from probekit.errors import DataError
+from probekit.probes.bootstrap import Array, Metrics, Resampler
+from probekit.probes.metrics import (
+    PRIMARY,
+    auroc,
+    label_metrics,
+    pair_metrics,
+    pearson,
+    rating_metrics,
+)
+from probekit.probes.ridge import from_unit, target_range, to_unit
+from probekit.probes.splits import FRACTIONS, Index, Splits, split_by_group
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows of a store as units of prediction (a row, or a pair) with targets and splits.
+
+    Scores are always given for every example row; the task knows which rows make a unit.
+    """
+
+    examples: Examples
+    splits: Splits
+    """Indices of units."""
+    seed: int
+    n_boot: int
+
+    @classmethod
+    def of(
+        cls,
+        examples: Examples,
+        *,
+        seed: int = 0,
+        n_boot: int = 1000,
+        fractions: tuple[float, float, float] = FRACTIONS,
+    ) -> Task:
+        """Check the targets and split the units by group.
+
+        Raises
+        ------
+        DataError
+            With fewer than 3 groups, one class, or one rating.
+        """
+        _check_targets(examples)
+        step = 2 if examples.kind == "pair" else 1
+        splits = split_by_group(
+            examples.group[::step], strata=examples.label, seed=seed, fractions=fractions
+        )
+        task = cls(examples, splits, seed, n_boot)
+        task._check_splits()
+        return task
+
+    @property
+    def kind(self) -> str:
+        """`rating`, `label` or `pair`."""
+        return self.examples.kind
+
+    @property
+    def primary(self) -> str:
+        """Name of the metric that cells are chosen by."""
+        return PRIMARY[self.kind]
+
+    @cached_property
+    def rows(self) -> Index:
+        """First example row of every unit, shape (n_units,)."""
+        return np.arange(0, len(self.examples), 2 if self.kind == "pair" else 1)
+
+    @cached_property
+    def groups(self) -> NDArray[Any]:
+        """Group of every unit."""
+        return self.examples.group[self.rows]
+
+    @cached_property
+    def score_range(self) -> tuple[float, float] | None:
+        """Ratings that map to -1 and 1: the range of the fit split."""
+        if self.examples.score is None:
+            return None
+        return target_range(self.examples.score[self.splits.fit], option=True)
+
+    @cached_property
+    def target(self) -> Array:
+        """What is fitted, one a unit: the rating in [-1, 1], or +1 and -1 (pairs: all +1)."""
+        if self.examples.score is not None:
+            return to_unit(self.examples.score, self.score_range)
+        if self.examples.label is not None:
+            return 2.0 * self.examples.label - 1.0
+        return np.ones(len(self.rows))
+
+    def design(self, features: NDArray[Any], units: Index) -> NDArray[Any]:
+        """Return the fit's rows for some units: features, or chosen minus rejected."""
+        rows = self.rows[units]
+        if self.kind == "pair":
+            return np.asarray(features[rows] - features[rows + 1])
+        return np.asarray(features[rows])
+
+    def shuffled(self, rng: np.random.Generator) -> Array:
+        """Return the fit split's targets without their relation to the text.
+
+        Whole groups trade places, so that rows of a group keep their likeness; a pair's sides are
+        swapped for whole groups at random.
+        """
+        groups, target = self.groups[self.splits.fit], self.target[self.splits.fit]
+        names, code = np.unique(groups, return_inverse=True)
+        if self.kind == "pair":
+            return np.asarray(rng.choice([-1.0, 1.0], size=len(names))[code])
+        place = rng.permutation(len(names))
+        moved = np.empty_like(target)
+        moved[np.argsort(code, kind="stable")] = target[np.argsort(place[code], kind="stable")]
+        return moved
+
+    def sampler(self, units: Index) -> Resampler:
+        """Return the resampler of some units."""
+        return Resampler(self.groups[units], n_boot=self.n_boot, seed=self.seed)
+
+    def metrics(self, scores: Array, units: Index, sample: Resampler) -> Metrics:
+        """Return every metric of scores (n_examples,) on some units."""
+        rows = self.rows[units]
+        if self.examples.score is not None:
+            return rating_metrics(
+                self.examples.score[rows], from_unit(scores[rows], self.score_range), sample
+            )
+        if self.examples.label is not None:
+            return label_metrics(self.examples.label[rows], scores[rows], sample)
+        return pair_metrics(scores[rows], scores[rows + 1], sample)
+
+    def partialled(self, scores: Array, units: Index, sample: Resampler) -> Metrics:
+        """Return the primary metric after what length explains linearly is taken out.
+
+        Length enters as tokens and as log tokens; for ratings both the score and the rating lose
+        it (the partial correlation), for labels the score, for pairs the margin.
+        """
+        rows = self.rows[units]
+        length = self.length_features()
+        if self.kind == "pair":
+            rest = _residual(scores[rows] - scores[rows + 1], length[rows] - length[rows + 1])
+            return {"pair_accuracy": pair_metrics(rest, np.zeros_like(rest), sample)[self.primary]}
+        about = np.column_stack([np.ones(len(rows)), length[rows]])
+        rest = _residual(scores[rows], about)
+        if self.examples.score is not None:
+            return {"pearson": pearson(_residual(self.examples.score[rows], about), rest, sample)}
+        assert self.examples.label is not None
+        return {"auroc": auroc(self.examples.label[rows], rest, sample)}
+
+    def length_features(self) -> Array:
+        """Return tokens and log tokens of every example row, shape (n_examples, 2)."""
+        n = self.examples.n_tokens.astype(np.float64)
+        return np.column_stack([n, np.log(np.maximum(n, 1.0))])
+
+    def primary_values(self, scores: Array, units: Index) -> Array:
+        """Return the primary metric of many scores (n_examples, n_scores) without intervals."""
+        rows = self.rows[units]
+        if self.kind == "pair":
+            margin = scores[rows] - scores[rows + 1]
+            return np.asarray(((margin > 0) + 0.5 * (margin == 0)).mean(axis=0))
+        if self.examples.score is not None:
+            x, y = scores[rows] - scores[rows].mean(axis=0), self.examples.score[rows]
+            y = y - y.mean()
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return np.asarray(y @ x / np.sqrt((x * x).sum(axis=0) * (y @ y)))
+        assert self.examples.label is not None
+        ranks, one = rankdata(scores[rows], axis=0), self.examples.label[rows] == 1
+        up, down = int(one.sum()), int((~one).sum())
+        return np.asarray((ranks[one].sum(axis=0) - up * (up + 1) / 2) / (up * down))
+
+    def by_tag(self, scores: Array, units: Index) -> dict[str, dict[str, Metrics]]:
+        """Return every metric for every value of every tag that splits the units."""
+        found: dict[str, dict[str, Metrics]] = {}
+        for tag, values in self.examples.tags.items():
+            own = values[self.rows[units]]
+            names = [str(name) for name in np.unique(own) if name]
+            # A tag with a value for nearly every row is an identifier, not a class.
+            if not names or len(names) > max(2, min(24, len(units) // 5)):
+                continue
+            found[tag] = {}
+            for name in names:
+                inside = units[own == name]
+                found[tag][name] = self.metrics(scores, inside, self.sampler(inside))
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Return how many units and groups there are, in all and in each split."""
+        found = {"examples": len(self.rows), "groups": len(np.unique(self.groups))}
+        for name, units in self.splits._asdict().items():
+            found[name] = len(units)
+            found[f"{name}_groups"] = len(np.unique(self.groups[units]))
+        return found
+
+    def _check_splits(self) -> None:
+        if self.examples.label is None:
+            return
+        for name, units in self.splits._asdict().items():
+            if len(np.unique(self.examples.label[units])) < 2:
+                raise DataError(
+                    f"labels: the {name} split has one class only ({len(units)} rows). Both classes "
+                    "need at least 3 groups."
+                )
+
+
+def _check_targets(examples: Examples) -> None:
+    if examples.label is not None and len(np.unique(examples.label)) < 2:
+        raise DataError("labels: the store has one class only. Cache rows of both classes.")
+    if examples.score is not None and np.ptp(examples.score) == 0:
+        raise DataError(
+            f"ratings: every score is {examples.score[0]:g}. Cache rows with different scores."
+        )
+
+
+def _residual(values: Array, about: Array) -> Array:
+    return values - about @ np.linalg.lstsq(about, values, rcond=None)[0]
