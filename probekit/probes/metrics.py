@@ -92,7 +92,9 @@ def pearson(x: Array, y: Array, sample: Resampler) -> Interval:
     def formula(s: Array) -> Array:
         n, sx, sy, sxx, syy, sxy = np.moveaxis(s, -1, 0)
         variance = np.maximum((sxx - sx * sx / n) * (syy - sy * sy / n), 0.0)
-        return np.asarray(np.where(variance > 1e-24, (sxy - sx * sy / n) / np.sqrt(variance), np.nan))
+        return np.asarray(
+            np.where(variance > 1e-24, (sxy - sx * sy / n) / np.sqrt(variance), np.nan)
+        )
 
     return sample.interval(rows, formula)
 
@@ -145,9 +147,7 @@ def within_group_accuracy(target: Array, prediction: Array, sample: Resampler) -
         found = np.sign(prediction[index][:, None] - prediction[index])
         ordered = truth > 0
         rows[index[0]] = ((found[ordered] + 1) / 2).sum(), ordered.sum()
-    return sample.interval(
-        rows, lambda s: np.where(s[..., 1] > 0, s[..., 0] / s[..., 1], np.nan)
-    )
+    return sample.interval(rows, lambda s: np.where(s[..., 1] > 0, s[..., 0] / s[..., 1], np.nan))
 
 
 def reliability(outcome: Array, probability: Array) -> list[dict[str, float]]:

@@ -214,9 +214,7 @@ def _from_row(
         with safe_open(directory / WEIGHTS, framework="numpy") as file:
             coef, bias = file.get_tensor(f"{name}/coef"), file.get_tensor(f"{name}/bias")
     except (OSError, SafetensorError) as error:
-        raise ProbeError(
-            f"{directory / WEIGHTS}: can not be read ({error}). Fit again."
-        ) from error
+        raise ProbeError(f"{directory / WEIGHTS}: can not be read ({error}). Fit again.") from error
     pair = header["classes"], header["score_range"]
     return Probe(
         kind=row["kind"],

@@ -71,7 +71,8 @@ class RidgeProbe(LinearScore, RegressorMixin, BaseEstimator):  # type: ignore[mi
 
 
 def target_range(
-    target: Array, option: bool | tuple[float, float]  # noqa: FBT001 - mirrors the parameter
+    target: Array,
+    option: bool | tuple[float, float],  # noqa: FBT001 - mirrors the parameter
 ) -> tuple[float, float] | None:
     """Return the ratings that map to -1 and 1, or None for no mapping."""
     if option is False:

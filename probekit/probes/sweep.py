@@ -289,7 +289,9 @@ def _wanted_cells(source: ActivationSource, config: SweepConfig) -> list[Cell]:
         ),
     ):
         if missing := [item for item in asked if item not in stored]:
-            held_words = ", ".join(map(str, sorted(stored, key=lambda item: (str(type(item)), item))))
+            held_words = ", ".join(
+                map(str, sorted(stored, key=lambda item: (str(type(item)), item)))
+            )
             raise ProbeError(
                 f"{name} {missing[0]}: is not in the store. It holds {held_words}. Cache it first."
             )

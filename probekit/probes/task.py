@@ -109,16 +109,17 @@ class Task:
     def shuffled(self, rng: np.random.Generator) -> Array:
         """Return the fit split's targets without their relation to the text.
 
-        Whole groups trade places, so that rows of a group keep their likeness; a pair's sides are
-        swapped for whole groups at random.
+        Whole groups trade places, so that targets alike within a group stay together, and then the
+        rows of every group do, for groups that all hold the same mix would otherwise be unchanged.
+        A pair's sides are swapped for whole groups at random.
         """
         groups, target = self.groups[self.splits.fit], self.target[self.splits.fit]
         names, code = np.unique(groups, return_inverse=True)
         if self.kind == "pair":
             return np.asarray(rng.choice([-1.0, 1.0], size=len(names))[code])
-        place = rng.permutation(len(names))
+        place, within = rng.permutation(len(names)), rng.random(len(code))
         moved = np.empty_like(target)
-        moved[np.argsort(code, kind="stable")] = target[np.argsort(place[code], kind="stable")]
+        moved[np.lexsort((within, code))] = target[np.argsort(place[code], kind="stable")]
         return moved
 
     def sampler(self, units: Index) -> Resampler:

@@ -1,0 +1,30 @@
+"""`probekit report`: draw the report of a fit again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from probekit.cli.options import echo_json, force_option, json_option
+
+
+@click.command()
+@click.argument("directory", type=click.Path())
+@click.option("-o", "--out", type=click.Path(), help="File.  [default: DIRECTORY/report.html]")
+@force_option
+@json_option
+def report(directory: str, out: str | None, *, force: bool, as_json: bool) -> None:
+    r"""Draw the self-contained HTML report of a fit from its rows.
+
+    \b
+    Example:
+      probekit report sweep --out sweep.html
+    """
+    from probekit.reports import write_sweep_report
+
+    path = write_sweep_report(Path(directory), out=Path(out) if out else None, force=force)
+    if as_json:
+        echo_json({"path": str(path)})
+    else:
+        click.echo(path)

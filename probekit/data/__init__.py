@@ -1,0 +1,7 @@
+"""Rows in: examples, ratings and preference pairs, read, validated and checked."""
+
+from probekit.data.check import CheckReport, check
+from probekit.data.open import Dataset, open_dataset
+from probekit.data.rows import Example, Message
+
+__all__ = ["CheckReport", "Dataset", "Example", "Message", "check", "open_dataset"]

@@ -1,0 +1,211 @@
+"""`open_dataset`: validate a whole source in one streaming pass, then stream its examples."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from probekit.data.layouts import layout_named, recognise, to_rows
+from probekit.data.readers import read_records
+from probekit.data.rows import Example, Kind
+from probekit.data.validate import infer_kind, to_examples
+from probekit.errors import DataError
+
+KINDS: tuple[Kind, ...] = ("label", "rating", "pair")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Validated rows of one source. `examples()` reads the source again, a row at a time."""
+
+    source: str
+    """What the user named."""
+    kind: Kind
+    layout: str
+    """Column layout: `probekit`, `ultrafeedback`, `ultrafeedback_binarized`, `hh-rlhf`, `helpsteer`."""
+    n_rows: int
+    n_groups: int
+    fingerprint: str
+    """Of the content of all rows, 16 hex digits."""
+    n_dropped: int
+    """Rows that the layout left out (ties, known slips)."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes, sorted; only for labels."""
+    score_range: tuple[float, float] | None = None
+    """Lowest and highest rating."""
+    read: Callable[[], Iterator[list[Example]]] = field(repr=False, default=lambda: iter(()))
+
+    @property
+    def n_examples(self) -> int:
+        """Texts to run: a pair is two."""
+        return self.n_rows * (2 if self.kind == "pair" else 1)
+
+    def examples(self) -> Iterator[Example]:
+        """Yield every example in the order of the source."""
+        for unit in self.read():
+            yield from unit
+
+
+def open_dataset(
+    source: str | Path,
+    *,
+    kind: str | None = None,
+    layout: str | None = None,
+    tags: Sequence[str] = (),
+    split: str = "train",
+    limit: int | None = None,
+) -> Dataset:
+    """Open and validate a data source; nothing of it is kept in memory.
+
+    Parameters
+    ----------
+    source
+        A .jsonl, .jsonl.gz, .csv or .parquet file, `hf:org/name[:config]`, or `demo:NAME`.
+    kind
+        `label`, `rating` or `pair`; inferred from the first row when not given.
+    layout
+        A public column layout; recognised from the first row when not given.
+    tags
+        Top-level fields to use as tags.
+    split
+        Split of a Hugging Face data set.
+    limit
+        Read only the first `limit` rows.
+
+    Raises
+    ------
+    DataError
+        At the first row that is not valid, with its place, what was found and what was expected.
+    """
+    name = str(source)
+    if kind is not None and kind not in KINDS:
+        raise DataError(f"kind {kind!r}: unknown. Expected {', '.join(KINDS)}.")
+    first = next(read_records(name, split=split), None)
+    if first is None:
+        raise DataError(f"{name}: has no rows. Expected one object a line; see docs/data.md.")
+    layout = recognise(first[1]) if layout is None else layout_named(layout)
+    reader = _Reader(name, kind, layout, tuple(tags), split, limit)
+    return _survey(reader)
+
+
+@dataclass
+class _Reader:
+    """Reads a source's units again and again under the same rules."""
+
+    source: str
+    kind: str | None
+    layout: str
+    tags: tuple[str, ...]
+    split: str
+    limit: int | None
+    dropped: int = 0
+
+    def units(self) -> Iterator[tuple[str, list[Example]]]:
+        """Yield the place and the examples of every row."""
+        return itertools.islice(self._all(), self.limit)
+
+    def bare(self) -> Iterator[list[Example]]:
+        """Yield the examples of every row."""
+        return (unit for _, unit in self.units())
+
+    def _all(self) -> Iterator[tuple[str, list[Example]]]:
+        self.dropped, number = 0, 0
+        for place, record in read_records(self.source, split=self.split):
+            try:
+                rows = list(to_rows(record, self.layout))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise DataError(
+                    f"{place}: does not have the columns of layout {self.layout} "
+                    f"({type(error).__name__}: {error}). Force another with --layout."
+                ) from error
+            self.dropped += not rows
+            for row in rows:
+                number += 1
+                self.kind = self.kind or infer_kind(row, place)
+                yield (
+                    place,
+                    to_examples(
+                        row,
+                        place,
+                        kind=self.kind,  # type: ignore[arg-type]
+                        number=number,
+                        tags=self.tags,
+                    ),
+                )
+
+
+def _survey(reader: _Reader) -> Dataset:
+    """Validate every row and collect what is true of all of them."""
+    digest, ids, groups = hashlib.sha256(), set[bytes](), set[bytes]()
+    classes: dict[str, str] = {}
+    low, high = math.inf, -math.inf
+    n_rows, number_types = 0, set[type]()
+    for place, unit in reader.units():
+        n_rows += 1
+        example = unit[0]
+        digest.update(_canonical(unit))
+        _once(ids, example.id, place)
+        groups.add(_short_hash(example.group))
+        if example.label is not None:
+            number_types.add(type(example.label))
+            classes.setdefault(str(example.label), place)
+            _two_classes(classes, number_types, place)
+        if example.score is not None:
+            low, high = min(low, example.score), max(high, example.score)
+    if n_rows == 0:
+        raise DataError(f"{reader.source}: every row was left out by layout {reader.layout}.")
+    return Dataset(
+        source=reader.source,
+        kind=reader.kind,  # type: ignore[arg-type]
+        layout=reader.layout,
+        n_rows=n_rows,
+        n_groups=len(groups),
+        fingerprint=digest.hexdigest()[:16],
+        n_dropped=reader.dropped,
+        classes=tuple(sorted(classes)) if classes else None,
+        score_range=(low, high) if low <= high else None,
+        read=reader.bare,
+    )
+
+
+def _once(seen: set[bytes], name: str, place: str) -> None:
+    key = _short_hash(name)
+    if key in seen:
+        raise DataError(f"{place}: id {name!r} occurs twice. Ids must be unique; leave them out.")
+    seen.add(key)
+
+
+def _two_classes(classes: dict[str, str], types: set[type], place: str) -> None:
+    if len(types) > 1:
+        raise DataError(f"{place}: labels are numbers in some rows and names in others.")
+    if len(classes) > 2:
+        raise DataError(
+            f"{place}: a third class ({', '.join(map(repr, classes))}). Expected two classes."
+        )
+
+
+def _canonical(unit: list[Example]) -> bytes:
+    values = [
+        [
+            e.id,
+            e.group,
+            None if e.prompt is None else [[m.role, m.content] for m in e.prompt],
+            e.completion,
+            e.label,
+            e.score,
+            e.side,
+            sorted(e.tags.items()),
+        ]
+        for e in unit
+    ]
+    return json.dumps(values).encode()
+
+
+def _short_hash(text: str) -> bytes:
+    # 12 bytes a row bound the memory; a clash among a billion rows is 1 in 10^11.
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=12).digest()

@@ -1,0 +1,171 @@
+"""One scoring core: token ids and spans in, the probe's score out, on the model it was fitted on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from probekit.activations.backends import make_backend
+from probekit.activations.gather import plan_batches, read_batch
+from probekit.activations.positions import PositionRule
+from probekit.activations.store import ActivationStore
+from probekit.data.rows import Example
+from probekit.errors import DataError, ProbeError
+from probekit.models.blocks import BlockNames
+from probekit.models.chat import Rendered, render
+from probekit.models.load import LoadedModel
+from probekit.probes.bootstrap import Array
+from probekit.probes.probe import Probe
+
+WINDOW = 2048
+"""Rows that are sorted by length together: what bounds the memory of scoring."""
+N_REFERENCE = 4
+
+
+class Scorer:
+    """Scores rendered rows with a probe on a frozen model, one forward pass, stopped at its layer.
+
+    Raises
+    ------
+    ProbeError
+        When the model is not the one that the probe was fitted on, by its weights or by the scores
+        of the probe's reference rows.
+    """
+
+    def __init__(self, probe: Probe, loaded: LoadedModel, *, batch_tokens: int = 4096) -> None:
+        self.probe, self.loaded, self.batch_tokens = probe, loaded, batch_tokens
+        blocks = probe.provenance.get("settings", {}).get("blocks")
+        names = BlockNames.parse(blocks) if blocks else None
+        self._backend = make_backend("hooks", loaded, names=names)
+        self._rule = PositionRule.parse(probe.position)
+        self._check_identity()
+        self._check_reference()
+
+    def score(self, rows: Sequence[Rendered]) -> Array:
+        """Return the score of every row, shape (n_rows,), in the order given."""
+        scores = np.empty(len(rows))
+        lengths = np.array([len(row.ids) for row in rows])
+        for batch in plan_batches(lengths, self.batch_tokens):
+            found = read_batch(
+                self._backend,
+                [rows[i] for i in batch],
+                [(self.probe.site, self.probe.layer)],
+                [self._rule],
+                self.loaded.device,
+            )
+            scores[batch] = self.probe.score(found[self.probe.cell])
+        return scores
+
+    def _check_identity(self) -> None:
+        probe, backend = self.probe, self._backend
+        if len(probe.coef) != backend.d_model or not probe.layer < backend.n_layers:
+            raise ProbeError(
+                f"model {self.loaded.spec!r}: has {backend.n_layers} layers of width "
+                f"{backend.d_model}, the probe was fitted at layer {probe.layer} of width "
+                f"{len(probe.coef)}. Give the model it was fitted on: "
+                f"{probe.provenance.get('model')!r}."
+            )
+        for key, found in (
+            ("weights_fingerprint", self.loaded.fingerprint),
+            ("tokenizer_hash", self.loaded.tokenizer_hash),
+            ("template_hash", self.loaded.template_hash),
+        ):
+            expected = probe.provenance.get(key, found)
+            if expected != found:
+                raise ProbeError(
+                    f"model {self.loaded.spec!r}: {key} is {found}, the probe was fitted on "
+                    f"{expected} ({probe.provenance.get('model')!r}). Give the same model, or cache "
+                    "and fit again."
+                )
+
+    def _check_reference(self) -> None:
+        reference = self.probe.reference
+        if not reference:
+            return
+        rows = [
+            Rendered(np.asarray(row["ids"], dtype=np.int32), *row["span"])
+            for row in reference["rows"]
+        ]
+        gap = np.abs(self.score(rows) - np.asarray(reference["scores"])).max()
+        if not gap <= reference["tolerance"]:
+            raise ProbeError(
+                f"model {self.loaded.spec!r} in {self.loaded.dtype}: scores the probe's reference "
+                f"rows {gap:.3g} away from the fit, allowed is {reference['tolerance']:.3g}. Use the "
+                f"dtype of the fit ({self.probe.provenance.get('forward_dtype')}) and library "
+                "versions near it, or cache and fit again."
+            )
+
+
+def reference_rows(store: ActivationStore, probe: Probe) -> dict[str, Any]:
+    """Return a few short rows of the store with their scores, for `Scorer` to check a model by.
+
+    The tolerance is a fifth of the scores' spread: about four times what bfloat16 moves a score.
+    """
+    scores = probe.score(store.read(probe.cell))
+    table = store.tokens
+    index = np.argsort(table.lengths, kind="stable")[:N_REFERENCE]
+    rows = [table.row(int(i)) for i in index]
+    return {
+        "rows": [
+            {
+                "ids": row.ids.tolist(),
+                "span": [row.start, row.stop, row.turn_end, row.has_prompt],
+            }
+            for row in rows
+        ],
+        "scores": scores[index].tolist(),
+        "tolerance": 0.2 * float(scores.std()) + 1e-6,
+    }
+
+
+def score_examples(
+    scorer: Scorer,
+    examples: Iterable[Example],
+    *,
+    source: str,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Iterator[dict[str, Any]]:
+    """Yield `{"id", "score", "side"?, "rating"?, "probability"?}` for every example, in order.
+
+    Raises
+    ------
+    DataError
+        When a row has no token at the probe's position, or is longer than the model's context.
+    """
+    probe, done = scorer.probe, 0
+    stream = iter(examples)
+    while window := list(itertools.islice(stream, WINDOW)):
+        rows = [_checked(example, scorer, source) for example in window]
+        scores = scorer.score(rows)
+        ratings, chances = probe.rating(scores), probe.probability(scores)
+        for i, example in enumerate(window):
+            row: dict[str, Any] = {"id": example.id, "score": float(scores[i])}
+            if example.side is not None:
+                row["side"] = example.side
+            if ratings is not None:
+                row["rating"] = float(ratings[i])
+            if chances is not None:
+                row["probability"] = float(chances[i])
+            yield row
+        done += len(window)
+        progress(done)
+
+
+def _checked(example: Example, scorer: Scorer, source: str) -> Rendered:
+    row = render(example, scorer.loaded.tokenizer)
+    limit = scorer.loaded.max_length
+    if len(row.ids) > limit:
+        raise DataError(
+            f"{source}: row {example.id}: has {len(row.ids)} tokens, the model's limit is {limit}. "
+            "Shorten it."
+        )
+    try:
+        PositionRule.parse(scorer.probe.position).resolve(row)
+    except DataError as error:
+        raise DataError(
+            f"{source}: row {example.id}: the probe reads {scorer.probe.position}: {error}."
+        ) from error
+    return row
