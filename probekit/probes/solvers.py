@@ -72,7 +72,8 @@ def _gram_left_out(
     pull = vectors.T @ (z.T @ y - block.T @ own - n * mean * y_mean)
     weights = vectors @ (pull[:, None] / (values.clamp_min(0.0)[:, None] + l2))
     predicted = (block - mean) @ weights + y_mean  # (n_rows, n_penalties)
-    return (own[:, None] - predicted).square().sum(dim=0)
+    error: torch.Tensor = own[:, None] - predicted
+    return error.square().sum(dim=0)
 
 
 def solve_logistic(

@@ -76,7 +76,7 @@ class Spectrum:
 
     def weights(self, rotated: Array) -> Array:
         """Return weights in feature space, (d_model,) or (d_model, n_targets)."""
-        return self.rotation @ rotated  # type: ignore[no-any-return]
+        return np.asarray(self.rotation @ rotated)
 
     @cached_property
     def left32(self) -> torch.Tensor:
@@ -95,4 +95,4 @@ def l2_grid(spectrum: Spectrum, factors: tuple[float, ...]) -> Array:
     For standardised features the mean variance is 1 and l2 is `factor * n`.
     """
     total = max(float(spectrum.energy.sum()), 1e-30)
-    return np.asarray(factors) * total / spectrum.rotation.shape[0]
+    return np.asarray(np.asarray(factors) * total / spectrum.rotation.shape[0])

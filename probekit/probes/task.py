@@ -158,7 +158,7 @@ class Task:
     def length_features(self) -> Array:
         """Return tokens and log tokens of every example row, shape (n_examples, 2)."""
         n = self.examples.n_tokens.astype(np.float64)
-        return np.column_stack([n, np.log(np.maximum(n, 1.0))])
+        return np.asarray(np.column_stack([n, np.log(np.maximum(n, 1.0))]), dtype=np.float64)
 
     def primary_values(self, scores: Array, units: Index) -> Array:
         """Return the primary metric of many scores (n_examples, n_scores) without intervals."""
