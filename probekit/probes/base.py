@@ -17,7 +17,7 @@ class LinearScore:
     coef_: Array
     intercept_: float
 
-    def decision_function(self, X: NDArray[Any]) -> Array:  # noqa: N803 - scikit-learn's name
+    def raw_score(self, X: NDArray[Any]) -> Array:  # noqa: N803 - scikit-learn's name
         """Return X @ coef_ + intercept_, shape (n,)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)  # noqa: N806

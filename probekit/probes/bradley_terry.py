@@ -88,12 +88,12 @@ class BradleyTerryProbe(LinearScore, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, chosen: NDArray[Any], rejected: NDArray[Any]) -> Array:
         """Return P(chosen preferred), shape (n_pairs,)."""
-        margin = self.decision_function(chosen) - self.decision_function(rejected)
+        margin = self.raw_score(chosen) - self.raw_score(rejected)
         return np.asarray(1 / (1 + np.exp(-margin)))
 
     def score(self, chosen: NDArray[Any], rejected: NDArray[Any]) -> float:
         """Return the pair accuracy; a tie counts half."""
-        margin = self.decision_function(chosen) - self.decision_function(rejected)
+        margin = self.raw_score(chosen) - self.raw_score(rejected)
         return float(np.mean((margin > 0) + 0.5 * (margin == 0)))
 
     def _linear(self, features: Array) -> Array:

@@ -21,6 +21,10 @@ class _TwoClasses(LinearScore, ClassifierMixin, BaseEstimator):  # type: ignore[
 
     classes_: NDArray[Any]
 
+    def decision_function(self, X: NDArray[Any]) -> Array:  # noqa: N803
+        """Return the log-odds of `classes_[1]`, shape (n,)."""
+        return self.raw_score(X)
+
     def predict_proba(self, X: NDArray[Any]) -> Array:  # noqa: N803
         """Return the probabilities of both classes, shape (n, 2)."""
         one = expit(self.decision_function(X))

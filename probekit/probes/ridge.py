@@ -67,7 +67,7 @@ class RidgeProbe(LinearScore, RegressorMixin, BaseEstimator):  # type: ignore[mi
 
     def predict(self, X: NDArray[Any]) -> Array:  # noqa: N803
         """Return ratings in the units of `y`, shape (n,)."""
-        return from_unit(self.decision_function(X), self.score_range_)
+        return from_unit(self.raw_score(X), self.score_range_)
 
 
 def target_range(
