@@ -73,6 +73,7 @@ def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
+                    file.chmod(0o666 & ~_umask())
                     _sync(file)
             _swap(temporary, path)
     finally:

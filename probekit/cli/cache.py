@@ -72,7 +72,7 @@ from probekit.cli.options import (
 @force_option
 @json_option
 def cache(model: str, data: str, out: str, **options: Any) -> None:  # noqa: ANN401
-    r"""Run a model over rows of text and keep its residual stream per layer and position.
+    """Run a model over rows of text and keep its residual stream per layer and position.
 
     \b
     Example:

@@ -19,7 +19,7 @@ def data() -> None:
 @data_options
 @json_option
 def check(file: str, **options: Any) -> None:  # noqa: ANN401
-    r"""Validate a data file and print its kind, counts, lengths, duplicates, leaks and lint.
+    """Validate a data file and print its kind, counts, lengths, duplicates, leaks and lint.
 
     \b
     Example:

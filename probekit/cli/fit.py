@@ -41,7 +41,7 @@ from probekit.cli.options import (
 @force_option
 @json_option
 def fit(store: str, out: str, **options: Any) -> None:  # noqa: ANN401
-    r"""Fit a head to every layer and position, choose one, and report it held out.
+    """Fit a head to every layer and position, choose one, and report it held out.
 
     Groups are split into fit, choose and report; the report split is read once, for the chosen cell.
 

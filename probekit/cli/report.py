@@ -15,7 +15,7 @@ from probekit.cli.options import echo_json, force_option, json_option
 @force_option
 @json_option
 def report(directory: str, out: str | None, *, force: bool, as_json: bool) -> None:
-    r"""Draw the self-contained HTML report of a fit from its rows.
+    """Draw the self-contained HTML report of a fit from its rows.
 
     \b
     Example:

@@ -33,7 +33,7 @@ from probekit.cli.options import (
 @force_option
 @json_option
 def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # noqa: ANN401
-    r"""Score rows with a probe: one JSON line a text, with its id, score and side.
+    """Score rows with a probe: one JSON line a text, with its id, score and side.
 
     \b
     Example:
