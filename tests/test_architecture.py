@@ -1,0 +1,50 @@
+"""The shape of the code: imports point one way, no prints, sizes, documented public names."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "probekit"
+FILES = sorted(ROOT.rglob("*.py"))
+LEVEL = {
+    "errors": 0, "container": 1, "provenance": 1, "data": 2, "models": 3, "activations": 4,
+    "probes": 5, "steering": 6, "rl": 6, "analyses": 6, "reports": 6, "studies": 7, "cli": 8,
+}  # fmt: skip
+
+
+def room(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_keeps_the_rules(path):
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert text.count("\n") <= 400
+    if path != ROOT / "__init__.py":
+        assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("probekit."):
+            target = node.module.split(".")[1]
+            assert LEVEL[target] <= LEVEL[room(path)], f"line {node.lineno}: {target} is above"
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 80, f"{node.name} is long"
+            if not node.name.startswith("_") and "backends/base" not in str(path):
+                hidden = any(
+                    node in ast.walk(outer)
+                    for outer in ast.walk(tree)
+                    if isinstance(outer, ast.FunctionDef) and outer is not node
+                )
+                assert hidden or ast.get_docstring(node), f"{node.name} has no docstring"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
+            raise AssertionError(f"line {node.lineno}: print")
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = {alias.name.split(".")[0] for alias in node.names} | {
+                (getattr(node, "module", "") or "").split(".")[0]
+            }
+            assert not names & {"pickle", "joblib", "dill"}
