@@ -31,10 +31,14 @@ def loaded(real_model):
 def chats():
     texts = ["Paris.", "I think it is Paris, the city on the Seine, but do check.", "Lyon"]
     rows = [
-        Example(f"r{i}", f"g{i}", (Message("user", "What is the capital of France?"),), text, score=i)
+        Example(
+            f"r{i}", f"g{i}", (Message("user", "What is the capital of France?"),), text, score=i
+        )
         for i, text in enumerate(texts)
     ]
-    return MemoryRows([*rows, Example("raw", "g3", None, "Marie Curie was born in Warsaw", score=1.0)])
+    return MemoryRows(
+        [*rows, Example("raw", "g3", None, "Marie Curie was born in Warsaw", score=1.0)]
+    )
 
 
 def relative(a, b):
@@ -58,7 +62,9 @@ def test_three_backends_and_hugging_face_agree_at_every_layer(loaded, batch):
     expected, last = {}, []
     with torch.no_grad():
         reference = copy.deepcopy(loaded.model)
-        handle = reference.model.layers[-1].register_forward_hook(lambda m, a, out: last.append(out))
+        handle = reference.model.layers[-1].register_forward_hook(
+            lambda m, a, out: last.append(out)
+        )
         hidden = reference(ids, attention_mask=mask, output_hidden_states=True).hidden_states
         handle.remove()
     for layer in range(29):
@@ -69,7 +75,10 @@ def test_three_backends_and_hugging_face_agree_at_every_layer(loaded, batch):
         found = {}
         places = [("resid_post", layer) for layer in range(30)]
         make_backend(name, loaded).run(
-            ids, mask, places, lambda place, acts, found=found: found.__setitem__(place[1], acts.clone())
+            ids,
+            mask,
+            places,
+            lambda place, acts, found=found: found.__setitem__(place[1], acts.clone()),
         )
         worst = max(relative(found[k][inside].numpy(), expected[k]) for k in range(30))
         assert worst <= 1e-4, (name, worst)
@@ -180,7 +189,11 @@ def test_twenty_times_the_rows_take_no_more_memory(real_model, tmp_path):
         with path.open("w") as handle:
             for k in range(times):
                 for row in rows:
-                    line = {"prompt": row.prompt[0].content, "completion": row.completion, "score": k}
+                    line = {
+                        "prompt": row.prompt[0].content,
+                        "completion": row.completion,
+                        "score": k,
+                    }
                     handle.write(json.dumps(line) + "\n")
         done = subprocess.run(
             [sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True

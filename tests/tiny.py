@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 D_MODEL, N_LAYERS = 16, 3
 
@@ -56,7 +56,7 @@ def tiny_model(model_type: str = "llama", *, seed: int = 0) -> torch.nn.Module:
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():  # the default initialisation is so small that blocks do nothing
-            for name, weight in model.named_parameters():
+            for weight in model.parameters():
                 if weight.ndim > 1:
                     weight.normal_(0.0, 0.3)
     return model.eval()

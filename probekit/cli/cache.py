@@ -17,6 +17,7 @@ from probekit.cli.options import (
     out_option,
     progress_bar,
     quiet_libraries,
+    read_data,
 )
 
 
@@ -79,19 +80,12 @@ def cache(model: str, data: str, out: str, **options: Any) -> None:  # noqa: ANN
       probekit cache --data demo:researchers_pairs --positions last,turn_end,mean --out acts.h5
     """
     from probekit.activations.cache import CacheConfig, cache_activations
-    from probekit.data import open_dataset
     from probekit.models.load import load_model
 
     if options["force"] and options["resume"]:
         raise click.UsageError("--force starts again and --resume continues: give one of them.")
     quiet_libraries(options["threads"])
-    dataset = open_dataset(
-        data,
-        kind=options["data_kind"],
-        layout=options["layout"],
-        tags=options["tags"],
-        limit=options["limit"],
-    )
+    dataset = read_data(data, options)
     loaded = load_model(
         model,
         dtype=options["dtype"],

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import data_options, echo_json, json_option
+from probekit.cli.options import data_options, echo_json, json_option, read_data
 
 
 @click.group()
@@ -26,17 +26,8 @@ def check(file: str, **options: Any) -> None:  # noqa: ANN401
       probekit data check demo:researchers_pairs
     """
     from probekit.data import check as check_dataset
-    from probekit.data import open_dataset
 
-    report = check_dataset(
-        open_dataset(
-            file,
-            kind=options["data_kind"],
-            layout=options["layout"],
-            tags=options["tags"],
-            limit=options["limit"],
-        )
-    )
+    report = check_dataset(read_data(file, options))
     if options["as_json"]:
         return echo_json(report.to_json())
     for line in _lines(report):

@@ -56,6 +56,19 @@ def data_options(command: Command) -> Command:
     return command
 
 
+def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a Dataset
+    """Open a data source as the data options say."""
+    from probekit.data import open_dataset
+
+    return open_dataset(
+        source,
+        kind=options["data_kind"],
+        layout=options["layout"],
+        tags=options["tags"],
+        limit=options["limit"],
+    )
+
+
 def model_options(command: Command) -> Command:
     """Add the options that say how a model is loaded."""
     for option in (

@@ -17,6 +17,7 @@ from probekit.cli.options import (
     model_options,
     progress_bar,
     quiet_libraries,
+    read_data,
 )
 
 
@@ -40,7 +41,6 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
       probekit score --probe sweep --data demo:researchers_pairs --out scores.jsonl
     """
     from probekit.container import atomic_file, refuse_existing, write_json
-    from probekit.data import open_dataset
     from probekit.models.load import load_model
     from probekit.probes import Probe
     from probekit.probes.scoring import Scorer, score_examples
@@ -50,13 +50,7 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
         refuse_existing(Path(out), force=options["force"])
     quiet_libraries(options["threads"])
     fitted = Probe.load(probe, layer=options["layer"], position=options["position"])
-    dataset = open_dataset(
-        data,
-        kind=options["data_kind"],
-        layout=options["layout"],
-        tags=options["tags"],
-        limit=options["limit"],
-    )
+    dataset = read_data(data, options)
     loaded = load_model(
         options["model"] or str(fitted.provenance.get("model")),
         dtype=options["dtype"] or str(fitted.provenance.get("forward_dtype", "auto")),

@@ -96,7 +96,7 @@ class Task:
         if self.examples.score is not None:
             return to_unit(self.examples.score, self.score_range)
         if self.examples.label is not None:
-            return 2.0 * self.examples.label - 1.0
+            return np.asarray(2.0 * self.examples.label - 1.0, dtype=np.float64)
         return np.ones(len(self.rows))
 
     def design(self, features: NDArray[Any], units: Index) -> NDArray[Any]:

@@ -38,9 +38,11 @@ def content(path):
     """Every dataset of a store, byte for byte, and the attributes but for the run's time."""
     found = {}
     with h5py.File(path) as file:
+
         def keep(name, item):
             if isinstance(item, h5py.Dataset):
                 found[name] = (item.dtype, item.shape, item[()].tolist())
+
         file.visititems(keep)
     return found
 

@@ -31,7 +31,12 @@ def rows(path, kind, n=60, **more):
     for i in range(n):
         good = i % 2 == 0
         text = "yes yes yes" if good else "no no no no"
-        row = {"prompt": f"Question {i}?", "group": f"g{i}", "tags": {"half": str(i < n // 2)}, **more}
+        row = {
+            "prompt": f"Question {i}?",
+            "group": f"g{i}",
+            "tags": {"half": str(i < n // 2)},
+            **more,
+        }
         if kind == "pair":
             row |= {"chosen": f"yes {i % 7}", "rejected": f"no {i % 5}"}
         elif kind == "rating":
@@ -257,7 +262,9 @@ def test_an_interrupt_exits_with_130_and_resume_continues(tiny_llama, tmp_path):
     assert run(*[str(whole) if word == str(out) else word for word in argv]) == 0
     with h5py.File(out) as a, h5py.File(whole) as b:
         names = []
-        b.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        b.visititems(
+            lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+        )
         assert all(np.array_equal(a[name][()], b[name][()]) for name in names)
 
 
@@ -298,7 +305,7 @@ def walk(command, path=()):
 def test_every_command_has_help_with_an_example(capsys):
     from probekit.cli.main import cli
 
-    for path, command in walk(cli):
+    for path, _ in walk(cli):
         assert run(*path, "--help") == 0
         shown = capsys.readouterr().out
         assert len(shown) > 100

@@ -34,7 +34,9 @@ def test_every_lint(tmp_path):
 
     pairs = [{"prompt": f"q{i}", "chosen": "long " * 9, "rejected": "a"} for i in range(30)]
     assert "the chosen side with AUC 1.00" in warned(pairs)
-    assert "1 pairs have the same text" in warned([*pairs, {"prompt": "z", "chosen": "a", "rejected": "a"}])
+    assert "1 pairs have the same text" in warned(
+        [*pairs, {"prompt": "z", "chosen": "a", "rejected": "a"}]
+    )
     assert "duplicates: 1 rows" in warned([*pairs, pairs[0]])
     labels = [{"text": f"t{i}", "label": "a"} for i in range(30)]
     assert "every label is 'a'" in warned(labels)

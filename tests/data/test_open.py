@@ -18,7 +18,12 @@ from probekit.data import Example, Message, open_dataset
 from probekit.errors import DataError
 
 RATINGS = [
-    {"prompt": f"Q{i}?", "completion": f"answer, with a comma {i}", "score": i / 2, "group": f"g{i}"}
+    {
+        "prompt": f"Q{i}?",
+        "completion": f"answer, with a comma {i}",
+        "score": i / 2,
+        "group": f"g{i}",
+    }
     for i in range(5)
 ]
 
@@ -240,7 +245,9 @@ def test_rows_that_disagree_are_refused(tmp_path):
     twice = write(tmp_path / "t.jsonl", [{**GOOD, "id": "x"}, {**GOOD, "id": "x"}])
     with pytest.raises(DataError, match=r":2: id 'x' occurs twice"):
         open_dataset(twice)
-    split = [{"chosen": answer("a"), "rejected": [{"role": "user", "content": "z"}, answer("b")[1]]}]
+    split = [
+        {"chosen": answer("a"), "rejected": [{"role": "user", "content": "z"}, answer("b")[1]]}
+    ]
     with pytest.raises(DataError, match="answer different conversations"):
         open_dataset(write(tmp_path / "p.jsonl", split))
     last = [{"chosen": TURNS, "rejected": TURNS}]
@@ -263,7 +270,9 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
     """Twenty times the rows: a few hashes a row more, nothing of the 4 kB of text in each."""
 
     def peak(n):
-        path = write(tmp_path / f"{n}.jsonl", [{**GOOD, "prompt": f"{i} " * 1000} for i in range(n)])
+        path = write(
+            tmp_path / f"{n}.jsonl", [{**GOOD, "prompt": f"{i} " * 1000} for i in range(n)]
+        )
         tracemalloc.start()
         for _ in open_dataset(path).examples():
             pass

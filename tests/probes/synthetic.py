@@ -60,7 +60,15 @@ def examples(kind, n, rng, *, signal, per_group=2):
 
 
 def source(
-    kind, *, n=300, d=24, layers=4, positions=("last", "mean"), strength=3.0, seed=0, planted=(2, "mean")
+    kind,
+    *,
+    n=300,
+    d=24,
+    layers=4,
+    positions=("last", "mean"),
+    strength=3.0,
+    seed=0,
+    planted=(2, "mean"),
 ):
     """Return a source with noise everywhere and one direction planted in one cell.
 

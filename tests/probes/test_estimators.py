@@ -102,9 +102,11 @@ def test_bradley_terry_is_stationary_by_finite_differences(rng):
 @pytest.mark.parametrize("head", ["linear", "projection"])
 def test_swapping_chosen_and_rejected_flips_the_sign(rng, head):
     chosen, rejected, _ = preferences(rng)
+
     def options():
         # W starts at zero mean: the swap is exact for the convex head, and up to the start for W.
         return {"head": head, "steps": 2000, "learning_rate": 1e-2}
+
     there = BradleyTerryProbe(3.0, **options()).fit(chosen, rejected)
     back = BradleyTerryProbe(3.0, **options()).fit(rejected, chosen)
     if head == "linear":

@@ -91,20 +91,26 @@ def test_a_tie_of_all_scores_and_one_class_are_not_a_number_or_a_half():
     assert np.isnan(alone["pair_accuracy"].value)
 
 
+def drawn_rows(groups, draw):
+    """The rows of a draw that holds group g draw[g] times."""
+    names = np.repeat(np.arange(len(draw)), draw.astype(int))
+    return np.concatenate([np.flatnonzero(groups == name) for name in names])
+
+
 def test_the_bootstrap_equals_resampling_the_rows_by_hand(rng):
     y, p = rng.standard_normal((2, 80))
     groups = np.repeat(np.arange(20), 4)
     sample = Resampler(groups, n_boot=60, seed=5)
     slow = []
     for draw in sample.draws:
-        rows = np.concatenate([np.flatnonzero(groups == g) for g in np.repeat(np.arange(20), draw.astype(int))])
+        rows = drawn_rows(groups, draw)
         slow.append(pearsonr(y[rows], p[rows])[0])
     found = pearson(y, p, sample)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
     label = (y > 0).astype(int)
     slow = []
     for draw in sample.draws:
-        rows = np.concatenate([np.flatnonzero(groups == g) for g in np.repeat(np.arange(20), draw.astype(int))])
+        rows = drawn_rows(groups, draw)
         slow.append(reference.roc_auc_score(label[rows], p[rows]))
     found = auroc(label, p, sample)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))

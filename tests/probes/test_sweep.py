@@ -36,7 +36,9 @@ def test_the_planted_cell_is_chosen_and_its_direction_found(planted):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_many_rows_the_planted_direction_is_recovered(kind):
-    given, direction = source(kind, n=8000, d=12, layers=2, positions=("mean",), planted=(1, "mean"))
+    given, direction = source(
+        kind, n=8000, d=12, layers=2, positions=("mean",), planted=(1, "mean")
+    )
     result = fit_sweep(given, SweepConfig(n_boot=20))
     assert result.probe.layer == 1
     assert result.probe.direction @ direction > 0.99
@@ -255,10 +257,18 @@ def test_rare_classes_reach_every_split():
 @pytest.mark.parametrize(
     ("kind", "change", "match"),
     [
-        ("rating", lambda e: {"group": np.array(["a"] * len(e))}, "groups: 1 in all, expected at least 3"),
+        (
+            "rating",
+            lambda e: {"group": np.array(["a"] * len(e))},
+            "groups: 1 in all, expected at least 3",
+        ),
         ("rating", lambda e: {"score": np.full(len(e), 3.0)}, "every score is 3"),
         ("label", lambda e: {"label": np.zeros(len(e), dtype=int)}, "one class only"),
-        ("label", lambda e: {"label": (e.group == e.group[0]).astype(int)}, "split has one class only"),
+        (
+            "label",
+            lambda e: {"label": (e.group == e.group[0]).astype(int)},
+            "split has one class only",
+        ),
     ],
 )
 def test_rows_that_can_not_be_judged_are_refused(kind, change, match):
