@@ -34,8 +34,8 @@ def cosine_figure(sweep: Sweep) -> go.Figure:
             customdata=[[[row, column] for column in names] for row in names],
             hovertemplate="layers %{customdata[0]} and %{customdata[1]}: %{z:.3f}<extra></extra>",
             hoverongaps=False,
-            xgap=0.5,
-            ygap=0.5,
+            xgap=0.5 if len(layers) <= 40 else 0,
+            ygap=0.5 if len(layers) <= 40 else 0,
             colorbar=dict(
                 title=dict(text="Cosine", side="top", font=dict(size=12)), thickness=10, len=0.6,
                 outlinewidth=0, tickvals=[-1, -0.5, 0, 0.5, 1], x=1.02,
@@ -57,6 +57,8 @@ def cosine_figure(sweep: Sweep) -> go.Figure:
     figure.update_yaxes(
         title_text="Layer", range=edge[::-1], scaleanchor="x", constrain="domain", **ticks
     )
+    if any(math.isnan(value) for line in matrix for value in line):
+        figure.update_layout(plot_bgcolor=theme.FAINT)
     kind = kind_name(chosen.kind, chosen.head)
     return theme.finish(
         figure,

@@ -78,7 +78,7 @@ def bin_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     span = high - low or 1.0
     quarter, three = np.percentile(values, [25, 75])
     width = 2 * float(three - quarter) / values.size ** (1 / 3) or span / 10
-    width = span / min(40, max(8, math.ceil(span / width)))
+    width = span / min(40, max(10, math.ceil(span / width)))
     first, last = math.floor(low / width), max(math.ceil(high / width), math.floor(low / width) + 1)
     return np.arange(first, last + 1, dtype=np.float64) * width
 
@@ -148,9 +148,10 @@ def _draw(
     figure.update_xaxes(
         title_text=panel.axis, showgrid=False, range=[edges[0], edges[-1]], row=row, col=column
     )
+    highest = max(np.histogram(part.values, bins=edges)[0].max() for part in panel.parts)
     figure.update_yaxes(
         title_text="Pairs" if not panel.parts[0].name else "Examples", rangemode="tozero",
-        row=row, col=column,
+        dtick=1 if highest <= 5 else None, row=row, col=column,
     )  # fmt: skip
     axis = next(figure.select_xaxes(row=row, col=column)).plotly_name.removeprefix("xaxis")
     figure.add_annotation(

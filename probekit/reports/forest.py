@@ -85,6 +85,7 @@ def report_n(sweep: Sweep) -> str:
 def forest(rows: Sequence[ForestRow], *, metric: str, title: str, subtitle: str) -> go.Figure:
     """Draw rows from top to bottom: point, interval, and the numbers in a column on the right."""
     figure = go.Figure()
+    _reference(figure, rows, metric)
     heights = list(range(len(rows) - 1, -1, -1))
     for main in (True, False):
         group = [(row, y) for row, y in zip(rows, heights, strict=True) if row.main is main]
@@ -104,7 +105,6 @@ def forest(rows: Sequence[ForestRow], *, metric: str, title: str, subtitle: str)
                 cliponaxis=False,
             )
         )
-    _reference(figure, rows, metric)
     for row, y in zip(rows, heights, strict=True):
         text = with_interval(row.metric) if row.metric.known else "no value"
         figure.add_annotation(
@@ -133,6 +133,7 @@ def axis_title(metric: str) -> str:
 
 
 def _reference(figure: go.Figure, rows: Sequence[ForestRow], metric: str) -> None:
+    """Draw chance as a trace, which lies over the grid and under the points, and the band."""
     main = next(row.metric for row in rows if row.main)
     if main.has_interval:
         figure.add_vrect(
@@ -145,8 +146,8 @@ def _reference(figure: go.Figure, rows: Sequence[ForestRow], metric: str) -> Non
         )
     chance = CHANCE.get(metric)
     if chance is not None:
-        figure.add_vline(
-            x=chance, line=dict(color=theme.BLACK, width=1, dash="dash"), layer="between"
+        figure.add_trace(
+            theme.reference([chance, chance], [-0.6, len(rows) - 0.4], "dash", "chance")
         )
         figure.add_annotation(
             x=chance, y=1, yref="paper", yanchor="bottom", showarrow=False, text="chance",

@@ -25,6 +25,7 @@ from probekit.reports.words import (
     kind_name,
     metric_name,
     number,
+    penalty,
     plot_text,
     upper_first,
     with_interval,
@@ -33,8 +34,8 @@ from probekit.reports.words import (
 Cells = list[list[SweepRow | None]]
 """Positions x layers; None where a cell was not fitted."""
 
-CELL = 30
-"""Height of a cell in pixels."""
+CELL, SMALL_CELL = 30, 23
+"""Height of a cell in pixels; the small one where there are many rows, to fit a printed page."""
 SPAN = 0.2
 """The colour scale covers at least this much above chance, so that noise does not look like a map."""
 
@@ -45,7 +46,8 @@ def heatmap_figure(sweep: Sweep) -> go.Figure:
     all_series, positions, layers = series_of(rows), positions_of(rows), layers_of(rows)
     many = len(all_series) > 1
     gap = 46 if many else 0
-    plot_height = len(all_series) * CELL * len(positions) + gap * (len(all_series) - 1)
+    cell = CELL if len(all_series) * len(positions) <= 16 else SMALL_CELL
+    plot_height = len(all_series) * cell * len(positions) + gap * (len(all_series) - 1)
     figure = make_subplots(
         rows=len(all_series),
         cols=1,
@@ -54,7 +56,8 @@ def heatmap_figure(sweep: Sweep) -> go.Figure:
     )
     for index, series in enumerate(all_series, start=1):
         cells = grid(rows, series, layers, positions)
-        figure.add_trace(_missing(cells, metric, layers), row=index, col=1)
+        if any(row and math.isnan(_value(row, metric)) for line in cells for row in line):
+            figure.add_trace(_missing(cells, metric, layers), row=index, col=1)
         figure.add_trace(_panel(cells, metric, layers), row=index, col=1)
         _mark_chosen(figure, sweep, series, positions, index)
         if many:
@@ -154,7 +157,7 @@ def _hover(row: SweepRow | None, metric: str) -> str:
         return ""
     where = "embedding" if row.site == "resid_pre" else f"layer {row.layer}"
     value = with_interval(row.choose.get(metric, NO_VALUE), 3)
-    return f"{where}, {plot_text(row.position)}<br>{metric_name(metric)} {value}<br>l2 {row.l2:.3g}"
+    return f"{where}, {plot_text(row.position)}<br>{metric_name(metric)} {value}<br>l2 {penalty(row.l2)}"
 
 
 def _coloraxis(rows: list[SweepRow], metric: str) -> dict[str, object]:

@@ -42,8 +42,11 @@ _SCRIPT = """
     var value = JSON.parse(node.textContent);
     var gd = document.getElementById(node.dataset.for);
     plots.push(gd);
-    Plotly.newPlot(gd, value.data, value.layout, {responsive: true, displayModeBar: false,
-      doubleClick: false, scrollZoom: false, showTips: false});
+    // Each in its own promise: one that fails does not keep the others from being drawn.
+    Promise.resolve().then(function () {
+      return Plotly.newPlot(gd, value.data, value.layout, {responsive: true,
+        displayModeBar: false, doubleClick: false, scrollZoom: false, showTips: false});
+    });
     addButtons(gd);
   });
   window.addEventListener("beforeprint", function () {

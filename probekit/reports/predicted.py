@@ -58,7 +58,7 @@ def predicted_figure(sweep: Sweep, tag: str | None = None) -> go.Figure:
         names.append(name)
     low, high = _span(predicted, true)
     names += _lines(figure, fit_line(predicted, true), low, high, predicted)
-    axis = dict(range=[low, high], constrain="domain")
+    axis = dict(range=[low, high], constrain="domain", dtick=tick_step(high - low))
     figure.update_xaxes(title_text="Predicted rating (rating units)", **axis)
     figure.update_yaxes(
         title_text="True rating (rating units)", scaleanchor="x", scaleratio=1, **axis
@@ -71,6 +71,12 @@ def predicted_figure(sweep: Sweep, tag: str | None = None) -> go.Figure:
         plot_height=460,
         legend=names,
     )
+
+
+def tick_step(span: float) -> float:
+    """Return a round step that gives both axes the same five to eleven ticks."""
+    power = 10.0 ** math.floor(math.log10(span / 5))
+    return next(step * power for step in (1, 2, 5, 10) if span / (step * power) <= 11)
 
 
 def _r(rows: Sequence[Prediction]) -> float:

@@ -154,15 +154,18 @@ class PairRow:
 
 
 def pair_rows(predictions: list[Prediction]) -> list[PairRow]:
-    """Return the pairs whose two sides are both there, in the order they first appear."""
-    sides: dict[str, dict[str, Prediction]] = {}
+    """Return the pairs whose two sides are both there, in the order they are complete."""
+    waiting: dict[tuple[str, str | None], Prediction] = {}
+    found = []
     for row in predictions:
-        sides.setdefault(row.id, {})[row.side or ""] = row
-    return [
-        PairRow(found["chosen"], found["rejected"])
-        for found in sides.values()
-        if "chosen" in found and "rejected" in found
-    ]
+        other = waiting.pop((row.id, "rejected" if row.side == "chosen" else "chosen"), None)
+        if other is None:
+            waiting[row.id, row.side] = row
+        elif row.side == "rejected":
+            found.append(PairRow(other, row))
+        else:
+            found.append(PairRow(row, other))
+    return found
 
 
 class Place(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from probekit.container import atomic_file, refuse_existing
 from probekit.reports.load import load_sweep
-from probekit.reports.rows import Sweep, layers_of, positions_of, series_of, tag_values
+from probekit.reports.rows import EMBEDDING, Sweep, layers_of, positions_of, series_of, tag_values
 from probekit.reports.verdict import Verdict, verdict
 from probekit.reports.words import (
     CHANCE,
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from probekit.reports.page import Plot, Section
 
 _BARS = f"Bars: {INTERVAL}."
+FEW = 20
+"""Below this many rows the caption warns of the interval."""
 
 
 def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
@@ -115,7 +117,8 @@ def _controls(sweep: Sweep) -> Plot:
     return Plot(
         "controls",
         controls_figure(sweep),
-        f"Held-out {escape(metric)} of the chosen probe (diamond) and of every control. {_BARS} "
+        f"Held-out {escape(metric)} of the chosen probe (diamond) and of every control. Bars: {INTERVAL}, "
+        "unless said otherwise. "
         "The shaded band carries the probe's interval down to the controls"
         + (
             f"; the dashed line is chance ({number(CHANCE[sweep.primary])})"
@@ -135,6 +138,7 @@ def _where(sweep: Sweep) -> Iterator[Plot | str]:
     from probekit.reports.page import Plot
 
     metric = metric_name(sweep.primary)
+    columns = len(layers_of(sweep.rows))
     cell = f"{sweep.chosen.site} layer {sweep.chosen.layer}, position {sweep.chosen.position}"
     if len(sweep.rows) == 1:
         yield "<p>Only one cell was fitted, so there is no map and no curve to draw.</p>"
@@ -146,8 +150,13 @@ def _where(sweep: Sweep) -> Iterator[Plot | str]:
             "choose split is written in it where it fits, always shown on pointing, with the "
             f"{INTERVAL}. The lightest colour is chance or below. A grey square has no value, an "
             "empty one was not fitted. "
-            "<i>emb</i>: the embedding, before any layer.",
+            + (
+                "<i>emb</i>: the embedding, before any layer."
+                if EMBEDDING in layers_of(sweep.rows)
+                else ""
+            ),
             f"Heat map of {metric} by layer and position on the choose split; chosen: {cell}.",
+            width=max(480, 160 + 70 * columns) if columns <= 8 else None,
         )
         yield Plot(
             "curves",
@@ -161,7 +170,7 @@ def _where(sweep: Sweep) -> Iterator[Plot | str]:
             cosine_figure(sweep),
             "Cosine between the unit directions fitted at each pair of layers. A block near 1 "
             "means that those layers hold the same direction; two unrelated directions give about "
-            "0. No interval: directions are those of one fit.",
+            "0. Grey: no value. No interval: directions are those of one fit.",
             "Matrix of cosines between the directions of all layers at the chosen position.",
             width=600,
         )
@@ -178,16 +187,15 @@ def _curves_caption(sweep: Sweep) -> str:
         )
     panels = len(series_of(sweep.rows)) * len(positions_of(sweep.rows)) > TOGETHER
     where = (
-        "Light grey curves, where drawn, repeat the other positions. Thin broken curves: a random "
+        "Light grey curves, where drawn, repeat the other positions; thin broken ones are a random "
         "direction and shuffled labels at the same cells."
         if panels
-        else "The ring is the chosen cell. Thin broken curves: a random direction and shuffled "
-        "labels at the chosen position."
+        else "Thin broken curves: a random direction and shuffled labels at the chosen position."
     )
     return (
         f"{metric} of the probe fitted at each layer, choose split. Bands: {INTERVAL}. Straight "
         "lines: probes on length alone and on TF-IDF features, scored on the report split, and "
-        f"chance. {where}"
+        f"chance. The ring is the chosen cell. {where}"
     )
 
 
@@ -202,8 +210,7 @@ def _scores(sweep: Sweep) -> Iterator[Plot | str]:
         yield Plot(
             "reliability",
             reliability_figure(sweep),
-            f"{_RELIABILITY[sweep.data_kind]} {_BARS} Below: how many held-out examples each bin "
-            "holds.",
+            f"{_RELIABILITY[sweep.data_kind]} Below: how many each bin holds.",
             "Reliability diagram: observed against predicted, with counts of each bin.",
             width=600,
         )
@@ -211,12 +218,15 @@ def _scores(sweep: Sweep) -> Iterator[Plot | str]:
 
 _RELIABILITY = {
     "label": "Points on the dashed line are calibrated: of the examples given probability p, a "
-    "fraction p is of the class. ECE: mean distance from the line, weighted by bin.",
+    "fraction p is of the class. ECE: mean distance from the line, weighted by bin. Bars: 95 % "
+    "Wilson intervals.",
     "pair": "Points on the dashed line are calibrated: of the pairs given probability p, a "
     "fraction p is preferred that way. Every pair is counted in both orders, so the diagram is "
-    "symmetric about 0.5. ECE: mean distance from the line, weighted by bin.",
+    "symmetric about 0.5. ECE: mean distance from the line, weighted by bin. Bars: 95 % Wilson "
+    "intervals.",
     "rating": "Each point is a tenth of the held-out predictions: their mean against the mean of "
-    "the true ratings. On the dashed line a predicted rating can be taken at face value.",
+    "the true ratings. On the dashed line a predicted rating can be taken at face value. "
+    "Bars: 1.96 standard errors of the mean.",
 }
 
 
@@ -272,12 +282,14 @@ def _by_tag(sweep: Sweep) -> Iterator[Plot | str]:
     for index, (tag, values) in enumerate(sweep.by_tag.items()):
         if not values:
             continue
-        metric = metric_name(sweep.primary)
+        metric, counts = metric_name(sweep.primary), value_counts(sweep.predictions, tag)
+        small = min((counts.get(value, 0) for value in values), default=0) < FEW
         yield Plot(
             f"tag-{index}",
             tag_figure(sweep, tag),
             f"Held-out {escape(metric)} within each value of <bdi>{escape(tag)}</bdi>, under the "
-            f"same probe. {_BARS} The shaded band is the interval over all rows.",
+            f"same probe. {_BARS} The shaded band is the interval over all rows."
+            + (f" With fewer than {FEW} rows a bootstrap interval is too narrow." if small else ""),
             f"Forest plot of {metric} for each value of {tag}.",
         )
-        yield tag_table(sweep, tag, value_counts(sweep.predictions, tag))
+        yield tag_table(sweep, tag, counts)

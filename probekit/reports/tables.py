@@ -18,6 +18,7 @@ from probekit.reports.words import (
     metric_name,
     number,
     ordered_controls,
+    penalty,
     upper_first,
 )
 
@@ -66,7 +67,7 @@ def chosen_table(sweep: Sweep) -> str:
         ("Site", f"<code>{escape(chosen.site)}</code>"),
         ("Layer", str(chosen.layer)),
         ("Position", f"<code>{escape(chosen.position)}</code>"),
-        ("l2 penalty", f"{chosen.l2:.4g}"),
+        ("l2 penalty", penalty(chosen.l2)),
         ("Chosen among", f"{count(len(sweep.rows))} cells by {escape(metric_name(sweep.primary))}"),
         ("Splits", _splits(sweep)),
         ("All rows", f"{count(n['examples'])} {sweep.unit} in {count(n['groups'])} groups"),

@@ -169,6 +169,19 @@ def _ends(metric: Metric | ReliabilityBin) -> tuple[float, float, float]:
     return metric
 
 
+def reference(x: Sequence[float], y: Sequence[float], dash: str, name: str) -> go.Scatter:
+    """Return a thin black line that is not part of the legend and does not answer the pointer."""
+    return go.Scatter(
+        x=list(x),
+        y=list(y),
+        mode="lines",
+        name=name,
+        line=dict(color=BLACK, width=1, dash=dash),
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
 def known(values: Sequence[float]) -> list[float | None]:
     """Return values for plotly, nan as None: a gap."""
     return [None if math.isnan(value) else value for value in values]

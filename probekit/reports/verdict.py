@@ -67,7 +67,8 @@ def verdict(sweep: Sweep) -> Verdict:
     if chance is not None:
         standings["chance"] = standing(sweep.best, chance)
     sentences = [_against_chance(sweep, standings), _against_controls(controls, standings)]
-    if "length_partialled" in controls and chance is not None:
+    above = standings.get("chance") is Standing.ABOVE
+    if "length_partialled" in controls and chance is not None and above:
         sentences.append(_partialled(controls["length_partialled"], chance))
     conclusion = " ".join(sentence for sentence in sentences if sentence)
     return Verdict(_headline(sweep, controls), conclusion, standings)
@@ -98,7 +99,7 @@ def _against_chance(sweep: Sweep, standings: dict[str, Standing]) -> str:
     level = f"chance ({number(chance)})"
     return {
         Standing.ABOVE: f"The interval lies above {level}.",
-        Standing.INCLUDES: f"The interval includes {level}: this sweep shows no signal.",
+        Standing.INCLUDES: f"The interval includes {level}: no signal is shown.",
         Standing.BELOW: f"The interval lies below {level}: something is the wrong way round.",
     }.get(standings["chance"], "")
 
@@ -119,6 +120,11 @@ def _against_controls(controls: dict[str, Metric], standings: dict[str, Standing
         return f"It lies below {_listed(worse)}{also}: those do as well without this probe.{clears}"
     if level:
         return f"It includes {_listed(level)}: the probe is not shown to do better.{clears}"
+    without = [
+        control_name(name) for name in standings if name in controls and not controls[name].known
+    ]
+    if without and cleared:
+        return f"It clears {_listed(cleared)}; there is no value for {_listed(without)}."
     return "It clears every control." if cleared else ""
 
 

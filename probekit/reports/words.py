@@ -39,11 +39,13 @@ CONTROLS = {
 }
 """Controls in the order they are shown."""
 CONTROL_MEANINGS = {
-    "length": "a probe that is given only the number of tokens",
+    "length": "a probe that sees only how many tokens the text has",
     "tfidf": "a linear probe on the words of the text (TF-IDF), no language model",
-    "layer_0": "the same probe on the earliest layer, before the model has read much in context",
-    "random_direction": "a random direction in place of the fitted one",
-    "shuffled_labels": "the same probe fitted on shuffled targets: what the fit can memorise",
+    "layer_0": "the same probe on the embedding (on the lowest layer where that is not stored)",
+    "random_direction": "random directions in place of the fitted one (mean and the range that "
+    "holds 95 % of them)",
+    "shuffled_labels": "the same probe fitted on shuffled targets, what the fit can memorise (mean "
+    "and range of the repeats)",
     "length_partialled": "the chosen probe itself, with what length explains taken out",
 }
 INTERVAL = "95\N{NO-BREAK SPACE}% bootstrap interval over groups"
@@ -94,6 +96,11 @@ def with_interval(metric: Metric, digits: int = 2) -> str:
         return number(metric.value, digits)
     low, high = number(metric.low, digits), number(metric.high, digits)
     return f"{number(metric.value, digits)} [{low}, {high}]"
+
+
+def penalty(l2: float) -> str:
+    """Return an l2 weight; a dash for kinds that have none."""
+    return number(l2) if math.isnan(l2) else f"{l2:.4g}"
 
 
 def count(value: int) -> str:

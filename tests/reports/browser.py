@@ -1,0 +1,123 @@
+"""Open a report in headless Chromium and bring back what it drew, with the standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+# Runs before anything else in the page: whatever goes wrong is kept.
+_COLLECT = """<script>
+window.problems = [];
+addEventListener("error", function (e) { problems.push("error: " + e.message); });
+addEventListener("unhandledrejection", function (e) { problems.push("rejection: " + e.reason); });
+addEventListener("securitypolicyviolation", function (e) { problems.push("csp: " + e.blockedURI); });
+["error", "warn"].forEach(function (level) {
+  console[level] = function () { problems.push(level + ": " + [].join.call(arguments, " ")); };
+});
+</script>"""
+
+# Runs when everything is drawn: what is on the page, as JSON in an element of its own.
+_REPORT = """<script>
+function rectangles(gd) {
+  var found = [];
+  gd.querySelectorAll("text").forEach(function (node) {
+    var r = node.getBoundingClientRect(), box = gd.getBoundingClientRect();
+    if (!node.textContent.trim() || !r.width || node.closest(".hoverlayer")) { return; }
+    found.push([node.textContent, r.left - box.left, r.top - box.top, r.right - box.left,
+      r.bottom - box.top]);
+  });
+  return found;
+}
+function look(gd) {
+  function count(selector) { return gd.querySelectorAll(selector).length; }
+  return {id: gd.id, width: gd.clientWidth, height: gd.clientHeight, svgs: count(".main-svg"),
+    svgWidth: gd._fullLayout.width, types: gd.data.map(function (t) { return t.type || "scatter"; }),
+    scatter: count(".scatterlayer .trace"), bars: count(".barlayer .trace"),
+    images: count(".heatmaplayer image"), texts: rectangles(gd)};
+}
+addEventListener("load", function () { setTimeout(async function () {
+  var plots = [].slice.call(document.querySelectorAll(".plot")), found = {};
+  found.title = document.title;
+  found.figures = plots.map(look);
+  found.scroll = document.documentElement.scrollWidth;
+  found.inner = document.documentElement.clientWidth;
+  found.resources = performance.getEntriesByType("resource").map(function (e) { return e.name; });
+  found.buttons = document.querySelectorAll(".download button").length;
+  found.png = (await Plotly.toImage(plots[0], {format: "png"})).slice(0, 22);
+  dispatchEvent(new Event("beforeprint"));
+  found.printed = plots.map(look);
+  dispatchEvent(new Event("afterprint"));
+  found.after = plots.map(function (gd) { return gd._fullLayout.width; });
+  found.problems = problems;
+  var node = document.createElement("pre");
+  node.id = "found";
+  node.textContent = JSON.stringify(found);
+  document.body.appendChild(node);
+}, 500); });
+</script>"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the browser found on a page."""
+
+    found: dict
+    console: list[str]
+    """Lines of the browser's console."""
+
+
+def chromium() -> str:
+    """Return the browser; without one skip the test, or fail it where CI is set."""
+    for name in NAMES:
+        if found := shutil.which(name):
+            return found
+    reason = "no Chromium found: install the package chromium to open reports in a browser"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def open_report(report: Path, folder: Path, *, width: int = 1280) -> Seen:
+    """Open a copy of `report` that tells what it drew; the browser may resolve no host."""
+    page = folder / "watched.html"
+    text = report.read_text(encoding="utf-8")
+    text = text.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{_COLLECT}', 1)
+    head, tail = text.rsplit("</body>", 1)
+    page.write_text(f"{head}{_REPORT}</body>{tail}", encoding="utf-8")
+    command = [
+        chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-networking", "--no-first-run", f"--user-data-dir={folder / 'user'}",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},2000",
+        "--virtual-time-budget=15000", "--enable-logging=stderr", "--v=0", "--dump-dom",
+        page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    dom = done.stdout.decode("utf-8", "replace")
+    log = done.stderr.decode("utf-8", "replace")
+    match = re.search(r'<pre id="found">(.*?)</pre>', dom, flags=re.DOTALL)
+    assert match, f"the page did not report back (exit {done.returncode}): {log[-2000:]}"
+    console = [line for line in log.splitlines() if "CONSOLE" in line]
+    return Seen(json.loads(unescape(match.group(1))), console)
+
+
+def collisions(texts: list[list]) -> list[tuple[str, str]]:
+    """Return pairs of texts whose boxes overlap by more than their line spacing."""
+    found = []
+    for index, (one, left, top, right, bottom) in enumerate(texts):
+        for other, other_left, other_top, other_right, other_bottom in texts[index + 1 :]:
+            across = min(right, other_right) - max(left, other_left)
+            down = min(bottom, other_bottom) - max(top, other_top)
+            # Boxes hold a line's leading, which is empty: a few pixels of it may overlap.
+            if across > 1.5 and down > 4:
+                found.append((one, other))
+    return found
