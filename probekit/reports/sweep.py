@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probekit.container import atomic_file, refuse_existing
+from probekit.errors import OutputError
 from probekit.reports.load import load_sweep
 from probekit.reports.rows import EMBEDDING, Sweep, layers_of, positions_of, series_of, tag_values
 from probekit.reports.verdict import Verdict, verdict
@@ -54,6 +55,8 @@ def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool 
     directory = Path(directory)
     path = Path(out) if out is not None else directory / "report.html"
     sweep = load_sweep(directory)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a directory, expected a file. Give a name ending in .html.")
     refuse_existing(path, force=force)
     text = render_sweep(sweep)
     with atomic_file(path) as temporary:
