@@ -106,7 +106,9 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         if metric in metrics:
             lines.append(f"  {name.replace('_', ' '):<20}{_interval(metrics[metric])}")
     for tag, values in summary["by_tag"].items():
-        if len(values) <= 4:
+        # A tag that is the label itself leaves one class a value: nothing to tell apart.
+        known = any(m[metric]["value"] == m[metric]["value"] for m in values.values())
+        if len(values) <= 4 and known:
             words = ", ".join(f"{v} {_interval(m[metric])}" for v, m in values.items())
             lines.append(f"by {tag}: {words}")
     return [*lines, f"report   {summary['paths']['report']}"]
