@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -122,10 +122,10 @@ def render_page(
     )
 
 
-def _section(section: Section, counter: object) -> str:
+def _section(section: Section, counter: Iterator[int]) -> str:
     parts = []
     for part in section.parts:
-        parts.append(part if isinstance(part, str) else _figure(part, next(counter)))  # type: ignore[call-overload]
+        parts.append(part if isinstance(part, str) else _figure(part, next(counter)))
     return (
         f'<section id="{section.id}" aria-labelledby="{section.id}-heading">'
         f'<h2 id="{section.id}-heading">{escape(section.heading)}</h2>{"".join(parts)}</section>\n'
