@@ -32,7 +32,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise OutputError(
                 f"{path}: the disk is full. Free some space or choose another --out."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise OutputError(
                 f"{path}: can not be written ({error.strerror}). Choose another --out."
             ) from error
