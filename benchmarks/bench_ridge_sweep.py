@@ -103,7 +103,9 @@ def compare(kind: str, source: Cells, peers: tuple[str, ...], rounds: int) -> No
                     PEERS[name](source.read(cell), task)
             found.append((time.perf_counter() - begun) / source.n_layers)
     n = len(task.splits.fit)
-    print(f"{kind}: {len(source.examples)} rows ({n} fit) x {source.read(source.cells()[0]).shape[1]}")
+    print(
+        f"{kind}: {len(source.examples)} rows ({n} fit) x {source.read(source.cells()[0]).shape[1]}"
+    )
     for name, found in times.items():
         ratios = [theirs / ours for ours, theirs in zip(times["probekit"], found, strict=True)]
         print(
