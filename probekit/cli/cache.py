@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -80,7 +81,9 @@ def cache(model: str, data: str, out: str, **options: Any) -> None:  # noqa: ANN
       probekit cache --data demo:researchers_pairs --positions last,turn_end,mean --out acts.h5
     """
     from probekit.activations.cache import CacheConfig, cache_activations
+    from probekit.container import write_json
     from probekit.models.load import load_model
+    from probekit.provenance import run_record
 
     if options["force"] and options["resume"]:
         raise click.UsageError("--force starts again and --resume continues: give one of them.")
@@ -115,6 +118,8 @@ def cache(model: str, data: str, out: str, **options: Any) -> None:  # noqa: ANN
             resume=options["resume"],
             progress=progress,
         )
+    arguments = {"model": model, "data": data, "out": out, **options}
+    write_json(Path(f"{out}.run.json"), run_record("cache", arguments))
     with store:
         _print(store, as_json=options["as_json"])
 

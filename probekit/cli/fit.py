@@ -74,7 +74,8 @@ def fit(store: str, out: str, **options: Any) -> None:  # noqa: ANN401
         result = result.with_reference(reference_rows(source, result.probe))
     with atomic_directory(target, force=options["force"]) as folder:
         result.save(folder)
-        write_json(folder / "run.json", {**result.fit, "store": str(store)})
+        arguments = {"store": store, "out": out, **options}
+        write_json(folder / "run.json", {**result.fit, "arguments": arguments})
         write_sweep_report(folder)
     summary = {
         **result.summary(),

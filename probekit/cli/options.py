@@ -41,6 +41,9 @@ def seed_option(command: Command) -> Command:
 def data_options(command: Command) -> Command:
     """Add the options that say how rows are read."""
     for option in (
+        click.option(
+            "--split", default="train", show_default=True, help="Split of a hf: data set."
+        ),
         click.option("--limit", type=click.IntRange(min=1), help="Read only the first N rows."),
         click.option(
             "--tag", "tags", multiple=True, metavar="FIELD", help="Use a top-level field as a tag."
@@ -65,6 +68,7 @@ def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
         kind=options["data_kind"],
         layout=options["layout"],
         tags=options["tags"],
+        split=options["split"],
         limit=options["limit"],
     )
 

@@ -76,7 +76,7 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
             return
         with atomic_file(Path(out)) as temporary, temporary.open("w", encoding="utf-8") as handle:
             handle.writelines(lines)
-    record = run_record("score", {"probe": probe, "data": data, **options})
+    record = run_record("score", {"probe": probe, "data": data, "out": out, **options})
     write_json(Path(out + ".run.json"), {**record, "data": dataset.fingerprint})
     if options["as_json"]:
         echo_json({"path": out, "n": dataset.n_examples})

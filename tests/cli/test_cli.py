@@ -71,7 +71,12 @@ def test_cache_and_fit_leave_the_files_of_the_contract(fitted):
     sweep = json.loads((folder / "sweep" / "sweep.json").read_text())
     primary = {"label": "auroc", "rating": "pearson", "pair": "pair_accuracy"}[kind]
     assert sweep["report"][primary]["value"] > 0.75  # 12 rows
-    assert {path.name for path in folder.iterdir()} == {"rows.jsonl", "acts.h5", "sweep"}
+    assert {path.name for path in folder.iterdir()} == {
+        "rows.jsonl", "acts.h5", "acts.h5.run.json", "sweep",
+    }  # fmt: skip
+    assert json.loads((folder / "acts.h5.run.json").read_text())["arguments"]["out"].endswith(
+        "acts.h5"
+    )
 
 
 def test_fit_json_has_the_shape_of_the_contract(fitted, capsys):
