@@ -76,6 +76,8 @@ def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
                     file.chmod(0o666 & ~_umask())
                     _sync(file)
             _swap(temporary, path)
+    except OutputError as error:  # the user knows `path`, not the temporary folder
+        raise OutputError(str(error).replace(str(temporary), str(path))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

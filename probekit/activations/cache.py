@@ -277,8 +277,8 @@ class _Capture:
         free = shutil.disk_usage(self.work.path).free
         if need > free:
             raise OutputError(
-                f"{self.out}: the disk is full: the capture needs {need / 1e9:.2f} GB and "
-                f"{free / 1e9:.2f} GB are free. Free some space or choose another --out."
+                f"{self.out}: the disk is full: the capture needs {need / 1e6:,.1f} MB and "
+                f"{free / 1e6:,.1f} MB are free. Free some space or choose another --out."
             )
 
     def _provenance(self) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def cache(model: str, data: str, out: str, **options: Any) -> None:  # noqa: ANN
         too_long=options["too_long"],
         blocks=options["blocks"],
     )
-    with progress_bar("tokens") as progress:
+    with progress_bar() as progress:
         store = cache_activations(
             loaded,
             dataset,

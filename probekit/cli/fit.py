@@ -69,7 +69,7 @@ def fit(store: str, out: str, **options: Any) -> None:  # noqa: ANN401
         sites=options["sites"],
         seed=options["seed"],
     )
-    with ActivationStore.open(store) as source, progress_bar("cells") as progress:
+    with ActivationStore.open(store) as source, progress_bar() as progress:
         result = fit_sweep(source, config, progress=progress)
         result = result.with_reference(reference_rows(source, result.probe))
     with atomic_directory(target, force=options["force"]) as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from logging import getLogger
 from typing import Any, TypeVar
 
 import click
@@ -113,12 +114,23 @@ def quiet_libraries(threads: int | None = None) -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    getLogger("huggingface_hub").setLevel("ERROR")  # its retries are not the user's business
     if threads is not None:
         torch.set_num_threads(threads)
 
 
+UNITS = {
+    "tokenising": "rows",
+    "capturing": "tokens",
+    "writing": "file",
+    "fitting": "cells",
+    "scoring": "rows",
+}
+"""What a step of the work counts."""
+
+
 @contextlib.contextmanager
-def progress_bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Draw progress with rate and time left on stderr; yield `progress(what, done, total)`."""
     from rich.console import Console
     from rich.progress import (
@@ -145,11 +157,11 @@ def progress_bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, unit=unit, rate="")
+                tasks[what] = bars.add_task(what, total=total, unit=UNITS[what], rate="")
                 begun[what] = done
             elapsed = bars.tasks[tasks[what]].elapsed or 0.0
             rate = (done - begun[what]) / elapsed if elapsed > 0.5 else 0.0
-            shown = f"{rate:,.0f} {unit}/s" if rate else ""
+            shown = f"{rate:,.0f} {UNITS[what]}/s" if rate else ""
             bars.update(tasks[what], completed=done, total=total, rate=shown)
 
         yield progress

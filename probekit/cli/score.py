@@ -60,7 +60,7 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
         log=log,
     )
     scorer = Scorer(fitted, loaded, batch_tokens=options["batch_tokens"])
-    with progress_bar("rows") as progress:
+    with progress_bar() as progress:
         rows = score_examples(
             scorer,
             dataset.examples(),

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from probekit.data.readers import HELPSTEER, Record
 from probekit.errors import DataError
 
-Rows = Iterator[Record]
+
+class Dropped(NamedTuple):
+    """A row that a layout leaves out, because its source is known to hold such rows."""
+
+    reason: str
+
+
+Rows = Iterator[Record | Dropped]
 
 
 def recognise(record: Record) -> str:
@@ -28,34 +35,58 @@ def recognise(record: Record) -> str:
     return "probekit"
 
 
+def layout_named(name: str) -> str:
+    """Return `name`, or raise `DataError` when there is no such layout or it has no such option."""
+    base, colon, option = name.partition(":")
+    if base not in LAYOUTS:
+        raise DataError(f"layout {name!r}: unknown. Expected {', '.join(LAYOUTS)}.")
+    if colon and option not in OPTIONS.get(base, ()):
+        known = ", ".join(f"{base}:{known}" for known in OPTIONS.get(base, ()))
+        raise DataError(f"layout {name!r}: unknown option. Expected {known or base}.")
+    return name
+
+
 def to_rows(record: Record, layout: str) -> Rows:
-    """Yield the rows of a record in probekit's own fields; none when the record is dropped."""
-    return LAYOUTS[layout](record)
+    """Yield the rows of a record in probekit's own fields, and why others are left out.
+
+    Parameters
+    ----------
+    record
+        One record of the source.
+    layout
+        `NAME` or `NAME:OPTION`, as `layout_named` accepts it.
+    """
+    base, _, option = layout.partition(":")
+    return LAYOUTS[base](record, option)
 
 
-def _own(record: Record) -> Rows:
+def _own(record: Record, option: str) -> Rows:
     yield record
 
 
-def _ultrafeedback(record: Record) -> Rows:
+def _ultrafeedback(record: Record, option: str) -> Rows:
     """openbmb/UltraFeedback: several rated completions of one instruction.
 
     A known slip of the data writes a critique's 1 as overall score 10
     (https://github.com/OpenBMB/UltraFeedback/issues/8); such completions, recognised by fine-grained
-    ratings of 2 and less on average, are dropped.
+    ratings of 2 and less on average, are left out unless the option is `keep-slips`.
     """
     for completion in record["completions"]:
         score = completion.get("overall_score")
-        if score is None or _slipped(completion):
-            continue
-        tags = {key: str(completion[key]) for key in ("model",) if completion.get(key)}
-        tags |= {"source": str(record["source"])} if record.get("source") else {}
-        yield {
-            "prompt": record["instruction"],
-            "completion": completion.get("response"),
-            "score": float(score),
-            "tags": tags,
-        }
+        if score is None:
+            yield Dropped("no overall score")
+        elif _blank(completion["response"]):
+            yield Dropped("empty response")
+        elif option != "keep-slips" and _slipped(completion):
+            yield Dropped("overall score 10 beside fine-grained ratings of 2 or less")
+        else:
+            tags = {"model": completion.get("model"), "source": record.get("source")}
+            yield {
+                "prompt": record["instruction"],
+                "completion": completion["response"],
+                "score": float(score),
+                "tags": {key: value for key, value in tags.items() if value},
+            }
 
 
 def _slipped(completion: Record) -> bool:
@@ -64,32 +95,54 @@ def _slipped(completion: Record) -> bool:
     ratings = []
     for aspect in (completion.get("annotations") or {}).values():
         for item in aspect if isinstance(aspect, list) else [aspect]:
-            text = str((item or {}).get("Rating", ""))
+            text = str((item or {}).get("Rating", ""))  # text, and sometimes "N/A"
             if re.fullmatch(r"\d+(\.\d+)?", text):
                 ratings.append(float(text))
-    return bool(ratings) and sum(ratings) / len(ratings) <= 2.0
+    if not ratings:
+        mean = completion.get("fine-grained_score")
+        return mean is not None and float(mean) <= 2.0
+    return sum(ratings) / len(ratings) <= 2.0
 
 
-def _binarized(record: Record) -> Rows:
-    """ultrafeedback_binarized: whole conversations on both sides; ties are dropped."""
+def _binarized(record: Record, option: str) -> Rows:
+    """ultrafeedback_binarized: whole conversations on both sides; ties are dropped.
+
+    `prompt_id` is not taken as the row's id: it names the prompt, and prompts repeat.
+    """
     if record["score_chosen"] == record["score_rejected"]:
-        return
-    yield {
-        "chosen": record["chosen"],
-        "rejected": record["rejected"],
-        **({"id": record["prompt_id"]} if record.get("prompt_id") else {}),
-    }
+        yield Dropped("tie")
+    elif any(_blank(record[side][-1]["content"]) for side in ("chosen", "rejected")):
+        yield Dropped("empty response")
+    else:
+        yield {"chosen": record["chosen"], "rejected": record["rejected"]}
 
 
-def _hh(record: Record) -> Rows:
-    """Anthropic/hh-rlhf: transcripts whose last Assistant turn differs."""
+def _hh(record: Record, option: str) -> Rows:
+    """Anthropic/hh-rlhf: two transcripts that differ in their last Assistant turn.
+
+    Pairs that differ earlier, or whose last turn is empty, are no comparison of answers to one
+    prompt and are left out.
+    """
     sides = {side: _turns(record[side]) for side in ("chosen", "rejected")}
-    if record["chosen"] != record["rejected"]:
+    chosen, rejected = sides.values()
+    if any(turns[-1]["role"] != "assistant" for turns in (chosen, rejected)):
+        yield Dropped("does not end with an answer")
+    elif chosen[:-1] != rejected[:-1]:
+        yield Dropped("sides answer different conversations")
+    elif any(_blank(turns[-1]["content"]) for turns in (chosen, rejected)):
+        yield Dropped("empty response")
+    elif all(_blank(turn["content"]) for turn in chosen[:-1]):
+        yield Dropped("empty prompt")
+    elif chosen == rejected:
+        yield Dropped("identical sides")
+    else:
         yield dict(sides)
 
 
 def _turns(transcript: str) -> list[dict[str, str]]:
     parts = re.split(r"\n\n(Human|Assistant): ?", transcript)
+    if len(parts) == 1 or parts[0].strip():
+        raise ValueError("a transcript does not begin with a blank line and Human:")
     roles = {"Human": "user", "Assistant": "assistant"}
     return [
         {"role": roles[who], "content": text.strip()}
@@ -97,31 +150,37 @@ def _turns(transcript: str) -> list[dict[str, str]]:
     ]
 
 
-def _helpsteer(record: Record) -> Rows:
-    """nvidia/HelpSteer and HelpSteer2: the score is `helpfulness`, other attributes become tags."""
+def _helpsteer(record: Record, option: str) -> Rows:
+    """nvidia/HelpSteer and HelpSteer2: one attribute is the score, the others become tags.
+
+    The option names the attribute; `helpfulness` when there is none.
+    """
+    attribute = option or "helpfulness"
+    if _blank(record["response"]):
+        yield Dropped("empty response")
+        return
+    others = {key: record[key] for key in HELPSTEER if key in record and key != attribute}
     yield {
         "prompt": record["prompt"],
         "completion": record["response"],
-        "score": float(record["helpfulness"]),
-        "tags": {key: str(record[key]) for key in HELPSTEER[1:] if key in record},
+        "score": float(record[attribute]),
+        "tags": {key: f"{float(value):g}" for key, value in others.items()},
     }
+
+
+def _blank(text: Any) -> bool:  # noqa: ANN401 - a field of any type
+    return text is None or (isinstance(text, str) and not text.strip())
 
 
 def _is_transcript(value: Any) -> bool:  # noqa: ANN401 - a field of any type
     return isinstance(value, str) and value.startswith("\n\nHuman:")
 
 
-LAYOUTS: dict[str, Callable[[Record], Rows]] = {
+LAYOUTS: dict[str, Callable[[Record, str], Rows]] = {
     "probekit": _own,
     "ultrafeedback": _ultrafeedback,
     "ultrafeedback_binarized": _binarized,
     "hh-rlhf": _hh,
     "helpsteer": _helpsteer,
 }
-
-
-def layout_named(name: str) -> str:
-    """Return `name`, or raise `DataError` when there is no such layout."""
-    if name not in LAYOUTS:
-        raise DataError(f"layout {name!r}: unknown. Expected {', '.join(LAYOUTS)}.")
-    return name
+OPTIONS: dict[str, tuple[str, ...]] = {"ultrafeedback": ("keep-slips",), "helpsteer": HELPSTEER}

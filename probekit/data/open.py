@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from probekit.data.layouts import layout_named, recognise, to_rows
-from probekit.data.readers import read_records
+from probekit.data.layouts import Dropped, layout_named, recognise, to_rows
+from probekit.data.readers import Record, read_records
 from probekit.data.rows import Example, Kind
 from probekit.data.validate import infer_kind, to_examples
 from probekit.errors import DataError
@@ -27,18 +28,24 @@ class Dataset:
     """What the user named."""
     kind: Kind
     layout: str
-    """Column layout: `probekit`, `ultrafeedback`, `ultrafeedback_binarized`, `hh-rlhf`, `helpsteer`."""
+    """Column layout: `probekit`, `ultrafeedback`, `ultrafeedback_binarized`, `hh-rlhf` or `helpsteer`,
+    with its option after a colon where one was given."""
     n_rows: int
     n_groups: int
     fingerprint: str
     """Of the content of all rows, 16 hex digits."""
-    n_dropped: int
-    """Rows that the layout left out (ties, known slips)."""
+    dropped: dict[str, int]
+    """Rows that the layout left out, by reason (ties, known slips, empty responses)."""
     classes: tuple[str, ...] | None = None
     """Names of the classes, sorted; only for labels."""
     score_range: tuple[float, float] | None = None
     """Lowest and highest rating."""
     read: Callable[[], Iterator[list[Example]]] = field(repr=False, default=lambda: iter(()))
+
+    @property
+    def n_dropped(self) -> int:
+        """Rows that the layout left out."""
+        return sum(self.dropped.values())
 
     @property
     def n_examples(self) -> int:
@@ -69,7 +76,8 @@ def open_dataset(
     kind
         `label`, `rating` or `pair`; inferred from the first row when not given.
     layout
-        A public column layout; recognised from the first row when not given.
+        A public column layout, `NAME` or `NAME:OPTION` (`ultrafeedback:keep-slips`,
+        `helpsteer:correctness`); recognised from the first row when not given.
     tags
         Top-level fields to use as tags.
     split
@@ -85,9 +93,11 @@ def open_dataset(
     name = str(source)
     if kind is not None and kind not in KINDS:
         raise DataError(f"kind {kind!r}: unknown. Expected {', '.join(KINDS)}.")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit {limit}: expected 1 or more rows.")
     first = next(read_records(name, split=split), None)
     if first is None:
-        raise DataError(f"{name}: has no rows. Expected one object a line; see docs/data.md.")
+        raise DataError(f"{name}: has no rows. Expected at least one; see docs/data.md.")
     layout = recognise(first[1]) if layout is None else layout_named(layout)
     reader = _Reader(name, kind, layout, tuple(tags), split, limit)
     return _survey(reader)
@@ -103,7 +113,9 @@ class _Reader:
     tags: tuple[str, ...]
     split: str
     limit: int | None
-    dropped: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    unseen: set[str] = field(default_factory=set)
+    """Fields named as tags that no record had yet."""
 
     def units(self) -> Iterator[tuple[str, list[Example]]]:
         """Yield the place and the examples of every row."""
@@ -114,17 +126,14 @@ class _Reader:
         return (unit for _, unit in self.units())
 
     def _all(self) -> Iterator[tuple[str, list[Example]]]:
-        self.dropped, number = 0, 0
+        self.dropped, self.unseen, number = Counter(), set(self.tags), 0
         for place, record in read_records(self.source, split=self.split):
-            try:
-                rows = list(to_rows(record, self.layout))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise DataError(
-                    f"{place}: does not have the columns of layout {self.layout} "
-                    f"({type(error).__name__}: {error}). Force another with --layout."
-                ) from error
-            self.dropped += not rows
-            for row in rows:
+            named = {tag: record[tag] for tag in self.tags if tag in record}
+            self.unseen -= named.keys()
+            for row in self._rows(place, record):
+                if isinstance(row, Dropped):
+                    self.dropped[row.reason] += 1
+                    continue
                 number += 1
                 self.kind = self.kind or infer_kind(row, place)
                 yield (
@@ -134,9 +143,18 @@ class _Reader:
                         place,
                         kind=self.kind,  # type: ignore[arg-type]
                         number=number,
-                        tags=self.tags,
+                        tags=named,
                     ),
                 )
+
+    def _rows(self, place: str, record: Record) -> list[Record | Dropped]:
+        try:
+            return list(to_rows(record, self.layout))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{place}: does not have the columns of layout {self.layout} "
+                f"({type(error).__name__}: {error}). Force another with --layout."
+            ) from error
 
 
 def _survey(reader: _Reader) -> Dataset:
@@ -158,7 +176,15 @@ def _survey(reader: _Reader) -> Dataset:
         if example.score is not None:
             low, high = min(low, example.score), max(high, example.score)
     if n_rows == 0:
-        raise DataError(f"{reader.source}: every row was left out by layout {reader.layout}.")
+        reasons = ", ".join(reader.dropped)
+        raise DataError(
+            f"{reader.source}: every row was left out by layout {reader.layout} ({reasons})."
+        )
+    if reader.unseen:
+        raise DataError(
+            f"{reader.source}: no row has the field {min(reader.unseen)!r} named as a tag. "
+            "Expected a top-level field; those inside tags need no --tag."
+        )
     return Dataset(
         source=reader.source,
         kind=reader.kind,  # type: ignore[arg-type]
@@ -166,7 +192,7 @@ def _survey(reader: _Reader) -> Dataset:
         n_rows=n_rows,
         n_groups=len(groups),
         fingerprint=digest.hexdigest()[:16],
-        n_dropped=reader.dropped,
+        dropped=dict(sorted(reader.dropped.items())),
         classes=tuple(sorted(classes)) if classes else None,
         score_range=(low, high) if low <= high else None,
         read=reader.bare,

@@ -5,11 +5,15 @@ Every reader streams: it yields (place, record) and holds one record, or one bat
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import gzip
 import json
+import re
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ Placed = tuple[str, Record]
 """Where a record stands (`file:12` or `file: row 12`), and the record."""
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
 def read_records(source: str, *, split: str = "train") -> Iterator[Placed]:
@@ -34,15 +39,16 @@ def read_records(source: str, *, split: str = "train") -> Iterator[Placed]:
     if source.startswith("hf:"):
         return _huggingface(source.removeprefix("hf:"), split)
     path = locate(source)
-    name = path.name
-    if name.endswith(".jsonl") or name.endswith(".jsonl.gz"):
+    name = path.name.lower()
+    if name.endswith((".jsonl", ".jsonl.gz")):
         return _jsonl(path, source)
     if name.endswith(".csv"):
         return _csv(path, source)
     if name.endswith(".parquet"):
         return _parquet(path, source)
+    hint = " Write a JSON list as one object a line." if name.endswith(".json") else ""
     raise DataError(
-        f"{source}: unknown file type. Expected {', '.join(SUFFIXES)}, hf:NAME or demo:NAME."
+        f"{source}: unknown file type. Expected {', '.join(SUFFIXES)}, hf:NAME or demo:NAME.{hint}"
     )
 
 
@@ -53,8 +59,12 @@ def locate(source: str) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         raise DataError(f"{source}: is a folder. Expected a file ({', '.join(SUFFIXES)}).")
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{source}: no such file. Check the path.")
+    if not path.is_file():
+        raise DataError(
+            f"{source}: is not a regular file, and it must be read more than once. Save it first."
+        )
     return path
 
 
@@ -68,30 +78,57 @@ def demo_path(name: str) -> Path:
     return path
 
 
-def _jsonl(path: Path, source: str) -> Iterator[Placed]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    number = 0
+@contextlib.contextmanager
+def _readable(source: str) -> Iterator[None]:
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{source}:{number}", _object(f"{source}:{number}", line)
-    except UnicodeDecodeError as error:
+        yield
+    except OSError as error:
         raise DataError(
-            f"{source}:{number + 1}: is not UTF-8 ({error.reason}). Save the file as UTF-8."
+            f"{source}: can not be read ({error.strerror or error}). Check the file."
         ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{source}: the gzip stream breaks off after line {number} ({error}). Fetch it again."
-        ) from error
+
+
+def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
+    """Yield the lines as text. Decoding one by one names the very line that is not UTF-8."""
+    for number, line in enumerate(lines, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{source}:{number}: is not UTF-8 (byte 0x{line[error.start]:02x}). "
+                "Save the file as UTF-8."
+            ) from error
+
+
+def _jsonl(path: Path, source: str) -> Iterator[Placed]:
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    number = 0
+    with _readable(source):
+        try:
+            with opener(path, "rb") as lines:
+                for number, line in enumerate(_decoded(lines, source), 1):
+                    if line.strip():
+                        yield f"{source}:{number}", _object(f"{source}:{number}", line)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            what = f"breaks off after line {number}" if number else "can not be read"
+            raise DataError(
+                f"{source}: the gzip stream {what} ({error}). Fetch the file again."
+            ) from error
 
 
 def _object(place: str, line: str) -> Record:
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise DataError(
-            f"{place}: is not valid JSON ({error}). Expected one JSON object a line."
+            f"{place}: is not valid JSON ({error.msg} at column {error.colno}). "
+            "Expected one JSON object a line."
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 nested lists
+        raise DataError(
+            f"{place}: holds JSON that can not be read ({error}). Remove the row."
         ) from error
     if not isinstance(found, dict):
         raise DataError(f"{place}: is a JSON {type(found).__name__}, expected an object.")
@@ -99,9 +136,12 @@ def _object(place: str, line: str) -> Record:
 
 
 def _csv(path: Path, source: str) -> Iterator[Placed]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = csv.DictReader(handle, strict=True)
+    with _readable(source), path.open("rb") as handle:
+        rows = csv.DictReader(_decoded(handle, source), strict=True)
+        try:
+            twice = [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]
+            if twice:
+                raise DataError(f"{source}:1: has the column {twice[0]!r} twice. Rename one.")
             for row in rows:
                 place = f"{source}:{rows.line_num}"
                 if None in row or None in row.values():
@@ -111,39 +151,42 @@ def _csv(path: Path, source: str) -> Iterator[Placed]:
                     )
                 # An empty field is an absent one: csv has no null.
                 yield place, {key: _number(key, text) for key, text in row.items() if text != ""}
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source}: is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
-    except csv.Error as error:
-        raise DataError(f"{source}:{rows.line_num}: is not valid csv ({error}).") from error
+        except csv.Error as error:
+            raise DataError(f"{source}:{rows.line_num}: is not valid csv ({error}).") from error
 
 
 def _number(key: str, text: str) -> Any:  # noqa: ANN401 - a csv field
     """Return numbers of the fields that are numbers by their meaning; csv has only text."""
-    if key == "label" and text.lstrip("-").isdigit():
+    if key == "label" and re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         return int(text)
     if key in ("score", "score_chosen", "score_rejected", *HELPSTEER):
-        try:
+        with contextlib.suppress(ValueError):
             return float(text)
-        except ValueError:
-            return text
     return text
 
 
-HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+def _present(record: Record) -> Record:
+    """Return the fields that hold something: in a table, null is absent."""
+    return {key: value for key, value in record.items() if value is not None}
 
 
 def _parquet(path: Path, source: str) -> Iterator[Placed]:
     import pyarrow.parquet as parquet
     from pyarrow.lib import ArrowException
 
+    number = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=512):
-                for record in batch.to_pylist():
+        # A buffered stream reads a column page by page; the default holds whole row groups.
+        with parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=256, use_threads=False):
+                for i in range(batch.num_rows):
                     number += 1
-                    kept = {key: value for key, value in record.items() if value is not None}
-                    yield f"{source}: row {number}", kept
+                    (record,) = batch.slice(i, 1).to_pylist()
+                    yield f"{source}: row {number}", _present(record)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{source}: row {number}: is not UTF-8 ({error.reason}). Save the text as UTF-8."
+        ) from error
     except (ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{source}: is not a readable parquet file ({first}).") from error
@@ -151,20 +194,40 @@ def _parquet(path: Path, source: str) -> Iterator[Placed]:
 
 def _huggingface(name: str, split: str) -> Iterator[Placed]:
     try:
-        from datasets import load_dataset, load_dataset_builder  # noqa: F401
+        import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise DataError(
             f"hf:{name}: needs the datasets library. Install probekit with the extra hf: "
             "pip install 'probekit[hf]' (in a checkout: pip install -e '.[hf]')."
         ) from error
-    path, _, config = name.partition(":")
     try:
-        rows = load_dataset(path, config or None, split=split, streaming=True)
-        for number, record in enumerate(rows, 1):
-            kept = {key: value for key, value in record.items() if value is not None}
-            yield f"hf:{name}: row {number}", kept
-    except (OSError, ValueError, RuntimeError) as error:
+        for number, record in enumerate(_hf_rows(datasets, name, split), 1):
+            yield f"hf:{name}: row {number}", _present(record)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         first = " ".join(str(error).split())[:200]
         raise DataError(
-            f"hf:{name}: could not be read ({first}). Expected org/name[:config] with split {split}."
+            f"hf:{name}: could not be read ({first}). Expected org/name[:config] or a local folder, "
+            f"with split {split}."
         ) from error
+
+
+def _hf_rows(datasets: Any, name: str, split: str) -> Iterable[Record]:  # noqa: ANN401 - a module
+    """Return the rows of a hub id, a local folder of data files, or a `save_to_disk` folder."""
+    folder = Path(name).expanduser()
+    rows: Iterable[Record]
+    if any((folder / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
+        rows = datasets.load_from_disk(str(folder))  # mapped from disk, not read into memory
+        if isinstance(rows, datasets.DatasetDict):
+            if split not in rows:
+                raise ValueError(f"its splits are {', '.join(rows)}")
+            rows = rows[split]
+        return rows
+    path, config = (str(folder), None) if folder.exists() else _config(name)
+    rows = datasets.load_dataset(path, config, split=split, streaming=True)
+    return rows
+
+
+def _config(name: str) -> tuple[str, str | None]:
+    path, _, config = name.partition(":")
+    return path, config or None

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from probekit.data.fields import (
+    kind_of,
+    missing,
+    read_label,
+    read_messages,
+    read_name,
+    read_score,
+    read_tags,
+    read_text,
+)
 from probekit.data.readers import Record
 from probekit.data.rows import Example, Kind, Message
 from probekit.errors import DataError
 
-ROLES = ("system", "user", "assistant", "tool")
 FIELDS = {
     "label": "label, and completion, text or prompt",
     "rating": "score, and completion or text",
     "pair": "chosen and rejected",
 }
+Prompt = tuple[Message, ...] | None
 
 
 def infer_kind(record: Record, place: str) -> Kind:
     """Return the kind of row that a record's fields make it."""
-    if "chosen" in record and "rejected" in record:
-        return "pair"
-    if "score" in record:
-        return "rating"
-    if "label" in record:
-        return "label"
-    raise DataError(
-        f"{place}: has fields {', '.join(map(repr, record)) or 'none'}; expected label, or score, or "
-        "chosen and rejected. See docs/data.md for the row formats."
-    )
+    kind = _kind(record)
+    if kind is None:
+        raise DataError(
+            f"{place}: has fields {', '.join(map(repr, record)) or 'none'}; expected label, or "
+            "score, or chosen and rejected. See docs/data.md for the row formats."
+        )
+    return kind
 
 
 def to_examples(
-    record: Record, place: str, *, kind: Kind, number: int, tags: Sequence[str]
+    record: Record, place: str, *, kind: Kind, number: int, tags: Mapping[str, Any]
 ) -> list[Example]:
     """Return the example of a record, or both sides of a pair.
 
@@ -50,62 +56,66 @@ def to_examples(
     number
         1-based number of the row, for its default id.
     tags
-        Top-level fields that become tags.
+        Fields outside the row's own tags that become tags.
 
     Raises
     ------
     DataError
         When a field is missing or has another type or an unusable value.
     """
-    found = infer_kind(record, place)
-    if found != kind and not (kind == "label" and "label" in record):
-        raise DataError(
-            f"{place}: is a {found} row where {kind} rows were expected ({FIELDS[kind]}). Put kinds "
-            "in separate files, or force one with --data-kind."
-        )
-    name = str(record["id"]) if record.get("id") is not None else f"row-{number:06d}"
-    own_tags = _tags(record, tags, place)
+    _expect_kind(record, place, kind)
+    identity = record.get("id")
+    name = f"row-{number:06d}" if identity is None else read_name(identity, place, "id")
+    own_tags = read_tags(record, tags, place)
     if kind == "pair":
         return _pair(record, place, name, own_tags)
     prompt = _prompt(record.get("prompt"), place)
-    completion = _completion(record, place, prompt is not None and kind == "label")
-    if completion is None and prompt is None:
-        raise _missing(record, place, "completion, text or prompt")
-    if "text" in record and record.get("completion") is None:
-        prompt = None
+    completion = _completion(record, place)
+    if completion is None and (prompt is None or kind == "rating"):
+        raise missing(record, place, FIELDS[kind].partition(", and ")[2])
     example = Example(
         id=name,
         group=_group(record, prompt, completion, place),
         prompt=prompt,
         completion=completion,
-        label=_label(record, place) if kind == "label" else None,
-        score=_score(record, place) if kind == "rating" else None,
+        label=read_label(record, place) if kind == "label" else None,
+        score=read_score(record, place) if kind == "rating" else None,
         tags=own_tags,
     )
     return [example]
 
 
+def _kind(record: Record) -> Kind | None:
+    if "chosen" in record and "rejected" in record:
+        return "pair"
+    if "score" in record:
+        return "rating"
+    return "label" if "label" in record else None
+
+
+def _expect_kind(record: Record, place: str, kind: Kind) -> None:
+    needed = {"label": ("label",), "rating": ("score",), "pair": ("chosen", "rejected")}[kind]
+    absent = [field for field in needed if field not in record]
+    found = _kind(record)
+    if absent and found in (None, kind):
+        raise missing(record, place, " and ".join(absent))
+    if absent or (found == "pair" and kind != "pair"):
+        raise DataError(
+            f"{place}: is a {found} row where {kind} rows were expected ({FIELDS[kind]}). Put kinds "
+            "in separate files, or force one with --data-kind."
+        )
+
+
 def _pair(record: Record, place: str, name: str, tags: dict[str, str]) -> list[Example]:
     prompt = _prompt(record.get("prompt"), place)
-    texts = {}
+    texts, heads = {}, {}
     for side in ("chosen", "rejected"):
         value = record[side]
         if isinstance(value, list):
-            turns = _messages(value, place, side)
-            if turns[-1].role != "assistant":
-                raise DataError(
-                    f"{place}: {side} ends with a turn of {turns[-1].role}, expected assistant."
-                )
-            head = turns[:-1]
-            if prompt is None or side == "chosen":
-                prompt = head or prompt
-            elif head and head != prompt:
-                raise DataError(
-                    f"{place}: chosen and rejected answer different conversations. A pair must "
-                    "differ in its last assistant turn only."
-                )
-            value = turns[-1].content
-        texts[side] = _text(value, place, side)
+            heads[side], value = _last_answer(value, place, side)
+        texts[side] = read_text(value, place, side)
+    if heads:
+        prompt = _shared_prompt(prompt, heads, place)
     group = _group(record, prompt, texts["chosen"], place)
     return [
         Example(id=name, group=group, prompt=prompt, completion=text, side=side, tags=tags)  # type: ignore[arg-type]
@@ -113,115 +123,74 @@ def _pair(record: Record, place: str, name: str, tags: dict[str, str]) -> list[E
     ]
 
 
-def _prompt(value: Any, place: str) -> tuple[Message, ...] | None:  # noqa: ANN401
+def _shared_prompt(prompt: Prompt, heads: dict[str, tuple[Message, ...]], place: str) -> Prompt:
+    """Return the conversation that both sides repeat before their last turn."""
+    if len(set(heads.values())) > 1:
+        raise DataError(
+            f"{place}: chosen and rejected answer different conversations. A pair must "
+            "differ in its last assistant turn only."
+        )
+    side, head = next(iter(heads.items()))
+    if not head:
+        return prompt
+    if prompt is not None and not set(_stripped(prompt)) <= set(_stripped(head)):
+        raise DataError(
+            f"{place}: {side} does not repeat the prompt. Leave the prompt out, or give the answer "
+            "alone."
+        )
+    return head
+
+
+def _stripped(turns: tuple[Message, ...]) -> list[str]:
+    return [turn.content.strip() for turn in turns]
+
+
+def _last_answer(value: list[Any], place: str, field: str) -> tuple[tuple[Message, ...], str]:
+    turns = read_messages(value, place, field)
+    if turns[-1].role != "assistant":
+        raise DataError(
+            f"{place}: {field} ends with a turn of {turns[-1].role}, expected assistant."
+        )
+    return turns[:-1], turns[-1].content
+
+
+def _prompt(value: Any, place: str) -> Prompt:  # noqa: ANN401
     if value is None or value == "":
         return None
     if isinstance(value, list):
-        return _messages(value, place, "prompt")
-    return (Message("user", _text(value, place, "prompt")),)
+        return read_messages(value, place, "prompt")
+    return (Message("user", read_text(value, place, "prompt")),)
 
 
-def _messages(value: list[Any], place: str, field: str) -> tuple[Message, ...]:
-    if not value:
-        raise DataError(f"{place}: {field} is an empty list, expected messages.")
-    found = []
-    for i, item in enumerate(value):
-        where = f"{field}[{i}]"
-        if not isinstance(item, dict) or not {"role", "content"} <= item.keys():
-            raise DataError(f"{place}: {where} is not a message, expected role and content.")
-        if item["role"] not in ROLES:
+def _completion(record: Record, place: str) -> str | None:
+    value = record.get("completion")
+    if isinstance(value, list):  # TRL's conversational completion: one turn of the assistant
+        before, value = _last_answer(value, place, "completion")
+        if before:
             raise DataError(
-                f"{place}: {where} has role {item['role']!r}, expected one of {', '.join(ROLES)}."
+                f"{place}: completion has {len(before) + 1} turns, expected one of the assistant. "
+                "Put earlier turns into prompt."
             )
-        if not isinstance(item["content"], str):
-            raise DataError(f"{place}: {where}.content is not text.")
-        found.append(Message(item["role"], item["content"]))
-    return tuple(found)
-
-
-def _completion(record: Record, place: str, optional: bool) -> str | None:  # noqa: FBT001
-    for field in ("completion", "text"):
-        value = record.get(field)
-        if isinstance(value, list):  # TRL's conversational completion
-            turns = _messages(value, place, field)
-            value = turns[-1].content
-        if value is not None:
-            return _text(value, place, field)
-    if optional:
+    if value is not None:
+        return read_text(value, place, "completion")
+    value = record.get("text")
+    if value is None:
         return None
-    raise _missing(record, place, "completion or text")
-
-
-def _text(value: Any, place: str, field: str) -> str:  # noqa: ANN401
-    if not isinstance(value, str):
-        raise DataError(f"{place}: {field} is {_kind_of(value)} ({_short(value)}), expected text.")
-    if not value.strip():
-        raise DataError(f"{place}: {field} is empty. Remove the row or give it some text.")
-    return value
-
-
-def _score(record: Record, place: str) -> float:
-    value = record.get("score")
-    if value is None:
-        raise _missing(record, place, "score")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if record.get("prompt"):
         raise DataError(
-            f"{place}: score is {_kind_of(value)} ({_short(value)}), expected a number."
+            f"{place}: has both prompt and text, and text is raw text without a prompt. Name the "
+            "answer completion, or leave the prompt out."
         )
-    if not math.isfinite(value):
-        raise DataError(f"{place}: score is {value}, expected a finite number. Remove the row.")
-    return float(value)
+    return read_text(value, place, "text")
 
 
-def _label(record: Record, place: str) -> int | str:
-    value = record.get("label")
-    if value is None:
-        raise _missing(record, place, "label")
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, (int, str)) or value == "":
-        raise DataError(
-            f"{place}: label is {_kind_of(value)} ({_short(value)}), expected an integer or a name."
-        )
-    return value
-
-
-def _tags(record: Record, fields: Sequence[str], place: str) -> dict[str, str]:
-    value = record.get("tags") or {}
-    if not isinstance(value, dict):
-        raise DataError(f"{place}: tags is {_kind_of(value)}, expected an object of names to text.")
-    found = dict(value)
-    for field in fields:
-        if field in record:
-            found[field] = record[field]
-    for key, tag in found.items():
-        if isinstance(tag, (dict, list)):
-            raise DataError(f"{place}: tag {key!r} is {_kind_of(tag)}, expected text.")
-    return {str(key): str(tag) for key, tag in found.items() if tag is not None}
-
-
-def _group(record: Record, prompt: tuple[Message, ...] | None, text: str | None, place: str) -> str:
+def _group(record: Record, prompt: Prompt, text: str | None, place: str) -> str:
     value = record.get("group")
     if value is not None:
-        if isinstance(value, (dict, list)) or str(value) == "":
-            raise DataError(f"{place}: group is {_kind_of(value)}, expected a name.")
-        return str(value)
+        if value == "":
+            raise DataError(f"{place}: group is empty. Name it or leave it out.")
+        if isinstance(value, (dict, list)):
+            raise DataError(f"{place}: group is {kind_of(value)}, expected a name.")
+        return read_name(value, place, "group")
     about = text or "" if prompt is None else json.dumps([[m.role, m.content] for m in prompt])
-    return hashlib.sha256(about.encode("utf-8", "replace")).hexdigest()[:16]
-
-
-def _missing(record: Record, place: str, wanted: str) -> DataError:
-    found = ", ".join(map(repr, record)) or "none"
-    return DataError(f"{place}: has no {wanted} (its fields: {found}). See docs/data.md.")
-
-
-def _kind_of(value: Any) -> str:  # noqa: ANN401
-    names = {str: "text", int: "a number", float: "a number", bool: "true or false", list: "a list"}
-    return names.get(type(value), "an object" if isinstance(value, dict) else "nothing")
-
-
-def _short(value: Any) -> str:  # noqa: ANN401
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return hashlib.sha256(about.encode("utf-8")).hexdigest()[:16]

@@ -185,9 +185,24 @@ def _read(
             f"model {spec!r}: unknown. Expected a built-in name ({', '.join(BUILTIN)}), an "
             "existing folder, a .gguf file or a hub id org/name."
         )
+    _check_hub(spec, revision)
     return _from_pretrained(
         spec, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
     )
+
+
+def _check_hub(spec: str, revision: str | None) -> None:
+    """Ask for the smallest file first: a wrong name or no network is then said once, in one line."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(spec, "config.json", revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {spec!r}: is not in the local cache, and the hub can not be reached or has no "
+            f"such model ({type(error).__name__}). Check the name, the network, and for a gated "
+            "model that you are logged in."
+        ) from error
 
 
 def _from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - passed on whole

@@ -191,6 +191,7 @@ def bad_inputs(folder, model):
         "unknown position": (cache(good, "--positions", "middle"), "Expected last"),
         "unknown site": (cache(good, "--sites", "resid_mid"), "Expected resid_post"),
         "unknown model": (cache(good, using="nonsense"), "Expected a built-in name"),
+        "unknown hub model": (cache(good, using="nobody/nothing"), "is not in the local cache"),
         "folder without a model": (cache(good, using=folder / "empty-model"), "no config.json"),
         "missing GGUF": (cache(good, using=folder / "x.gguf"), "no such GGUF file"),
         "truncated store": (fit(cut), "not a readable HDF5 file"),

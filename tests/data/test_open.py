@@ -64,13 +64,27 @@ def test_every_reader_gives_the_same_examples(tmp_path, name):
 
 
 def test_hugging_face_data_sets_are_streamed(tmp_path):
-    pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets")
     (tmp_path / "data").mkdir()
     write(tmp_path / "data" / "train.parquet", RATINGS)
     found = open_dataset(f"hf:{tmp_path / 'data'}")
     assert [row.score for row in found.examples()] == [0.0, 0.5, 1.0, 1.5, 2.0]
     with pytest.raises(DataError, match="could not be read .*Expected org/name"):
         open_dataset(f"hf:{tmp_path / 'nowhere'}")
+    expected = [row.completion for row in found.examples()]
+    table = datasets.Dataset.from_list(RATINGS)
+    table.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": table}).save_to_disk(tmp_path / "several")
+    for name in ("one", "several"):
+        saved = open_dataset(f"hf:{tmp_path / name}")
+        assert [row.completion for row in saved.examples()] == expected
+        assert saved.fingerprint == found.fingerprint
+    with pytest.raises(DataError, match=r"its splits are train\)\. Expected .* with split test"):
+        open_dataset(f"hf:{tmp_path / 'several'}", split="test")
+    bad = [*RATINGS, {**RATINGS[0], "score": float("nan")}]
+    datasets.Dataset.from_list(bad).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(DataError, match=r"data: row 6: score is nan"):
+        open_dataset(f"hf:{tmp_path / 'data'}")
 
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
@@ -98,9 +112,15 @@ def test_labels_pairs_and_raw_text(tmp_path):
         ("7", "chosen", "good"),
         ("7", "rejected", "bad"),
     ]
-    tagged = {"text": "a", "label": 1, "tags": {"n": 3}, "model": "m", "other": "ignored"}
+    tagged = {
+        "text": "a",
+        "label": 1,
+        "tags": {"n": 3, "b": True},
+        "model": "m",
+        "other": "ignored",
+    }
     (row,) = open_dataset(write(tmp_path / "t.jsonl", [tagged]), tags=["model"]).examples()
-    assert row.tags == {"n": "3", "model": "m"}
+    assert row.tags == {"n": "3", "model": "m", "b": "true"}
 
 
 TURNS = [{"role": "user", "content": "q"}]
@@ -108,6 +128,13 @@ TURNS = [{"role": "user", "content": "q"}]
 
 def answer(text):
     return [*TURNS, {"role": "assistant", "content": text}]
+
+
+def transcripts(ask, chosen, ask_again, rejected):
+    return {
+        "chosen": f"\n\nHuman: {ask}\n\nAssistant: {chosen}",
+        "rejected": f"\n\nHuman: {ask_again}\n\nAssistant: {rejected}",
+    }
 
 
 LAYOUTS = {
@@ -127,6 +154,9 @@ LAYOUTS = {
                     "overall_score": 10.0,
                     "annotations": {"helpfulness": {"Rating": "5"}, "honesty": {"Rating": "N/A"}},
                 },
+                {"response": "old slip", "overall_score": 10.0, "fine-grained_score": 1.25},
+                {"response": "unrated", "overall_score": None},
+                {"response": "", "overall_score": 3.0},
             ],
         }
     ],
@@ -135,12 +165,21 @@ LAYOUTS = {
          "score_chosen": 8.0, "score_rejected": 4.0},
         {"prompt": "q", "prompt_id": "b", "chosen": answer("x"), "rejected": answer("y"),
          "score_chosen": 4.0, "score_rejected": 4.0},
+        {"prompt": "q", "prompt_id": "a", "chosen": answer("better"), "rejected": answer("worse"),
+         "score_chosen": 9.0, "score_rejected": 2.0},
+        {"prompt": "q", "prompt_id": "c", "chosen": answer("x"), "rejected": answer(" "),
+         "score_chosen": 9.0, "score_rejected": 4.0},
     ],
     "hh-rlhf": [
         {
             "chosen": "\n\nHuman: q\n\nAssistant: hm\n\nHuman: more\n\nAssistant: good",
             "rejected": "\n\nHuman: q\n\nAssistant: hm\n\nHuman: more\n\nAssistant: bad",
-        }
+        },
+        transcripts("q", "a", "q", ""),
+        transcripts("q", "a", "z", "b"),
+        transcripts("q", "a", "q", "a"),
+        transcripts("", "a", "", "b"),
+        {"chosen": "\n\nHuman: q", "rejected": "\n\nHuman: q\n\nAssistant: b"},
     ],
     "helpsteer": [
         {"prompt": "q", "response": "r", "helpfulness": 3, "correctness": 4, "coherence": 4,
@@ -157,22 +196,67 @@ def test_public_layouts_are_recognised(tmp_path, layout):
     if layout == "ultrafeedback":
         assert [(r.completion, r.score) for r in rows] == [("fine", 8.0), ("great", 10.0)]
         assert rows[0].tags == {"model": "m", "source": "s"}
+        assert found.dropped == {
+            "no overall score": 1,
+            "empty response": 1,
+            "overall score 10 beside fine-grained ratings of 2 or less": 2,
+        }
+        assert found.n_dropped == 4
+        kept = open_dataset(tmp_path / "a.jsonl", layout="ultrafeedback:keep-slips")
+        assert [r.completion for r in kept.examples()] == ["fine", "slip", "great", "old slip"]
     if layout == "ultrafeedback_binarized":
-        assert [(r.id, r.completion) for r in rows] == [("a", "good"), ("a", "bad")]
+        assert [(r.completion, r.side) for r in rows[:2]] == [
+            ("good", "chosen"),
+            ("bad", "rejected"),
+        ]
+        assert len(rows) == 4 and len({r.id for r in rows}) == 2  # one prompt_id, two rows
         assert rows[0].prompt == (Message("user", "q"),)
-        assert found.n_dropped == 1
+        assert found.dropped == {"tie": 1, "empty response": 1}
     if layout == "hh-rlhf":
         assert [r.completion for r in rows] == ["good", "bad"]
         assert [m.role for m in rows[0].prompt] == ["user", "assistant", "user"]
+        assert found.dropped == {
+            "does not end with an answer": 1,
+            "empty prompt": 1,
+            "empty response": 1,
+            "identical sides": 1,
+            "sides answer different conversations": 1,
+        }
     if layout == "helpsteer":
         assert rows[0].score == 3.0 and rows[0].tags["verbosity"] == "2"
+        by_length = open_dataset(tmp_path / "a.jsonl", layout="helpsteer:verbosity")
+        (row,) = by_length.examples()
+        assert (row.score, row.tags["helpfulness"], "verbosity" in row.tags) == (2.0, "3", False)
+        assert by_length.layout == "helpsteer:verbosity"
     with pytest.raises(DataError, match="layout 'other': unknown. Expected probekit"):
         open_dataset(tmp_path / "a.jsonl", layout="other")
+    with pytest.raises(DataError, match="Expected ultrafeedback:keep-slips"):
+        open_dataset(tmp_path / "a.jsonl", layout="ultrafeedback:all")
+
+
+def test_layouts_that_do_not_fit_are_named(tmp_path):
+    path = write(tmp_path / "a.jsonl", [LAYOUTS["helpsteer"][0], {"prompt": "q", "score": 1}])
+    with pytest.raises(DataError, match=r"a\.jsonl:2: does not have the columns of layout helpst"):
+        open_dataset(path)
+    write(path, [LAYOUTS["hh-rlhf"][0], {"chosen": "good", "rejected": "bad"}])
+    with pytest.raises(DataError, match=r"a\.jsonl:2: .*does not begin with a blank line"):
+        open_dataset(path)
+    write(path, LAYOUTS["ultrafeedback_binarized"][1:2])
+    with pytest.raises(DataError, match=r"every row was left out by layout .* \(tie\)"):
+        open_dataset(path)
+
+
+def test_a_field_of_a_public_layout_becomes_a_tag(tmp_path):
+    path = write(tmp_path / "a.jsonl", LAYOUTS["ultrafeedback_binarized"])
+    rows = open_dataset(path, tags=["prompt_id"]).examples()
+    assert [row.tags for row in rows] == [{"prompt_id": "a"}] * 4
+    with pytest.raises(DataError, match="no row has the field 'nothing' named as a tag"):
+        open_dataset(path, tags=["prompt_id", "nothing"])
 
 
 GOOD = {"prompt": "q", "completion": "a", "score": 1.0}
 BAD = {
-    "missing field": ({"prompt": "q", "completion": "a"}, r"expected label, or score, or"),
+    "missing field": ({"prompt": "q", "completion": "a"}, r"has no score \(its fields: 'prompt'"),
     "no text": ({"prompt": "q", "score": 1}, "has no completion or text"),
     "number as text": ({**GOOD, "score": "9"}, r"score is text \('9'\), expected a number"),
     "true": ({**GOOD, "score": True}, "score is true or false"),
@@ -189,6 +273,22 @@ BAD = {
     "deep tag": ({**GOOD, "tags": {"a": [1]}}, "tag 'a' is a list"),
     "group": ({**GOOD, "group": ["a"]}, "group is a list"),
     "list": ([1], "is a JSON list, expected an object"),
+    "long number": ({**GOOD, "score": 10**400}, "score is inf, expected a finite number"),
+    "label row": ({"prompt": "q", "completion": "a", "label": 1}, "is a label row where rating"),
+    "surrogate": ({**GOOD, "completion": "a\ud800"}, r"completion holds \\ud800, half of a"),
+    "surrogate in a turn": (
+        {**GOOD, "prompt": [{"role": "user", "content": "\udfff"}]},
+        r"prompt\[0\] holds \\udfff",
+    ),
+    "surrogate in a tag": ({**GOOD, "tags": {"a": "\ud800"}}, r"tag 'a' holds \\ud800"),
+    "content": ({**GOOD, "prompt": [{"role": "user", "content": 1}]}, "content is a number, expec"),
+    "empty turns": ({**GOOD, "prompt": [{"role": "user", "content": " "}]}, "no text in any mess"),
+    "two turns": ({**GOOD, "completion": answer("a")}, "completion has 2 turns, expected one"),
+    "user answers": ({**GOOD, "completion": TURNS}, "completion ends with a turn of user"),
+    "text is a list": ({"text": TURNS, "score": 1}, r"text is a list \(.*expected text"),
+    "prompt and text": ({"prompt": "q", "text": "t", "score": 1}, "has both prompt and text"),
+    "id": ({**GOOD, "id": {"a": 1}}, "id is an object, expected text"),
+    "empty group": ({**GOOD, "group": ""}, "group is empty"),
 }
 
 
@@ -198,6 +298,94 @@ def test_a_bad_row_is_named_with_its_line(tmp_path, case):
     path = write(tmp_path / "rows.jsonl", [GOOD] * 316 + [row] + [GOOD])
     with pytest.raises(DataError, match=rf"rows\.jsonl:317: .*{match}"):
         open_dataset(path)
+
+
+BAD_PAIRS = {
+    "no rejected": ({"prompt": "q", "chosen": "a"}, "has no rejected "),
+    "rating": (GOOD, "is a rating row where pair rows were expected"),
+    "null side": ({"prompt": "q", "chosen": None, "rejected": "b"}, r"chosen is nothing \(None\)"),
+    "another prompt": (
+        {"prompt": "z", "chosen": answer("a"), "rejected": answer("b")},
+        "chosen does not repeat the prompt",
+    ),
+    "cut prompt": (
+        {"prompt": TURNS, "chosen": answer("a")[1:] * 2, "rejected": answer("a")[1:] * 2},
+        "chosen does not repeat the prompt",
+    ),
+    "one conversation": (
+        {"chosen": answer("a")[1:], "rejected": answer("b")},
+        "chosen and rejected answer different conversations",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PAIRS)
+def test_a_bad_pair_is_named_with_its_line(tmp_path, case):
+    row, match = BAD_PAIRS[case]
+    good = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    path = write(tmp_path / "rows.jsonl", [good] * 316 + [row])
+    with pytest.raises(DataError, match=rf"rows\.jsonl:317: {match}"):
+        open_dataset(path)
+
+
+def test_labels_that_are_not_classes(tmp_path):
+    for label, match in (
+        (True, r"label is true or false \(True\), expected an integer or a name"),
+        (1.5, r"label is a number \(1\.5\)"),
+        ("", r"label is text \(''\)"),
+        (None, "has no label"),
+    ):
+        path = write(
+            tmp_path / "l.jsonl", [{"text": "t", "label": 1}, {"text": "u", "label": label}]
+        )
+        with pytest.raises(DataError, match=rf"l\.jsonl:2: {match}"):
+            open_dataset(path)
+
+
+def test_conversations_that_repeat_the_prompt(tmp_path):
+    alone = {"prompt": TURNS, "chosen": answer("a")[1:], "rejected": answer("b")[1:]}
+    whole = {"prompt": "q", "chosen": answer("a"), "rejected": answer("b")}
+    bare = {"chosen": answer("a"), "rejected": answer("b")}
+    plain = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    path = write(tmp_path / "p.jsonl", [alone, whole, bare, plain])
+    rows = list(open_dataset(path).examples())
+    assert {(row.prompt, row.completion) for row in rows} == {
+        ((Message("user", "q"),), "a"),
+        ((Message("user", "q"),), "b"),
+    }
+    assert len(rows) == 8 and len({row.group for row in rows}) == 1
+
+
+def test_the_line_that_is_not_utf8_is_the_one_named(tmp_path):
+    """Not the line where the decoder's buffer happened to end."""
+    good = json.dumps(GOOD).encode() + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(good * 316 + b'{"prompt": "\xff"}\n' + good * 400)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    (tmp_path / "a.csv").write_bytes(
+        b"text,score\n" + b"a,1\n" * 315 + b"\xff,1\n" + b"a,1\n" * 400
+    )
+    for name in ("a.jsonl", "a.jsonl.gz", "a.csv"):
+        with pytest.raises(DataError, match=rf"{name}:317: is not UTF-8 \(byte 0xff\)"):
+            open_dataset(tmp_path / name)
+    offsets, texts = pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff")
+    text = pa.StringArray.from_buffers(2, offsets, texts)
+    parquet.write_table(pa.table({"text": text, "score": [1.0, 2.0]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: row 2: is not UTF-8"):
+        open_dataset(tmp_path / "a.parquet")
+
+
+def test_files_as_other_programs_write_them(tmp_path):
+    """Byte order marks, Windows line ends, blank lines, upper-case names."""
+    rows = [json.dumps({**GOOD, "score": i}) for i in range(3)]
+    text = "\ufeff" + rows[0] + "\r\n\r\n" + rows[1] + "\r\n" + rows[2]
+    (tmp_path / "A.JSONL").write_bytes(text.encode())
+    assert [r.score for r in open_dataset(tmp_path / "A.JSONL").examples()] == [0.0, 1.0, 2.0]
+    table = '\ufeffprompt,completion,label\r\nq,"two\r\nlines, ""quoted""",1\r\n\r\nq,b,-2\r\n'
+    (tmp_path / "a.csv").write_bytes(table.encode())
+    found = list(open_dataset(tmp_path / "a.csv").examples())
+    assert [(r.completion, r.label) for r in found] == [('two\r\nlines, "quoted"', 1), ("b", -2)]
+    (tmp_path / "b.csv").write_text("text,label\na,²\nb,--5\n")
+    assert open_dataset(tmp_path / "b.csv").classes == ("--5", "²")
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -215,6 +403,18 @@ def test_damaged_files_are_named(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-20])
     with pytest.raises(DataError, match="gzip stream breaks off after line"):
         open_dataset(cut)
+    cut.write_text(json.dumps(GOOD))
+    with pytest.raises(DataError, match="gzip stream can not be read .*Not a gzipped file"):
+        open_dataset(cut)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: holds JSON that can not be read"):
+        open_dataset(path)
+    (tmp_path / "c.csv").write_text("text,score,score\na,1,2\n")
+    with pytest.raises(DataError, match=r"c\.csv:1: has the column 'score' twice"):
+        open_dataset(tmp_path / "c.csv")
+    (tmp_path / "d.csv").write_text("text,score\n")
+    with pytest.raises(DataError, match=r"d\.csv: has no rows"):
+        open_dataset(tmp_path / "d.csv")
     (tmp_path / "a.parquet").write_text("no")
     with pytest.raises(DataError, match="not a readable parquet"):
         open_dataset(tmp_path / "a.parquet")
@@ -227,6 +427,8 @@ def test_damaged_files_are_named(tmp_path):
     for source, match in (
         (tmp_path / "none.jsonl", "no such file"),
         (tmp_path, "is a folder"),
+        ("/dev/null", "is not a regular file"),
+        (write(tmp_path / "a.json", [GOOD]), "Write a JSON list as one object a line"),
         (write(tmp_path / "a.txt", [GOOD]), "unknown file type"),
         ("demo:nothing", "Expected one of researchers, researchers_pairs"),
     ):
@@ -266,19 +468,25 @@ def test_any_text_survives_the_round_trip(tmp_path_factory, rows):
     assert found == rows
 
 
-def test_memory_does_not_grow_with_the_text(tmp_path):
-    """Twenty times the rows: a few hashes a row more, nothing of the 4 kB of text in each."""
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "parquet"])
+def test_memory_does_not_grow_with_the_text(tmp_path, suffix):
+    """Twenty times the rows: a few hashes a row more, nothing of the 2 kB of text in each."""
 
     def peak(n):
-        path = write(
-            tmp_path / f"{n}.jsonl", [{**GOOD, "prompt": f"{i} " * 1000} for i in range(n)]
-        )
+        rows = [{**GOOD, "prompt": f"{i} " * 500} for i in range(n)]
+        path = write(tmp_path / f"{n}.{suffix}", rows)
+        del rows
+        default, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+        pa.set_memory_pool(pool)  # Arrow's memory is not Python's
         tracemalloc.start()
         for _ in open_dataset(path).examples():
             pass
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return found
+        pa.set_memory_pool(default)
+        return found, pool.max_memory()
 
-    small, large = peak(100), peak(2000)
+    (small, arrow), (large, more_arrow) = peak(100), peak(2000)
+    # Two hashes of 12 bytes a row take 200 bytes in two sets, and twice that while a set grows.
     assert large - small < 400 * 1900
+    assert more_arrow < arrow + 2**20
