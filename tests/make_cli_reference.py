@@ -25,7 +25,14 @@ def reference() -> str:
 def _helps(
     command: click.Command, name: str, parent: click.Context | None
 ) -> Iterator[tuple[str, str]]:
-    context = click.Context(command, info_name=name.split()[-1], parent=parent, terminal_width=90)
+    context = click.Context(
+        command,
+        info_name=name.split()[-1],
+        parent=parent,
+        terminal_width=90,
+        max_content_width=90,
+        **command.context_settings,
+    )
     yield name, command.get_help(context)
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
