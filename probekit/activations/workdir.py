@@ -54,17 +54,22 @@ class WorkDir:
                 f"{self.path}: an interrupted capture is here. Pass --resume to continue it or "
                 "--force to start again."
             )
+        # `resume` on a folder killed before its settings were written starts anew.
+        continued = resume and known is not None
+        if continued and known is not None:
+            self._same(known, json.loads(json.dumps(settings)))
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self._hold()
-        # `resume` on a folder killed before its settings were written starts anew.
-        if resume and known is not None:
-            self._same(known, json.loads(json.dumps(settings)))
-            return True
-        self._empty()
-        with disk_errors(self.path):
-            write_json(self.path / "settings.json", settings)
-        return False
+        try:
+            if not continued:
+                self._empty()
+                with disk_errors(self.path):
+                    write_json(self.path / "settings.json", settings)
+        except BaseException:
+            self.close()
+            raise
+        return continued
 
     def close(self) -> None:
         """Let another process take the folder."""
