@@ -38,21 +38,36 @@ def _lines(report: Any) -> list[str]:  # noqa: ANN401 - a CheckReport
     lines = [
         f"{report.source}: {report.rows} {report.kind} rows in {report.groups} groups"
         + (f", layout {report.layout}" if report.layout != "probekit" else "")
-        + (f", {report.dropped} left out" if report.dropped else "")
     ]
-    if report.classes:
-        lines.append("classes     " + ", ".join(f"{k}: {n}" for k, n in report.classes.items()))
+    facts = {"left out": _counts(report.dropped), "classes": _counts(report.classes)}
     if report.score_range:
-        lines.append(f"score       {report.score_range[0]:g} to {report.score_range[1]:g}")
-    for tag, values in report.tags.items():
-        lines.append(f"tag {tag:<8}" + ", ".join(f"{value}: {n}" for value, n in values.items()))
-    lines.append(f"{'characters':<12}{'mean':>8}{'median':>8}{'p95':>8}{'max':>8}")
-    for name, row in report.length.items():
-        lines.append(
-            f"  {name:<10}{row['mean']:>8.0f}{row['median']:>8.0f}{row['p95']:>8.0f}{row['max']:>8.0f}"
+        facts["score"] = f"{report.score_range[0]:g} to {report.score_range[1]:g}"
+    facts |= {f"tag {tag}": _counts(values) for tag, values in report.tags.items()}
+    facts["duplicates"] = str(report.duplicates)
+    facts["leaks"] = f"prompts: {report.leaking_prompts}, texts: {report.leaking_texts}"
+    facts["length"] = _length_facts(report)
+    width = max(map(len, [*facts, *report.length])) + 2
+    lines += [f"{name:<{width}}{value}" for name, value in facts.items() if value]
+    lines.append(f"{'':<{width}}{'words':>32}  {'characters':>32}")
+    columns = f"{'mean':>8}{'median':>8}{'p95':>8}{'max':>8}"
+    lines.append(f"{'':<{width}}{columns}  {columns}")
+    for name in report.length:
+        cells = "  ".join(
+            "".join(f"{value:>8,.0f}" for value in table[name].values())
+            for table in (report.words, report.length)
         )
-    if report.length_auc is not None:
-        lines.append(f"length AUC  {report.length_auc:.2f}")
-    lines.append(f"duplicates  {report.duplicates}    leaks {report.leaks}")
-    lines += [f"warning: {warning}" for warning in report.warnings] or ["no warnings"]
-    return lines
+        lines.append(f"{name:<{width}}{cells}")
+    return lines + ([f"warning: {warning}" for warning in report.warnings] or ["no warnings"])
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {n}" for name, n in counts.items())
+
+
+def _length_facts(report: Any) -> str:  # noqa: ANN401 - a CheckReport
+    found = {
+        "AUC": (report.length_auc, ".2f"),
+        "difference": (report.length_difference, "+.2f"),
+        "correlation with score": (report.length_correlation, "+.2f"),
+    }
+    return ", ".join(f"{name} {x:{form}}" for name, (x, form) in found.items() if x is not None)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from probekit.data.open import Dataset
-from probekit.data.rows import Example
+from probekit.data.seen import Lengths, Seen
 
 SKEW_AUC = 0.65
 """Length alone tells classes or sides apart this well: worth a warning."""
+SKEW_DIFFERENCE = 0.5
+"""Mean lengths this many standard deviations apart: worth a warning."""
+SKEW_CORRELATION = 0.3
+"""Length and score correlate this much: worth a warning."""
+OPENING_DIFFERENCE = 0.25
+"""An opening whose share differs this much between classes or sides is worth a warning."""
+OUTLIER = 8.0
+"""Robust standard deviations from the median that make a score an outlier."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +34,35 @@ class CheckReport:
     layout: str
     rows: int
     groups: int
-    dropped: int
-    """Rows that the layout left out."""
+    dropped: dict[str, int]
+    """Rows that the layout left out, by reason."""
     classes: dict[str, int]
     """Rows of each class; empty for other kinds."""
     score_range: tuple[float, float] | None
     tags: dict[str, dict[str, int]]
     """Rows of each value of each tag; the commonest ten."""
     length: dict[str, dict[str, float]]
-    """Characters of the text: of all rows, and of each class or side."""
+    """Characters of the text: mean, median, p95 and max of `all` rows and of each `class NAME` or side.
+
+    The text is the completion, or the prompt's last turn where a row ends with its prompt."""
+    words: dict[str, dict[str, float]]
+    """The same in words, split at white space."""
     length_auc: float | None
-    """How well length alone tells the second class, or the chosen side, from the other."""
+    """How well characters tell the second class from the first; of pairs, how often the chosen side
+    is longer (ties count half). 0.5 tells nothing."""
+    length_difference: float | None
+    """Mean characters of the second class (the chosen side) minus those of the first (the rejected
+    side), over their pooled standard deviation (Cohen's d)."""
+    length_correlation: float | None
+    """Pearson correlation of characters and score; only for ratings that vary."""
     duplicates: int
     """Rows whose prompt and texts were seen before."""
-    leaks: int
-    """Texts or prompts that occur in more than one group."""
+    conflicts: int
+    """Duplicates with another label or score than the first time."""
+    leaking_prompts: int
+    """Prompts that occur in more than one group."""
+    leaking_texts: int
+    """Raw texts, or completions of five words and more, that occur in more than one group."""
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -52,117 +73,166 @@ class CheckReport:
 def check(dataset: Dataset) -> CheckReport:
     """Read a data set once and report what it holds.
 
-    Warns of length skew between classes or sides, identical sides, duplicates, groups that leak
-    into one another, one class, a constant score, and too few groups to split.
+    Memory grows by hashes and lengths, about 300 bytes a row, not by the text.
+
+    Warns of length that tells classes, sides or scores apart, openings that one class or side has
+    more than the other, identical sides, duplicates and contradictions, prompts or texts that leak
+    between groups, a single class, a constant score, outlying scores, and too few groups to split.
     """
-    seen = _Seen()
+    seen = Seen()
     for example in dataset.examples():
         seen.add(example)
-    lengths = {name: np.array(values) for name, values in seen.lengths.items()}
-    auc = _length_auc(dataset, lengths)
-    return CheckReport(
+    first, second = _compared(dataset)
+    two = second is not None and first is not None
+    report = CheckReport(
         source=dataset.source,
         kind=dataset.kind,
         layout=dataset.layout,
         rows=dataset.n_rows,
         groups=dataset.n_groups,
-        dropped=dataset.n_dropped,
+        dropped=dict(dataset.dropped),
         classes=dict(sorted(seen.classes.items())),
         score_range=dataset.score_range,
         tags={tag: dict(values.most_common(10)) for tag, values in sorted(seen.tags.items())},
-        length={name: _statistics(values) for name, values in lengths.items()},
-        length_auc=auc,
+        length={name: _statistics(found.characters) for name, found in _named(dataset, seen)},
+        words={name: _statistics(found.words) for name, found in _named(dataset, seen)},
+        length_auc=_length_auc(dataset, seen, first, second) if two else None,  # type: ignore[arg-type]
+        length_difference=_difference(seen.parts[first], seen.parts[second]) if two else None,  # type: ignore[index]
+        length_correlation=_correlation(seen),
         duplicates=seen.duplicates,
-        leaks=seen.leaks,
-        warnings=list(_warnings(dataset, seen, auc)),
+        conflicts=seen.conflicts,
+        leaking_prompts=len(seen.leaking_prompts),
+        leaking_texts=len(seen.leaking_texts),
+        warnings=[],
     )
+    warnings = [*_shortcuts(report, seen, first, second), *_faults(report, seen)]
+    return CheckReport(**{**vars(report), "warnings": warnings})
 
 
-class _Seen:
-    """What accumulates over the rows: hashes and lengths, no text."""
-
-    def __init__(self) -> None:
-        self.classes: Counter[str] = Counter()
-        self.tags: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.lengths: defaultdict[str, list[int]] = defaultdict(list)
-        self.duplicates = self.leaks = self.same_sides = 0
-        self._rows: set[bytes] = set()
-        self._group_of: dict[bytes, bytes] = {}
-        self._leaked: set[bytes] = set()
-        self._chosen = ""
-
-    def add(self, example: Example) -> None:
-        """Take in one example."""
-        text = example.completion or ""
-        prompt = "\x1f".join(turn.content for turn in example.prompt or ())
-        shown = text if example.completion is not None else prompt
-        self.lengths["all"].append(len(shown))
-        if example.side is not None:
-            self.lengths[example.side].append(len(shown))
-        if example.label is not None:
-            self.lengths[str(example.label)].append(len(shown))
-            self.classes[str(example.label)] += 1
-        if example.side == "rejected":
-            self.same_sides += text == self._chosen
-            text = self._chosen + "\x1e" + text
-        self._chosen = text
-        if example.side == "chosen":
-            return
-        for tag, value in example.tags.items():
-            self.tags[tag][value] += 1
-        self._duplicate(prompt, text, example)
-
-    def _duplicate(self, prompt: str, text: str, example: Example) -> None:
-        row = _hash(f"{prompt}\x1d{text}")
-        self.duplicates += row in self._rows
-        self._rows.add(row)
-        group = _hash(example.group)
-        for part in {prompt, text} - {""}:
-            key = _hash(part)
-            if self._group_of.setdefault(key, group) != group and key not in self._leaked:
-                self._leaked.add(key)
-                self.leaks += 1
+def _compared(dataset: Dataset) -> tuple[str | None, str | None]:
+    """Return the two classes, or the rejected and the chosen side."""
+    if dataset.kind == "pair":
+        return "rejected", "chosen"
+    if dataset.classes is not None and len(dataset.classes) == 2:
+        return dataset.classes[0], dataset.classes[1]
+    return None, None
 
 
-def _statistics(lengths: np.ndarray[Any, Any]) -> dict[str, float]:
+def _named(dataset: Dataset, seen: Seen) -> Iterator[tuple[str, Lengths]]:
+    yield "all", seen.all
+    for name in ("chosen", "rejected") if dataset.kind == "pair" else dataset.classes or ():
+        # A class may itself be called "all".
+        yield name if dataset.kind == "pair" else f"class {name}", seen.parts[name]
+
+
+def _statistics(values: ArrayLike) -> dict[str, float]:
+    lengths = np.asarray(values, dtype=np.float64)
     return {
         "mean": round(float(lengths.mean()), 1),
         "median": float(np.median(lengths)),
-        "p95": float(np.quantile(lengths, 0.95)),
+        "p95": round(float(np.quantile(lengths, 0.95)), 1),
         "max": float(lengths.max()),
     }
 
 
-def _length_auc(dataset: Dataset, lengths: dict[str, np.ndarray[Any, Any]]) -> float | None:
-    """Return the AUC of length for the second class, or how often the chosen side is longer."""
-    if dataset.kind == "pair":
-        gap = lengths["chosen"] - lengths["rejected"]
-        return round(float(((gap > 0) + 0.5 * (gap == 0)).mean()), 3)
-    if dataset.classes is None or len(dataset.classes) < 2:
-        return None
-    low, high = (lengths[name] for name in dataset.classes)
+def _length_auc(dataset: Dataset, seen: Seen, first: str, second: str) -> float:
+    low, high = (_characters(seen.parts[name]) for name in (first, second))
+    if dataset.kind == "pair":  # the sides of one pair are compared with each other only
+        return round(float(((high > low) + 0.5 * (high == low)).mean()), 3)
     ranks = rankdata(np.concatenate([low, high]))[len(low) :]
     area = (ranks.sum() - len(high) * (len(high) + 1) / 2) / (len(low) * len(high))
     return round(float(area), 3)
 
 
-def _warnings(dataset: Dataset, seen: _Seen, auc: float | None) -> Iterable[str]:
-    if auc is not None and abs(auc - 0.5) > SKEW_AUC - 0.5:
-        what = "the chosen side" if dataset.kind == "pair" else f"class {dataset.classes[-1]!r}"  # type: ignore[index]
-        yield f"length skew: length alone tells {what} with AUC {auc:.2f} (0.5 is none)"
+def _difference(first: Lengths, second: Lengths) -> float | None:
+    low, high = _characters(first), _characters(second)
+    freedom = len(low) + len(high) - 2
+    squares = ((low - low.mean()) ** 2).sum() + ((high - high.mean()) ** 2).sum()
+    if freedom < 1 or squares == 0.0:
+        return 0.0 if low.mean() == high.mean() else None
+    return round(float((high.mean() - low.mean()) / np.sqrt(squares / freedom)), 3)
+
+
+def _correlation(seen: Seen) -> float | None:
+    scores, lengths = np.asarray(seen.scores), _characters(seen.all)
+    if len(scores) < 3 or np.ptp(scores) == 0.0 or np.ptp(lengths) == 0.0:
+        return None
+    return round(float(np.corrcoef(scores, lengths)[0, 1]), 3)
+
+
+def _characters(lengths: Lengths) -> NDArray[np.float64]:
+    return np.asarray(lengths.characters, dtype=np.float64)
+
+
+def _shortcuts(
+    report: CheckReport, seen: Seen, first: str | None, second: str | None
+) -> Iterator[str]:
+    """Yield warnings of what would predict the target without understanding it."""
+    auc, difference, r = report.length_auc, report.length_difference, report.length_correlation
+    skewed = auc is not None and abs(auc - 0.5) > SKEW_AUC - 0.5
+    if skewed or (difference is not None and abs(difference) > SKEW_DIFFERENCE):
+        what = "the chosen side" if report.kind == "pair" else f"class {second!r}"
+        apart = "" if difference is None else f", mean {difference:+.2f} standard deviations apart"
+        yield f"length skew: length alone tells {what} with AUC {auc:.2f} (0.5 is none){apart}"
+    if r is not None and abs(r) > SKEW_CORRELATION:
+        yield f"length skew: length and score correlate with r = {r:+.2f}"
+    if first is not None and second is not None:
+        yield from _openings(report, seen, first, second)
+
+
+def _openings(report: CheckReport, seen: Seen, first: str, second: str) -> Iterator[str]:
+    """Yield the opening whose share differs most, when it differs enough to matter."""
+    n_first, n_second = len(seen.parts[first].words), len(seen.parts[second].words)
+    if min(n_first, n_second) < 10:
+        return
+    shares = {
+        opening: (
+            seen.openings[first][opening] / n_first,
+            seen.openings[second][opening] / n_second,
+        )
+        for opening in seen.openings[first].keys() | seen.openings[second].keys()
+    }
+    opening = max(shares, key=lambda o: (abs(shares[o][0] - shares[o][1]), len(o), o))
+    low, high = shares[opening]
+    if abs(low - high) >= OPENING_DIFFERENCE:
+        names = [name if report.kind == "pair" else f"class {name!r}" for name in (first, second)]
+        yield (
+            f"telling opening: {high:.0%} of {names[1]} and {low:.0%} of {names[0]} begin with "
+            f"{opening!r}"
+        )
+
+
+def _faults(report: CheckReport, seen: Seen) -> Iterator[str]:
+    """Yield warnings of rows that are wrong, repeated, or too few."""
     if seen.same_sides:
         yield f"identical sides: {seen.same_sides} pairs have the same text chosen and rejected"
-    if seen.duplicates:
-        yield f"duplicates: {seen.duplicates} rows repeat an earlier one"
-    if seen.leaks:
-        yield f"leaking groups: {seen.leaks} prompts or texts occur in more than one group"
-    if dataset.classes is not None and len(dataset.classes) < 2:
-        yield f"one class: every label is {dataset.classes[0]!r}, nothing can be fitted"
-    if dataset.score_range is not None and dataset.score_range[0] == dataset.score_range[1]:
-        yield f"constant score: every score is {dataset.score_range[0]:g}, nothing can be fitted"
-    if dataset.n_groups < 30:
-        yield f"few groups: {dataset.n_groups}; intervals will be wide (3 are the least to split)"
+    if report.duplicates:
+        other = f", {report.conflicts} of them with another target" if report.conflicts else ""
+        yield f"duplicates: {report.duplicates} rows repeat an earlier one{other}"
+    if report.leaking_prompts or report.leaking_texts:
+        yield (
+            f"leaking groups: {report.leaking_prompts} prompts and {report.leaking_texts} texts "
+            "occur in more than one group"
+        )
+    if len(report.classes) == 1:
+        yield f"one class: every label is {next(iter(report.classes))!r}, nothing can be fitted"
+    if report.score_range is not None:
+        yield from _scores(np.asarray(seen.scores), report.score_range)
+    if report.groups < 30:
+        yield f"few groups: {report.groups}; intervals will be wide (3 are the least to split)"
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=12).digest()
+def _scores(scores: NDArray[np.float64], score_range: tuple[float, float]) -> Iterator[str]:
+    if score_range[0] == score_range[1]:
+        yield f"constant score: every score is {score_range[0]:g}, nothing can be fitted"
+        return
+    distance = np.abs(scores - np.median(scores))
+    spread = 1.4826 * np.median(distance)  # the standard deviation, were the scores normal
+    if spread == 0.0:  # more than half of the scores are the same
+        spread = np.std(scores)
+    outlying = scores[distance > OUTLIER * spread]
+    if len(outlying):
+        yield (
+            f"outlying scores: {len(outlying)} lie more than {OUTLIER:g} standard deviations from "
+            f"the median {np.median(scores):g}, as {outlying[0]:g}"
+        )

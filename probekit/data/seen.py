@@ -1,0 +1,99 @@
+"""What `check` remembers of the rows it passed: hashes, lengths and openings, no text."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter, defaultdict
+
+from probekit.data.rows import Example
+
+LEAK_WORDS = 5
+"""Answers shorter than this ("Yes.", "(B)") recur under many prompts and give nothing away."""
+OPENING_WORDS = (3, 1)
+OPENING_CHARACTERS = 60
+
+
+class Lengths:
+    """Lengths of the texts of one class, one side, or all rows."""
+
+    def __init__(self) -> None:
+        self.words, self.characters = array("I"), array("I")
+
+    def add(self, text: str) -> None:
+        """Take in one text."""
+        self.words.append(len(text.split()))
+        self.characters.append(len(text))
+
+
+class Seen:
+    """Accumulates over the examples of a data set."""
+
+    def __init__(self) -> None:
+        self.all = Lengths()
+        self.parts: defaultdict[str, Lengths] = defaultdict(Lengths)
+        """By class, or by side."""
+        self.openings: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """How often a class or a side begins with some words."""
+        self.scores = array("d")
+        self.classes: Counter[str] = Counter()
+        self.tags: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.duplicates = self.conflicts = self.same_sides = 0
+        self.leaking_prompts: set[bytes] = set()
+        self.leaking_texts: set[bytes] = set()
+        self._targets: dict[bytes, str] = {}
+        self._prompt_group: dict[bytes, bytes] = {}
+        self._text_group: dict[bytes, bytes] = {}
+        self._chosen = ""
+
+    def add(self, example: Example) -> None:
+        """Take in one example; the sides of a pair must follow one another."""
+        prompt = "\x1f".join(f"{turn.role}\x1e{turn.content}" for turn in example.prompt or ())
+        text = example.completion or ""
+        shown = text if example.completion is not None else example.prompt[-1].content  # type: ignore[index]
+        self.all.add(shown)
+        part = example.side if example.label is None else str(example.label)
+        if part is not None:
+            self.parts[part].add(shown)
+            for n in OPENING_WORDS:
+                opening = " ".join(shown.casefold().split(maxsplit=n)[:n])
+                self.openings[part][opening[:OPENING_CHARACTERS]] += 1
+        self._leak(prompt, text, example)
+        if example.side == "chosen":
+            self._chosen = text
+            return
+        if example.side == "rejected":
+            self.same_sides += text == self._chosen
+            text = f"{self._chosen}\x1d{text}"
+        self._row(f"{prompt}\x1d{text}", example)
+
+    def _row(self, content: str, example: Example) -> None:
+        """Count what belongs to a row once."""
+        for tag, value in example.tags.items():
+            self.tags[tag][value] += 1
+        if example.label is not None:
+            self.classes[str(example.label)] += 1
+        if example.score is not None:
+            self.scores.append(example.score)
+        target = str(example.label if example.score is None else example.score)
+        key = _hash(content)
+        if key in self._targets:
+            self.duplicates += 1
+            self.conflicts += self._targets[key] != target
+        else:
+            self._targets[key] = target
+
+    def _leak(self, prompt: str, text: str, example: Example) -> None:
+        group = _hash(example.group)
+        if prompt:
+            key = _hash(prompt)
+            if self._prompt_group.setdefault(key, group) != group:
+                self.leaking_prompts.add(key)
+        if text and (not prompt or len(text.split()) >= LEAK_WORDS):
+            key = _hash(text)
+            if self._text_group.setdefault(key, group) != group:
+                self.leaking_texts.add(key)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=12).digest()
