@@ -11,10 +11,10 @@ import tracemalloc
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from probekit.data import Example, Message, open_dataset
+from probekit.data import Example, Message, check, open_dataset
 from probekit.errors import DataError
 
 RATINGS = [
@@ -457,15 +457,99 @@ def test_rows_that_disagree_are_refused(tmp_path):
         open_dataset(write(tmp_path / "q.jsonl", last))
 
 
+# A busy machine is no fault of the code.
+LOADED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 
 
+@LOADED
 @given(rows=st.lists(st.tuples(TEXT, TEXT, st.floats(-1e6, 1e6)), min_size=1, max_size=6))
 def test_any_text_survives_the_round_trip(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("h") / "a.jsonl"
     write(path, [{"prompt": p, "completion": c, "score": s} for p, c, s in rows])
     found = [(r.prompt[0].content, r.completion, r.score) for r in open_dataset(path).examples()]
     assert found == rows
+
+
+TURN = st.builds(
+    lambda role, text: {"role": role, "content": text}, st.sampled_from(["user", "system"]), TEXT
+)
+SHARED = {
+    "group": TEXT,
+    "tags": st.dictionaries(st.sampled_from("ab"), TEXT, min_size=1),
+    "prompt": TEXT | st.lists(TURN, min_size=1, max_size=3),
+}
+ROWS = {
+    "label": st.fixed_dictionaries({"label": st.sampled_from(["x", "y"]), "completion": TEXT, **SHARED}),
+    "rating": st.fixed_dictionaries({"score": st.floats(-1e6, 1e6), "completion": TEXT, **SHARED}),
+    "pair": st.fixed_dictionaries({"chosen": TEXT, "rejected": TEXT, **SHARED}),
+}  # fmt: skip
+
+
+@LOADED
+@given(data=st.data())
+@pytest.mark.parametrize("kind", ROWS)
+def test_rows_of_every_kind_survive_the_round_trip(tmp_path_factory, kind, data):
+    rows = data.draw(st.lists(ROWS[kind], min_size=1, max_size=4))
+    path = write(tmp_path_factory.mktemp("h") / "a.jsonl.gz", rows)
+    found = open_dataset(path)
+    assert (found.kind, found.n_rows) == (kind, len(rows))
+    texts = [row.get("completion") for row in rows]
+    if kind == "pair":
+        texts = [row[side] for row in rows for side in ("chosen", "rejected")]
+        rows = [row for row in rows for _ in range(2)]
+    for example, row, text in zip(found.examples(), rows, texts, strict=True):
+        turns = row["prompt"]
+        if isinstance(turns, str):
+            turns = [{"role": "user", "content": turns}]
+        assert [{"role": m.role, "content": m.content} for m in example.prompt] == turns
+        assert (example.completion, example.group, example.tags) == (
+            text,
+            row["group"],
+            row["tags"],
+        )
+        assert (example.label, example.score) == (row.get("label"), row.get("score"))
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["user", "a"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["role", "content", "Rating", "response", "overall_score"]), inner)
+    | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=8,
+)  # fmt: skip
+NAMES = [
+    "prompt", "completion", "text", "label", "score", "chosen", "rejected", "group", "tags", "id",
+    "instruction", "completions", "score_chosen", "score_rejected", "response", "helpfulness",
+]  # fmt: skip
+
+
+ALMOST = st.builds(
+    lambda row, name, value: {**row, name: value},
+    st.sampled_from([GOOD, *(rows[0] for rows in LAYOUTS.values()), {"text": "t", "label": 1}]),
+    st.sampled_from(NAMES),
+    VALUE,
+)
+
+
+@LOADED
+@given(rows=st.lists(ALMOST, min_size=1, max_size=2))
+def test_whatever_a_row_holds_the_answer_is_examples_or_one_line(tmp_path_factory, rows):
+    path = write(tmp_path_factory.mktemp("h") / "a.jsonl", rows)
+    try:
+        found = open_dataset(path)
+    except DataError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+    else:
+        for example in found.examples():
+            for text in (
+                example.id,
+                example.group,
+                example.completion or "",
+                *example.tags.values(),
+            ):
+                text.encode()
+        check(found)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "parquet"])
