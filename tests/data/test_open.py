@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from probekit.data import Example, Message, check, open_dataset
+from probekit.data import Example, Message, check, demo_path, open_dataset
 from probekit.errors import DataError
 
 RATINGS = [
@@ -121,6 +121,15 @@ def test_labels_pairs_and_raw_text(tmp_path):
     }
     (row,) = open_dataset(write(tmp_path / "t.jsonl", [tagged]), tags=["model"]).examples()
     assert row.tags == {"n": "3", "model": "m", "b": "true"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("researchers", "label"), ("researchers_pairs", "pair")]
+)
+def test_demo_names_stand_for_files_that_ship(name, kind):
+    found = open_dataset(f"demo:{name}")
+    assert (found.kind, found.n_rows, found.source) == (kind, 416, f"demo:{name}")
+    assert open_dataset(demo_path(name)).fingerprint == found.fingerprint
 
 
 TURNS = [{"role": "user", "content": "q"}]
