@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import h5py
@@ -264,15 +265,22 @@ def test_an_interrupted_capture_resumes_to_the_same_bytes(loaded, tmp_path, n):
     cache_activations(loaded, ratings(), broken, config=EXACT, resume=True).close()
 
 
-def _capture_slowly(folder, out):
+def _capture_until_killed(folder, out, calls, delay):
+    """Capture, and SIGKILL this process `delay` seconds after the given call of progress."""
     torch.set_num_threads(1)  # the parent's thread pool does not exist in a forked child
     loaded = load_model(folder, dtype="float32")
     import probekit.activations.cache as module
 
     module.COMMIT_SECONDS = 0.0
-    cache_activations(
-        loaded, ratings(), out, config=EXACT, resume=True, progress=lambda *_: time.sleep(0.01)
-    ).close()
+    seen = []
+
+    def progress(*_):
+        seen.append(1)
+        if len(seen) == calls:
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        time.sleep(0.01)
+
+    cache_activations(loaded, ratings(), out, config=EXACT, resume=True, progress=progress).close()
 
 
 def test_random_kills_never_damage_the_result(loaded, tiny_llama, tmp_path):
@@ -283,14 +291,17 @@ def test_random_kills_never_damage_the_result(loaded, tiny_llama, tmp_path):
     rng = np.random.default_rng()
     kills = 0
     while not broken.exists():
-        process = context.Process(target=_capture_slowly, args=(str(tiny_llama), broken))
+        # The first kill falls on the first step of the work; later ones anywhere in it.
+        calls, delay = (1, 0.0) if kills == 0 else (1 + rng.integers(3 + kills), rng.random() / 50)
+        process = context.Process(
+            target=_capture_until_killed, args=(str(tiny_llama), broken, calls, delay)
+        )
         process.start()
-        process.join(0.1 + rng.random() + 0.05 * kills)
-        if process.is_alive():
-            assert kills < 60
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            kills += 1
+        process.join(60)
+        assert not process.is_alive()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        kills += process.exitcode == -signal.SIGKILL
+        assert kills < 60
     assert kills > 0
     cache_activations(loaded, ratings(), broken, config=EXACT, resume=True).close()
     assert content(whole) == content(broken)
