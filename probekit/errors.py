@@ -29,3 +29,11 @@ class ProbeError(ProbekitError):
 
 class OutputError(ProbekitError):
     """An output path exists already, can not be written, or the disk is full."""
+
+
+class SteeringError(ProbekitError):
+    """A steering vector, strength or place can not be used on the model at hand."""
+
+
+class BehaviourError(ProbekitError):
+    """A behaviours file is malformed, or a judge can not be asked as it says."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probekit.errors import ModelError
 
@@ -19,12 +20,21 @@ Reader = Callable[[Place, Tensor], None]
 The tensor belongs to the running forward pass: copy what is kept.
 """
 
+Edit = Callable[[Tensor], Tensor | None]
+"""Receives an activation (n_sequences, n_positions, d_model) and returns what replaces it, or None
+to leave it as it is."""
+
+Forward = Callable[..., Any]
+"""The model's own forward pass: keyword arguments and output of a transformers causal LM."""
+
 
 class Backend(Protocol):
-    """Runs a model on padded token ids and shows its activations to a reader."""
+    """Runs a model on padded token ids, shows its activations to a reader, and lets them be edited."""
 
     n_layers: int
     d_model: int
+    backbone: nn.Module
+    """The module whose call runs all blocks once."""
 
     def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
         """Run the blocks up to the deepest wanted place and call `read` once for each place.
@@ -41,10 +51,10 @@ class Backend(Protocol):
             Called with each place and its activation.
         """
 
-    def patched_logits(self, ids: Tensor, place: Place | None, delta: Tensor | None) -> Tensor:
-        """Return the logits (n_sequences, n_positions, n_vocabulary) with `delta` added at `place`.
+    def editing(self, edits: Mapping[Place, Edit]) -> AbstractContextManager[Forward]:
+        """Give a forward pass in which every activation named is replaced as its edit says.
 
-        With `place` None nothing is changed.
+        The model is as it was after the block, also when an exception ends it.
         """
 
 
@@ -59,17 +69,24 @@ def prove(backend: Backend, places: Sequence[Place], device: torch.device) -> No
         When a change at a site leaves the logits as they were.
     """
     ids = torch.arange(4, device=device)[None] + 5
-    plain = backend.patched_logits(ids, None, None)
+    plain = _logits(backend, ids, {})
     for site in sorted({site for site, _ in places}):
         layers = [layer for name, layer in places if name == site]
         for layer in sorted({min(layers), max(layers)}):
             delta = _bump(backend, ids, (site, layer))
-            changed = backend.patched_logits(ids, (site, layer), delta)
+            changed = _logits(backend, ids, {(site, layer): lambda acts, by=delta: acts + by})
             if not bool((changed != plain).any()):
                 raise ModelError(
                     f"site {site} of layer {layer}: changing it does not change the logits, so it "
                     "is not on the model's path. Name the blocks with --blocks PATH:ATTN,MLP."
                 )
+
+
+def _logits(backend: Backend, ids: Tensor, edits: Mapping[Place, Edit]) -> Tensor:
+    """Return the logits (n_sequences, n_positions, n_vocabulary) under some edits."""
+    with torch.inference_mode(), backend.editing(edits) as forward:
+        found = forward(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return found.logits  # type: ignore[no-any-return]
 
 
 def _bump(backend: Backend, ids: Tensor, place: Place) -> Tensor:

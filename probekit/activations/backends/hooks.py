@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probekit.activations.backends.base import Place, Reader
+from probekit.activations.backends.base import Edit, Forward, Place, Reader
 from probekit.errors import ModelError
 from probekit.models.blocks import BlockNames, block_list, block_names
 from probekit.models.load import LoadedModel
@@ -24,10 +24,16 @@ class _Stop(Exception):  # noqa: N818 - a signal, not an error
 class HooksBackend:
     """Read activations with forward hooks; the model is as it was after every call."""
 
-    def __init__(self, loaded: LoadedModel, *, names: BlockNames | None = None) -> None:
-        self._model = loaded.model
+    def __init__(
+        self,
+        loaded: LoadedModel | nn.Module,
+        *,
+        names: BlockNames | None = None,
+    ) -> None:
+        self._model: Any = loaded.model if isinstance(loaded, LoadedModel) else loaded
         self._names = block_names(self._model, names)
         self._blocks = block_list(self._model, self._names)
+        self.backbone: nn.Module = self._model.base_model
         self.n_layers = len(self._blocks)
         self.d_model = int(self._model.config.get_text_config().hidden_size)
 
@@ -45,15 +51,15 @@ class HooksBackend:
             for place in places:
                 stack.enter_context(self._hooked(place, watch))
             with contextlib.suppress(_Stop):
-                self._model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+                self.backbone(input_ids=ids, attention_mask=mask, use_cache=False)
 
-    def patched_logits(self, ids: Tensor, place: Place | None, delta: Tensor | None) -> Tensor:
-        """See `Backend.patched_logits`."""
-        with contextlib.ExitStack() as stack, torch.inference_mode():
-            if place is not None and delta is not None:
-                stack.enter_context(self._hooked(place, lambda _, acts: acts + delta))
-            logits = self._model(input_ids=ids, use_cache=False).logits
-        return logits  # type: ignore[no-any-return]
+    @contextlib.contextmanager
+    def editing(self, edits: Mapping[Place, Edit]) -> Iterator[Forward]:
+        """See `Backend.editing`."""
+        with contextlib.ExitStack() as stack:
+            for place, edit in edits.items():
+                stack.enter_context(self._hooked(place, lambda _, acts, edit=edit: edit(acts)))
+            yield self._model
 
     @contextlib.contextmanager
     def _hooked(self, place: Place, act: Any) -> Iterator[None]:  # noqa: ANN401

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from probekit.activations.backends.base import Place, Reader
+from probekit.activations.backends.base import Edit, Forward, Place, Reader
 from probekit.errors import ModelError
 from probekit.models.load import LoadedModel
 
@@ -40,6 +41,7 @@ class TransformerLensBackend:
             )
         self.n_layers = int(self._bridge.cfg.n_layers)
         self.d_model = int(self._bridge.cfg.d_model)
+        self.backbone: nn.Module = self._bridge.original_model.base_model
 
     def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
         """See `Backend.run`."""
@@ -53,12 +55,12 @@ class TransformerLensBackend:
                 ids, attention_mask=mask, return_type=None, stop_at_layer=stop, fwd_hooks=hooks
             )
 
-    def patched_logits(self, ids: Tensor, place: Place | None, delta: Tensor | None) -> Tensor:
-        """See `Backend.patched_logits`."""
-        hooks = [] if place is None else [(_hook_name(place), lambda acts, hook: acts + delta)]
-        with torch.inference_mode():
-            logits = self._bridge.run_with_hooks(ids, return_type="logits", fwd_hooks=hooks)
-        return logits  # type: ignore[no-any-return]
+    @contextlib.contextmanager
+    def editing(self, edits: Mapping[Place, Edit]) -> Iterator[Forward]:
+        """See `Backend.editing`; the bridge's hooks fire inside the model that it rewired."""
+        hooks = [(_hook_name(place), _editing(edit)) for place, edit in edits.items()]
+        with self._bridge.hooks(fwd_hooks=hooks):
+            yield self._bridge.original_model
 
 
 def _hook_name(place: Place) -> str:
@@ -69,5 +71,12 @@ def _hook_name(place: Place) -> str:
 def _reading(place: Place, read: Reader) -> Any:  # noqa: ANN401 - a TransformerLens hook function
     def hook(acts: Tensor, hook: Any) -> None:  # noqa: ANN401
         read(place, acts)
+
+    return hook
+
+
+def _editing(edit: Edit) -> Any:  # noqa: ANN401 - a TransformerLens hook function
+    def hook(acts: Tensor, hook: Any) -> Tensor | None:  # noqa: ANN401
+        return edit(acts)
 
     return hook

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from probekit.activations.backends.base import Place, Reader
+from probekit.activations.backends.base import Edit, Forward, Place, Reader
 from probekit.activations.backends.hooks import _depth
 from probekit.errors import ModelError
 from probekit.models.blocks import BlockNames, block_names
@@ -35,6 +37,7 @@ class NNsightBackend:
         self._traced: Any = TransformersModel(model, tokenizer=copy.deepcopy(loaded.tokenizer))
         self.n_layers = len(self._envoy(self._names.blocks))
         self.d_model = int(model.config.get_text_config().hidden_size)
+        self.backbone: nn.Module = model.base_model
 
     def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
         """See `Backend.run`."""
@@ -46,18 +49,29 @@ class NNsightBackend:
                 read(place, self._activation(place))
             tracer.stop()
 
-    def patched_logits(self, ids: Tensor, place: Place | None, delta: Tensor | None) -> Tensor:
-        """See `Backend.patched_logits`."""
-        import nnsight
+    @contextlib.contextmanager
+    def editing(self, edits: Mapping[Place, Edit]) -> Iterator[Forward]:
+        """See `Backend.editing`; every call of the forward pass is one trace."""
+        ordered = sorted(edits, key=_depth)
 
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        traced = self._traced
-        with torch.inference_mode(), traced.trace(inputs, use_cache=False):
-            if place is not None and delta is not None:
-                acts = self._activation(place)
-                acts[:] = acts + delta
-            logits = nnsight.save(traced.output.logits)
-        return logits  # type: ignore[no-any-return]
+        def forward(
+            input_ids: Tensor,
+            attention_mask: Tensor,
+            **options: Any,  # noqa: ANN401 - those of the model's own forward
+        ) -> Any:  # noqa: ANN401 - a transformers output
+            import nnsight
+
+            traced, inputs = self._traced, {"input_ids": input_ids, "attention_mask": attention_mask}
+            with traced.trace(inputs, **options):
+                for place in ordered:
+                    acts = self._activation(place)
+                    new = edits[place](acts)
+                    if new is not None:
+                        acts[:] = new
+                logits = nnsight.save(traced.output.logits)
+            return SimpleNamespace(logits=logits)
+
+        yield forward
 
     def _activation(self, place: Place) -> Tensor:
         site, layer = place

@@ -1,0 +1,308 @@
+"""A fast batched sampler: prefill a prompt once, share it among its samples, decode together.
+
+Every completion draws from its own stream of uniform numbers, fixed by seed, prompt and sample. So
+a completion does not depend on its batch, and two runs that differ in one thing (a steering
+strength, an adapter) share their luck: their difference is not sampling noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import ModelError
+from probekit.models.chat import Rendered
+from probekit.models.load import LoadedModel
+
+COMPACT_AT = 0.25
+"""Share of finished rows of a batch at which they are taken out of it."""
+NUCLEUS_GUESS = 1024
+"""Most probable tokens that are sorted first: a nucleus is rarely larger."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn."""
+
+    max_new_tokens: int = 48
+    samples: int = 1
+    """Completions of each prompt."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the most probable token."""
+    top_p: float = 1.0
+    """Draw from the smallest set of tokens that holds this much probability (1904.09751)."""
+    seed: int = 0
+    batch: int = 64
+    """Sequences decoded together: the bound on memory."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("max_new_tokens", 1, 1 << 20), ("samples", 1, 1 << 20), ("batch", 1, 1 << 20),
+            ("temperature", 0.0, 100.0), ("top_p", 1e-6, 1.0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ModelError(f"{name} {value}: expected a value from {low} to {high}.")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The tokens that the model wrote after one prompt."""
+
+    prompt: int
+    """Index of the prompt."""
+    sample: int
+    ids: NDArray[np.int32]
+    """New token ids, shape (n_new,), ending with the end-of-turn token when `finished`."""
+    logprobs: NDArray[np.float32]
+    """Of each token under softmax(logits / temperature), in nats, shape (n_new,). Where `top_p` cut
+    the nucleus this is still the whole distribution's."""
+    finished: bool
+    """False when the length limit cut it."""
+
+    def rendered(self, prompt: Rendered, turn_end: int | None) -> Rendered:
+        """Return prompt and completion as one row to score, on these very token ids.
+
+        A cut completion is closed with `turn_end` as the chat template would close it; an empty one
+        has no content token.
+        """
+        start = len(prompt.ids)
+        content = self.ids[:-1] if self.finished else self.ids
+        stop = start + len(content)
+        closing = self.ids[-1:] if self.finished else np.array([], dtype=np.int32)
+        if not self.finished and turn_end is not None:
+            closing = np.array([turn_end], dtype=np.int32)
+        ids = np.concatenate([prompt.ids, content, closing]).astype(np.int32)
+        return Rendered(ids, start, stop, stop if len(closing) else None, prompt.has_prompt)
+
+
+def stop_ids(loaded: LoadedModel) -> list[int]:
+    """Return the token ids that end a turn, the tokenizer's own first."""
+    configured = loaded.model.generation_config.eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    found = dict.fromkeys(i for i in [loaded.tokenizer.eos_token_id, *several] if i is not None)
+    return [int(i) for i in found]
+
+
+def sample(
+    loaded: LoadedModel,
+    prompts: Sequence[Rendered],
+    config: SamplingConfig,
+    *,
+    forward: Callable[..., Any] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Completion]:
+    """Draw completions of every prompt, exactly as many as asked, in prompt-major order.
+
+    Parameters
+    ----------
+    loaded
+        The model and its tokenizer.
+    prompts
+        Rendered prompts (`start == stop == len(ids)`), of any lengths.
+    config
+        How completions are drawn.
+    forward
+        Called in place of `loaded.model`, with the same arguments: another backend's forward pass.
+    progress
+        Told how many completions are done.
+
+    Raises
+    ------
+    ModelError
+        When a prompt and its completion would not fit the model's context.
+    """
+    for prompt in prompts:
+        if len(prompt.ids) + config.max_new_tokens > loaded.max_length:
+            raise ModelError(
+                f"a prompt has {len(prompt.ids)} tokens and {config.max_new_tokens} new ones were "
+                f"asked for; the model's context is {loaded.max_length}. Shorten either."
+            )
+    found: dict[tuple[int, int], Completion] = {}
+    for group, samples in _batches(prompts, config):
+        batch = _Batch(loaded, [prompts[i] for i in group], group, samples, config, forward)
+        for done in batch.decode():
+            found[done.prompt, done.sample] = done
+        progress(len(found))
+    return [found[i, j] for i in range(len(prompts)) for j in range(config.samples)]
+
+
+def _batches(
+    prompts: Sequence[Rendered], config: SamplingConfig
+) -> list[tuple[list[int], list[int]]]:
+    """Return (prompts, samples of each) of every batch; prompts of like length together."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
+    size = max(1, config.batch // config.samples)
+    every = list(range(config.samples))
+    return [
+        (order[at : at + size], every[first : first + config.batch])
+        for at in range(0, len(order), size)
+        for first in range(0, config.samples, config.batch)
+    ]
+
+
+class _Batch:
+    """One batch: left-padded prompts, each repeated for its samples, decoded to the end."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        prompts: list[Rendered],
+        index: list[int],
+        samples: list[int],
+        config: SamplingConfig,
+        forward: Callable[..., Any] | None,
+    ) -> None:
+        self.model, self.device = forward or loaded.model, loaded.device
+        self.loaded, self.prompts, self.config = loaded, prompts, config
+        self.names = [(prompt, sample) for prompt in index for sample in samples]
+        self.samples = len(samples)
+        self.stops = torch.tensor(stop_ids(loaded), device=self.device, dtype=torch.int64)
+        n, length = len(self.names), config.max_new_tokens
+        self.uniform = torch.from_numpy(
+            np.stack([uniforms(config.seed, *name, length) for name in self.names])
+        ).to(self.device)
+        self.ids = torch.zeros((n, length), dtype=torch.int64, device=self.device)
+        self.logprobs = torch.zeros((n, length), device=self.device)
+
+    @torch.inference_mode()
+    def decode(self) -> list[Completion]:
+        """Prefill, then one token a step for every unfinished row."""
+        logits, cache, mask = self._prefill()
+        rows = torch.arange(len(self.names), device=self.device)  # the rows still in the batch
+        done = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+        lengths = torch.full_like(rows, self.config.max_new_tokens)
+        for step in range(self.config.max_new_tokens):
+            token, logprob = choose(logits, self.uniform[rows, step], self.config)
+            alive = ~done
+            self.ids[rows[alive], step] = token[alive]
+            self.logprobs[rows[alive], step] = logprob[alive]
+            ended = alive & torch.isin(token, self.stops)
+            lengths[rows[ended]] = step + 1
+            done |= ended
+            if step + 1 == self.config.max_new_tokens or bool(done.all()):
+                break
+            if float(done.float().mean()) >= COMPACT_AT:
+                keep = (~done).nonzero()[:, 0]
+                for layer in cache.layers:
+                    layer.batch_select_indices(keep)
+                rows, token, mask, done = rows[keep], token[keep], mask[keep], done[keep]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            logits = self._step(token, mask, cache)
+        return self._completions(lengths)
+
+    def _prefill(self) -> tuple[Tensor, Any, Tensor]:
+        """Run every prompt once; return last logits, cache and mask, repeated for the samples."""
+        from transformers.cache_utils import DynamicCache
+
+        from probekit.models.kv_cache import preallocate
+
+        width = max(len(prompt.ids) for prompt in self.prompts)
+        ids = torch.zeros((len(self.prompts), width), dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for i, prompt in enumerate(self.prompts):
+            ids[i, width - len(prompt.ids) :] = torch.from_numpy(prompt.ids.astype(np.int64))
+            mask[i, width - len(prompt.ids) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        cache = DynamicCache(config=self.loaded.model.config)
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=_positions(mask),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        preallocate(cache, self.samples, self.config.max_new_tokens)
+        repeat = self.samples
+        return logits.repeat_interleave(repeat, 0), cache, mask.repeat_interleave(repeat, 0)
+
+    def _step(self, token: Tensor, mask: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
+        logits = self.model(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=_positions(mask)[:, -1:],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1]  # type: ignore[no-any-return]
+
+    def _completions(self, lengths: Tensor) -> list[Completion]:
+        stops, found = set(self.stops.tolist()), []
+        for row, (prompt, sample_index) in enumerate(self.names):
+            n = int(lengths[row])
+            ids = self.ids[row, :n].cpu().numpy().astype(np.int32)
+            found.append(
+                Completion(
+                    prompt=prompt,
+                    sample=sample_index,
+                    ids=ids,
+                    logprobs=self.logprobs[row, :n].cpu().numpy(),
+                    finished=int(ids[-1]) in stops,
+                )
+            )
+        return found
+
+
+def uniforms(seed: int, prompt: int, sample_index: int, n: int) -> NDArray[np.float64]:
+    """Return the uniform numbers in [0, 1) that a completion's tokens are drawn with, shape (n,)."""
+    return np.random.default_rng([seed, prompt, sample_index]).random(n)
+
+
+def choose(logits: Tensor, uniform: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """Draw one token a row by inverting the cumulative distribution.
+
+    Much cheaper than `torch.multinomial`, which draws one exponential for every vocabulary entry.
+
+    Parameters
+    ----------
+    logits
+        Shape (n, n_vocabulary).
+    uniform
+        In [0, 1), shape (n,).
+    config
+        Temperature and nucleus.
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        Token ids (n,) and their log-probabilities (n,), before any nucleus.
+    """
+    logits = logits.float()
+    if config.temperature == 0:
+        token = logits.argmax(-1)
+        logprob = logits.log_softmax(-1)
+    else:
+        logprob = (logits / config.temperature).log_softmax(-1)
+        probs = logprob.exp()
+        token = _invert(probs, uniform) if config.top_p == 1 else _nucleus(probs, uniform, config)
+    return token, logprob.gather(1, token[:, None])[:, 0]
+
+
+def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
+    # float64: summing 10^5 float32 probabilities would move the rarest tokens' shares.
+    cdf = probs.cumsum(-1, dtype=torch.float64)
+    at = (uniform.to(cdf.dtype) * cdf[:, -1])[:, None]
+    return torch.searchsorted(cdf, at, right=True)[:, 0].clamp_max(probs.shape[1] - 1)
+
+
+def _nucleus(probs: Tensor, uniform: Tensor, config: SamplingConfig) -> Tensor:
+    k = min(NUCLEUS_GUESS, probs.shape[1])
+    values, order = probs.topk(k)
+    if k < probs.shape[1] and bool((values.sum(-1) < config.top_p).any()):
+        values, order = probs.sort(-1, descending=True)
+    before = values.cumsum(-1) - values
+    kept = values * (before < config.top_p)
+    return order.gather(1, _invert(kept, uniform)[:, None])[:, 0]
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Return every token's position among the real ones, shape of `mask`."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)

@@ -1,0 +1,296 @@
+"""Read what `probekit steer` left in a directory, refusing what is foreign, partial or newer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from probekit.errors import ProbeError
+from probekit.reports.rows import NO_VALUE, Metric
+from probekit.reports.steer_rows import (
+    BASELINE,
+    Change,
+    Completion,
+    Condition,
+    Judge,
+    Measure,
+    RankedLayer,
+    Ranking,
+    Reference,
+    Steer,
+    SteerProbe,
+    Usable,
+)
+
+FORMAT = "probekit.steer"
+FORMAT_VERSION = 1
+GROUPS = ("effect", "layers", "behaviour", "damage")
+MODES = ("add", "clamp", "ablate")
+
+_AGAIN = "Run probekit steer again with --force."
+_GIVE = "Give the directory that probekit steer wrote to --out."
+_Read = TypeVar("_Read")
+
+
+def load_steer(directory: Path) -> Steer:
+    """Return the run that `probekit steer` left in `directory`.
+
+    Parameters
+    ----------
+    directory
+        Holds `steer.json` and `completions.jsonl`.
+
+    Raises
+    ------
+    ProbeError
+        When the directory is missing, is not the output of a steering run, is partial or damaged,
+        or was written by a newer probekit.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ProbeError(
+            f"{directory}: no such directory, expected the output of a steering run. {_GIVE}"
+        )
+    path = directory / "steer.json"
+    if not path.is_file():
+        raise ProbeError(
+            f"{directory}: has no steer.json, expected the output of a steering run. {_GIVE}"
+        )
+    value = _read_json(path)
+    _check_header(path, value)
+    completions = _read_completions(directory / "completions.jsonl")
+    steer = _whole(path, lambda: _steer(value, completions))
+    expected = steer.n["completions"]
+    if len(completions) != expected:
+        raise ProbeError(
+            f"{directory}/completions.jsonl: has {len(completions)} rows, steer.json says "
+            f"{expected}; the file is partial or from another run. {_AGAIN}"
+        )
+    return steer
+
+
+def _whole(path: Path, read: Callable[[], _Read]) -> _Read:
+    try:
+        return read()
+    except KeyError as error:
+        raise ProbeError(
+            f"{path}: key {error.args[0]!r} is missing, the file is partial or damaged. {_AGAIN}"
+        ) from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ProbeError(f"{path}: holds a value of the wrong type ({error}). {_AGAIN}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ProbeError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}), the file is partial or damaged. "
+            f"{_AGAIN}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ProbeError(f"{path}: not UTF-8 text, the file is damaged. {_AGAIN}") from error
+    if not isinstance(value, dict):
+        raise ProbeError(f"{path}: got a {type(value).__name__}, expected an object. {_AGAIN}")
+    return value
+
+
+def _check_header(path: Path, value: dict[str, Any]) -> None:
+    if value.get("format") != FORMAT:
+        raise ProbeError(
+            f"{path}: format is {value.get('format')!r}, expected {FORMAT!r}. {_GIVE}"
+        )
+    version = value.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ProbeError(f"{path}: format_version is {version!r}, expected a number. {_AGAIN}")
+    if version > FORMAT_VERSION:
+        raise ProbeError(
+            f"{path}: format version is {version}, this probekit reads up to {FORMAT_VERSION}. "
+            "Upgrade probekit."
+        )
+    if value.get("complete", True) is not True:
+        raise ProbeError(f"{path}: the run did not finish, the file is partial. {_AGAIN}")
+
+
+def _read_completions(path: Path) -> list[Completion]:
+    if not path.is_file():
+        raise ProbeError(f"{path}: missing, the output of this run is partial. {_AGAIN}")
+    found = []
+    # Only \n ends a row: str.splitlines would also break at the U+2028 a text may hold.
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_completion(json.loads(line)))
+        except KeyError as error:
+            raise ProbeError(
+                f"{path}:{number}: key {error.args[0]!r} is missing, the file is damaged. {_AGAIN}"
+            ) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ProbeError(
+                f"{path}:{number}: not a completion row ({error}), the file is partial or "
+                f"damaged. {_AGAIN}"
+            ) from error
+    return found
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - a JSON value
+    return math.nan if value is None else float(value)
+
+
+def _metric(value: dict[str, Any] | None) -> Metric:
+    if value is None:
+        return NO_VALUE
+    return Metric(_number(value["value"]), _number(value.get("low")), _number(value.get("high")))
+
+
+def _one_of(value: object, allowed: tuple[str, ...], what: str) -> str:
+    if value not in allowed:
+        raise ValueError(f"{what} is {value!r}, expected {', '.join(allowed)}")
+    return str(value)
+
+
+def _steer(value: dict[str, Any], completions: list[Completion]) -> Steer:
+    vector, rerank, judge = value["vector"], value.get("rerank"), value.get("judge")
+    conditions = [_condition(item) for item in value["conditions"]]
+    if not any(item.direction == BASELINE for item in conditions):
+        raise ValueError("no condition is unsteered, so nothing can be compared")
+    return Steer(
+        probe=_probe(value["probe"]),
+        source=str(vector["source"]),
+        layers=[int(layer) for layer in vector["layers"]],
+        norms={int(layer): _number(norm) for layer, norm in (vector.get("norms") or {}).items()},
+        mode=_one_of(value["mode"], MODES, "mode"),
+        where=str(value["where"]),
+        coeffs=sorted(float(coeff) for coeff in value["coeffs"]),
+        n={name: int(number) for name, number in value["n"].items()},
+        measures=[_measure(item) for item in value["measures"]],
+        conditions=conditions,
+        doses=_changes(value.get("doses"), "slope"),
+        ablation=_changes(value.get("ablation"), "difference"),
+        usable=_usable(value["usable"], value.get("damage_bound")),
+        completions=completions,
+        rerank=_ranking(rerank) if rerank else None,
+        judge=_judge(judge) if judge else None,
+        reference=[
+            Reference(str(item["name"]), _number(item["mean"]), _number(item.get("sd")))
+            for item in value.get("reference") or []
+        ],
+        seed=value.get("seed"),
+        sampling={key: value.get(key) for key in ("max_new_tokens", "temperature", "top_p")},
+        provenance=dict(value.get("provenance") or {}),
+    )
+
+
+def _probe(value: dict[str, Any]) -> SteerProbe:
+    metric, classes, ends = value.get("metric"), value.get("classes"), value.get("score_range")
+    return SteerProbe(
+        path=str(value["path"]),
+        kind=str(value["kind"]),
+        head=value.get("head"),
+        site=str(value["site"]),
+        layer=int(value["layer"]),
+        position=str(value["position"]),
+        data_kind=_one_of(value["data_kind"], ("label", "rating", "pair"), "data_kind"),
+        classes=(str(classes[0]), str(classes[1])) if classes else None,
+        score_range=(float(ends[0]), float(ends[1])) if ends else None,
+        metric_name=str(metric["name"]) if metric else "",
+        metric=_metric(metric),
+    )
+
+
+def _measure(value: dict[str, Any]) -> Measure:
+    layer = value.get("layer")
+    return Measure(
+        name=str(value["name"]),
+        label=str(value["label"]),
+        unit=str(value.get("unit") or ""),
+        group=_one_of(value["group"], GROUPS, "group of a measure"),
+        layer=None if layer is None else int(layer),
+    )
+
+
+def _condition(value: dict[str, Any]) -> Condition:
+    return Condition(
+        direction=str(value["direction"]),
+        mode=str(value["mode"]),
+        coeff=_number(value["coeff"]),
+        n=int(value["n"]),
+        values={name: _metric(item) for name, item in value["values"].items()},
+    )
+
+
+def _changes(value: dict[str, Any] | None, key: str) -> dict[str, Change]:
+    return {
+        name: Change(
+            metric=_metric(item[key]),
+            random=tuple(_number(number) for number in item.get("random") or ()),
+            p=_number(item.get("p")),
+            coeffs=tuple(float(coeff) for coeff in item.get("coeffs") or ()),
+        )
+        for name, item in (value or {}).items()
+        if item is not None
+    }
+
+
+def _usable(value: dict[str, Any], bound: float | None) -> Usable:
+    return Usable(
+        low=_number(value.get("low")),
+        high=_number(value.get("high")),
+        coeffs=tuple(sorted(float(coeff) for coeff in value["coeffs"])),
+        bound=_number(value.get("bound", bound)),
+        reasons={str(k): str(reason) for k, reason in (value.get("reasons") or {}).items()},
+    )
+
+
+def _ranking(value: dict[str, Any]) -> Ranking:
+    rows = [
+        RankedLayer(
+            layer=int(row["layer"]),
+            metric=_metric(row["metric"]),
+            effect=_metric(row["effect"]),
+            damage=_metric(row["damage"]),
+            ratio=_metric(row["ratio"]),
+            rank=None if row.get("rank") is None else int(row["rank"]),
+            steered=bool(row.get("steered", False)),
+        )
+        for row in value["rows"]
+    ]
+    return Ranking(
+        coeff=_number(value["coeff"]),
+        metric=str(value["metric"]),
+        measure=str(value["measure"]),
+        rows=sorted(rows, key=lambda row: row.layer),
+        spearman=_metric(value.get("spearman")),
+    )
+
+
+def _judge(value: dict[str, Any]) -> Judge:
+    counts = {key: int(value.get(key) or 0) for key in ("asked", "answered", "failed")}
+    return Judge(
+        url=str(value.get("url") or ""),
+        model=str(value.get("model") or ""),
+        agreement=_metric(value.get("agreement")),
+        **counts,
+    )
+
+
+def _completion(value: dict[str, Any]) -> Completion:
+    category, judge = value.get("category"), value.get("judge")
+    return Completion(
+        direction=str(value["direction"]),
+        mode=str(value["mode"]),
+        coeff=_number(value["coeff"]),
+        prompt_id=str(value["prompt_id"]),
+        sample=int(value["sample"]),
+        prompt=str(value.get("prompt") or ""),
+        text=str(value.get("text") or ""),
+        n_tokens=int(value.get("n_tokens") or 0),
+        finished=bool(value.get("finished", True)),
+        score=_number(value.get("score")),
+        category=None if category is None else str(category),
+        judge=None if judge is None else str(judge),
+    )

@@ -1,0 +1,184 @@
+"""`steered`: a model whose residual stream is edited along a direction while the block lasts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probekit.activations.backends.base import Backend, Edit, Forward
+from probekit.activations.backends.hooks import HooksBackend
+from probekit.errors import SteeringError
+from probekit.models.chat import Rendered
+from probekit.models.load import LoadedModel
+from probekit.steering.operators import MODES, ablate, add, clamp
+from probekit.steering.vector import SteeringVector
+from probekit.steering.where import Where
+
+
+class Steering:
+    """What `steered` gives: the edited forward pass, and the way to run whole texts through it."""
+
+    def __init__(self, where: Where) -> None:
+        self.forward: Forward = _unset
+        """The model's forward pass with the edits in it; give it to `sample`."""
+        self._where = where
+        self._rows: Sequence[Rendered] | None = None
+        self._start: int | None = None
+        self._covered: bool | Tensor = True
+
+    @contextlib.contextmanager
+    def reading(self, rows: Sequence[Rendered]) -> Iterator[None]:
+        """Say that forward passes in the block run these whole, right-padded texts.
+
+        Only so can prompt and completion be told apart in one pass over both.
+        """
+        self._rows = list(rows)
+        try:
+            yield
+        finally:
+            self._rows = None
+
+    def watch(self, module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ANN401
+        """Work out which tokens of the forward pass that begins are to be edited."""
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+        n, device = int(tokens.shape[1]), tokens.device
+        if self._rows is not None:
+            self._covered = torch.from_numpy(self._where.mask(self._rows, n)).to(device)
+            return
+        cache = kwargs.get("past_key_values")
+        offset = 0 if cache is None else int(cache.get_seq_length())
+        if cache is None and kwargs.get("use_cache") is False and self._where.name != "both":
+            raise SteeringError(
+                f"where {self._where.name!r}: without a key-value cache prompt and completion can "
+                "not be told apart. Generate with use_cache=True, or name the texts with "
+                "reading(rows)."
+            )
+        # An empty cache begins a new text: all of that pass is prompt.
+        if offset == 0:
+            self._start = n
+        elif self._start is None:
+            self._start = offset
+        columns = self._where.columns(self._start or 0, offset, n)
+        everything = bool(columns.all())
+        whole = everything or not columns.any()
+        self._covered = everything if whole else torch.from_numpy(columns)[None].to(device)
+
+    def edit(self, change: Callable[[Tensor], Tensor]) -> Edit:
+        """Return `change` restricted to the tokens that are to be edited."""
+
+        def apply(acts: Tensor) -> Tensor | None:
+            if self._covered is False:
+                return None
+            if self._covered is True:
+                return change(acts)
+            return torch.where(self._covered[..., None], change(acts), acts)
+
+        return apply
+
+
+@contextlib.contextmanager
+def steered(
+    model: LoadedModel | nn.Module,
+    vector: SteeringVector,
+    coeff: float = 1.0,
+    *,
+    mode: str = "add",
+    where: str = "both",
+    backend: Backend | None = None,
+) -> Iterator[Steering]:
+    """Edit a model's residual stream along a vector while the block lasts.
+
+    The model is as it was afterwards, also when an exception ends the block. Blocks nest: the
+    inner one edits what the outer one left. Works with `generate` and its key-value cache, with
+    left-padded batches of unequal prompts, and with single forward passes.
+
+    Parameters
+    ----------
+    model
+        A loaded model, or a transformers causal language model.
+    vector
+        What to steer with, at each of its layers.
+    coeff
+        `add` adds coeff times the vector; `clamp` sets the component along it to coeff times its
+        norm; `ablate` takes no strength. After `vector.in_norms(norms)` one unit is the mean
+        residual norm of the layer.
+    mode
+        `add`, `ablate` or `clamp`.
+    where
+        `both`, `prompt`, `generated`, or a position rule such as `prompt_end` or `first:16`.
+    backend
+        Whose forward pass to edit; plain hooks on the model itself by default. The
+        TransformerLens and nnsight backends hold their own copy of the model, so use
+        `Steering.forward` with them.
+
+    Raises
+    ------
+    SteeringError
+        When the vector does not fit the model, or mode, place or strength can not be used.
+    """
+    if mode not in MODES:
+        raise SteeringError(f"mode {mode!r}: unknown. Expected {', '.join(MODES)}.")
+    if not torch.isfinite(torch.tensor(float(coeff))):
+        raise SteeringError(f"coeff {coeff}: expected a finite number.")
+    backend = backend or HooksBackend(model)
+    check_fits(vector, backend)
+    place = Where.parse(where)
+    parameter = next(backend.backbone.parameters())
+    steering = Steering(place)
+    edits = {
+        (vector.site, layer): steering.edit(change)
+        for layer, change in _changes(vector, float(coeff), mode, parameter).items()
+    }
+    with contextlib.ExitStack() as stack:
+        handle = backend.backbone.register_forward_pre_hook(steering.watch, with_kwargs=True)
+        stack.callback(handle.remove)
+        steering.forward = stack.enter_context(backend.editing(edits))
+        yield steering
+
+
+def check_fits(vector: SteeringVector, backend: Backend) -> None:
+    """Raise `SteeringError` when the vector is of another width or names a layer too deep."""
+    if vector.d_model != backend.d_model:
+        raise SteeringError(
+            f"steering vector: is {vector.d_model} wide, the model's residual stream "
+            f"{backend.d_model}. Use a vector of this model."
+        )
+    if vector.layers[-1] >= backend.n_layers:
+        raise SteeringError(
+            f"layer {vector.layers[-1]}: out of range. The model has layers 0 to "
+            f"{backend.n_layers - 1}."
+        )
+
+
+def _changes(
+    vector: SteeringVector, coeff: float, mode: str, like: Tensor
+) -> dict[int, Callable[[Tensor], Tensor]]:
+    """Return what is done to the activations of each layer."""
+    found: dict[int, Callable[[Tensor], Tensor]] = {}
+    norms = vector.norms()
+    for layer, values in vector.vectors.items():
+        raw = torch.from_numpy(values).to(like.device)
+        if mode == "add":
+            delta = (coeff * raw).to(like.dtype)
+            found[layer] = lambda acts, by=delta: add(acts, by)  # type: ignore[misc]
+            continue
+        unit = (raw / norms[layer]).float() if norms[layer] else raw.float()
+        if not norms[layer]:
+            raise SteeringError(
+                f"steering vector: is zero at layer {layer}, so it has no direction to {mode}."
+            )
+        if mode == "ablate":
+            found[layer] = lambda acts, u=unit: ablate(acts, u)  # type: ignore[misc]
+        else:
+            value = coeff * norms[layer]
+            found[layer] = lambda acts, u=unit, v=value: clamp(acts, u, v)  # type: ignore[misc]
+    return found
+
+
+def _unset(**kwargs: Any) -> Any:  # noqa: ANN401 - stands for a forward pass
+    raise AssertionError("the steered block has not begun")
