@@ -9,13 +9,11 @@ a run was killed.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,64 +21,21 @@ from numpy.typing import NDArray
 from probekit.activations.table import Cell
 from probekit.container import disk_errors, write_json
 from probekit.errors import StoreError
+from probekit.partial import PartialFolder
 
 _SUFFIX = {"float16": ".f16", "float32": ".f32"}
 
 
-class WorkDir:
-    """The folder `OUT.partial` of a capture in progress; one process at a time may hold it."""
+class WorkDir(PartialFolder):
+    """The folder `OUT.partial` of a capture in progress."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock: IO[str] | None = None
+    WORK = "capture"
+    ERROR = StoreError
 
     @classmethod
     def beside(cls, out: Path) -> WorkDir:
         """Return the work folder that belongs to the store `out`."""
-        return cls(out.with_name(out.name + ".partial"))
-
-    def open(self, settings: dict[str, Any], *, resume: bool, force: bool) -> bool:
-        """Take the folder for this process; return True when earlier work in it is continued.
-
-        Raises
-        ------
-        StoreError
-            When another process holds it, or it holds unfinished work and neither `resume` nor
-            `force` was given, or that work was started with other settings.
-        """
-        known = self._settings()
-        if known is not None and not resume and not force:
-            raise StoreError(
-                f"{self.path}: an interrupted capture is here. Pass --resume to continue it or "
-                "--force to start again."
-            )
-        # `resume` on a folder killed before its settings were written starts anew.
-        continued = resume and known is not None
-        if continued and known is not None:
-            self._same(known, json.loads(json.dumps(settings)))
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        self._hold()
-        try:
-            if not continued:
-                self._empty()
-                with disk_errors(self.path):
-                    write_json(self.path / "settings.json", settings)
-        except BaseException:
-            self.close()
-            raise
-        return continued
-
-    def close(self) -> None:
-        """Let another process take the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    def remove(self) -> None:
-        """Delete the folder; its store is whole."""
-        self.close()
-        shutil.rmtree(self.path, ignore_errors=True)
+        return cls(cls.path_beside(out))
 
     @property
     def batches_done(self) -> int:
@@ -179,38 +134,3 @@ class WorkDir:
     def _named(self, cell: Cell, dtype: str) -> Path:
         name = f"{cell.site}-{cell.layer:03d}-{cell.position.replace(':', '_')}"
         return self.path / (name + _SUFFIX[dtype])
-
-    def _settings(self) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads((self.path / "settings.json").read_text())
-        except FileNotFoundError:
-            return None
-        except NotADirectoryError as error:
-            raise StoreError(f"{self.path}: is not a folder. Remove it and run again.") from error
-        return found
-
-    def _same(self, known: dict[str, Any], wanted: dict[str, Any]) -> None:
-        for key in sorted(known.keys() | wanted.keys()):
-            if known.get(key) != wanted.get(key):
-                raise StoreError(
-                    f"{self.path}: was started with {key} {known.get(key)!r}, now "
-                    f"{wanted.get(key)!r}. Resume with the same settings, or pass --force."
-                )
-
-    def _hold(self) -> None:
-        handle = (self.path / "lock").open("w")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.close()
-            raise StoreError(
-                f"{self.path}: another process is capturing into it. Wait for it or stop it."
-            ) from error
-        self._lock = handle
-
-    def _empty(self) -> None:
-        # settings.json first: without it the folder counts as empty.
-        (self.path / "settings.json").unlink(missing_ok=True)
-        for file in self.path.iterdir():
-            if file.name != "lock":
-                file.unlink()

@@ -69,13 +69,13 @@ def to_examples(
     own_tags = read_tags(record, tags, place)
     if kind == "pair":
         return _pair(record, place, name, own_tags)
-    prompt = _prompt(record.get("prompt"), place)
+    prompt = read_prompt(record.get("prompt"), place)
     completion = _completion(record, place)
     if completion is None and (prompt is None or kind == "rating"):
         raise missing(record, place, FIELDS[kind].partition(", and ")[2])
     example = Example(
         id=name,
-        group=_group(record, prompt, completion, place),
+        group=read_group(record, prompt, completion, place),
         prompt=prompt,
         completion=completion,
         label=read_label(record, place) if kind == "label" else None,
@@ -107,7 +107,7 @@ def _expect_kind(record: Record, place: str, kind: Kind) -> None:
 
 
 def _pair(record: Record, place: str, name: str, tags: dict[str, str]) -> list[Example]:
-    prompt = _prompt(record.get("prompt"), place)
+    prompt = read_prompt(record.get("prompt"), place)
     texts, heads = {}, {}
     for side in ("chosen", "rejected"):
         value = record[side]
@@ -116,7 +116,7 @@ def _pair(record: Record, place: str, name: str, tags: dict[str, str]) -> list[E
         texts[side] = read_text(value, place, side)
     if heads:
         prompt = _shared_prompt(prompt, heads, place)
-    group = _group(record, prompt, texts["chosen"], place)
+    group = read_group(record, prompt, texts["chosen"], place)
     return [
         Example(id=name, group=group, prompt=prompt, completion=text, side=side, tags=tags)  # type: ignore[arg-type]
         for side, text in texts.items()
@@ -154,7 +154,8 @@ def _last_answer(value: list[Any], place: str, field: str) -> tuple[tuple[Messag
     return turns[:-1], turns[-1].content
 
 
-def _prompt(value: Any, place: str) -> Prompt:  # noqa: ANN401
+def read_prompt(value: Any, place: str) -> Prompt:  # noqa: ANN401
+    """Return the conversation that a prompt field holds, None for an absent or empty one."""
     if value is None or value == "":
         return None
     if isinstance(value, list):
@@ -184,7 +185,8 @@ def _completion(record: Record, place: str) -> str | None:
     return read_text(value, place, "text")
 
 
-def _group(record: Record, prompt: Prompt, text: str | None, place: str) -> str:
+def read_group(record: Record, prompt: Prompt, text: str | None, place: str) -> str:
+    """Return the row's group, by default a hash of its prompt (of its text without one)."""
     value = record.get("group")
     if value is not None:
         if value == "":

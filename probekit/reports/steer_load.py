@@ -171,7 +171,7 @@ def _steer(value: dict[str, Any], completions: list[Completion]) -> Steer:
         conditions=conditions,
         doses=_changes(value.get("doses"), "slope"),
         ablation=_changes(value.get("ablation"), "difference"),
-        usable=_usable(value["usable"], value.get("damage_bound")),
+        usable=_usable(value["usable"] or {"coeffs": [0.0]}, value.get("damage_bound")),
         completions=completions,
         rerank=_ranking(rerank) if rerank else None,
         judge=_judge(judge) if judge else None,

@@ -241,4 +241,4 @@ def span(values: Sequence[float]) -> tuple[float, float] | None:
 
 def steered_ends(steer: Steer) -> tuple[float, float]:
     """Return the lowest and the highest usable dose, 0 where one side has none."""
-    return min(0.0, *steer.usable.coeffs, 0.0), max(0.0, *steer.usable.coeffs, 0.0)
+    return min((0.0, *steer.usable.coeffs)), max((0.0, *steer.usable.coeffs))

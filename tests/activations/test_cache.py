@@ -310,7 +310,7 @@ def test_random_kills_never_damage_the_result(loaded, tiny_llama, tmp_path):
 def test_two_captures_into_one_place_are_refused(loaded, tmp_path):
     held = WorkDir.beside(tmp_path / "s.h5")
     held.open({}, resume=False, force=False)
-    with pytest.raises(StoreError, match="another process is capturing"):
+    with pytest.raises(StoreError, match="another process is working"):
         cache_activations(loaded, ratings(), tmp_path / "s.h5", force=True)
     held.remove()
 

@@ -1,0 +1,191 @@
+"""Behaviours files: named categories of completions, in an order of precedence."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from probekit.errors import BehaviourError
+
+EXPECTED_KEYS = ("description", "patterns", "function")
+Function = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True)
+class Category:
+    """One behaviour: a completion shows it when a pattern is found in it or the function says so."""
+
+    name: str
+    description: str
+    """For readers and for a judge."""
+    patterns: tuple[re.Pattern[str], ...]
+    """Searched anywhere in the completion, without regard to case."""
+    function: Function | None = None
+    """Called with the prompt's text and the completion's."""
+
+    def holds(self, prompt: str, completion: str) -> bool:
+        """Return whether the completion shows the behaviour."""
+        if any(pattern.search(completion) for pattern in self.patterns):
+            return True
+        return self.function is not None and bool(self.function(prompt, completion))
+
+
+@dataclass(frozen=True)
+class Behaviours:
+    """Categories in their order of precedence, and the one that is left when none holds."""
+
+    name: str
+    categories: tuple[Category, ...]
+    """Highest precedence first."""
+    default: str
+    path: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Every category a completion can fall into, the default last."""
+        return [category.name for category in self.categories] + [self.default]
+
+    def classify(self, prompt: str, completion: str) -> str:
+        """Return the first category that holds, or the default.
+
+        Parameters
+        ----------
+        prompt
+            Text of the last user turn.
+        completion
+            What the model wrote. Typographic apostrophes count as straight ones.
+        """
+        plain = completion.replace("\u2019", "'")
+        for category in self.categories:
+            if category.holds(prompt, plain):
+                return category.name
+        return self.default
+
+    @classmethod
+    def load(cls, source: str | Path) -> Behaviours:
+        """Read a behaviours file, or one that ships with probekit by its name.
+
+        Raises
+        ------
+        BehaviourError
+            When there is no such file, or it is malformed; a bad pattern is named with its line.
+        """
+        path = find(str(source))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BehaviourError(f"{path}: can not be read ({error}).") from error
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise BehaviourError(f"{path}: is not TOML ({error}). See docs/behaviours.md.") from error
+        return _parse(table, path, text)
+
+
+def shipped() -> list[str]:
+    """Return the names of the behaviours files that ship with probekit."""
+    folder = Path(str(resources.files("probekit.behaviours")))
+    return sorted(file.stem for file in folder.glob("*.toml"))
+
+
+def find(source: str) -> Path:
+    """Return the path of a behaviours file given by name or path."""
+    if source in shipped():
+        return Path(str(resources.files("probekit.behaviours") / f"{source}.toml"))
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise BehaviourError(
+            f"behaviours {source!r}: no such file. Expected a .toml file, or one that ships with "
+            f"probekit: {', '.join(shipped())}."
+        )
+    return path
+
+
+def _parse(table: dict[str, Any], path: Path, text: str) -> Behaviours:
+    categories = table.get("categories")
+    if not isinstance(categories, dict) or not categories:
+        raise BehaviourError(f"{path}: has no [categories.NAME] table. See docs/behaviours.md.")
+    unknown = table.keys() - {"name", "order", "default", "categories"}
+    if unknown:
+        raise BehaviourError(
+            f"{path}: has unknown key {min(unknown)!r}. Expected name, order, default, categories."
+        )
+    order = table.get("order", list(categories))
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(categories):
+        raise BehaviourError(
+            f"{path}: order is {order!r}, expected every category once: {', '.join(categories)}."
+        )
+    default = table.get("default", "other")
+    if not isinstance(default, str) or not default or default in categories:
+        raise BehaviourError(
+            f"{path}: default is {default!r}, expected a name that is no category's."
+        )
+    parsed = tuple(_category(name, categories[name], path, text) for name in order)
+    return Behaviours(str(table.get("name", path.stem)), parsed, default, path)
+
+
+def _category(name: str, table: Any, path: Path, text: str) -> Category:  # noqa: ANN401
+    where = f"{path}: category {name!r}"
+    if not isinstance(table, dict):
+        raise BehaviourError(f"{where}: is not a table. Expected [categories.{name}].")
+    unknown = table.keys() - set(EXPECTED_KEYS)
+    if unknown:
+        raise BehaviourError(
+            f"{where}: has unknown key {min(unknown)!r}. Expected {', '.join(EXPECTED_KEYS)}."
+        )
+    patterns = table.get("patterns", [])
+    if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+        raise BehaviourError(f"{where}: patterns is not a list of texts.")
+    if not patterns and "function" not in table:
+        raise BehaviourError(f"{where}: has neither patterns nor a function.")
+    compiled = tuple(_pattern(pattern, name, path, text) for pattern in patterns)
+    function = _function(table["function"], where) if "function" in table else None
+    return Category(name, str(table.get("description", "")), compiled, function)
+
+
+def _pattern(pattern: str, name: str, path: Path, text: str) -> re.Pattern[str]:
+    try:
+        found = re.compile(pattern, re.IGNORECASE)
+    except re.error as error:
+        raise BehaviourError(
+            f"{path}:{_line(pattern, text)}: category {name!r}: pattern {pattern!r} is not a regular "
+            f"expression ({error}). Escape what is meant literally with a backslash."
+        ) from error
+    if found.search(""):
+        raise BehaviourError(
+            f"{path}:{_line(pattern, text)}: category {name!r}: pattern {pattern!r} matches every "
+            "text, even an empty one."
+        )
+    return found
+
+
+def _line(pattern: str, text: str) -> int:
+    """Return the 1-based line of the file that spells `pattern`; tomllib keeps no positions."""
+    for number, line in enumerate(text.splitlines(), 1):
+        for token in re.findall(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"", line):
+            try:
+                if tomllib.loads(f"x = {token}")["x"] == pattern:
+                    return number
+            except tomllib.TOMLDecodeError:
+                continue
+    return next((i for i, line in enumerate(text.splitlines(), 1) if pattern[:20] in line), 1)
+
+
+def _function(spec: Any, where: str) -> Function:  # noqa: ANN401
+    module, _, name = str(spec).partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BehaviourError(
+            f"{where}: function {spec!r} can not be imported ({error}). Expected module:function "
+            "of an installed module."
+        ) from error
+    if not callable(function):
+        raise BehaviourError(f"{where}: {spec!r} is not a function.")
+    return function  # type: ignore[no-any-return]
