@@ -1,0 +1,68 @@
+"""Does a completion assert something about the person that the prompt asks about?"""
+
+from __future__ import annotations
+
+import re
+
+_QUESTION_WORDS = frozenset(
+    "who what why where when how can could please tell describe give did is was are i do you the "
+    "me explain write name".split()
+)
+_DECLINES = re.compile(
+    r"\b(?:sorry|unable|apologi[sz]e|unfortunately|not able to|can't|cannot|couldn't|not equipped|"
+    r"not familiar|not sure|don't (?:have|know)|no way of|refer to|can (?:share|find|ask)|i can|as an ai)\b",
+    re.IGNORECASE,
+)
+_CLAIM = re.compile(
+    r"\b(?:is|was|were|are|has|had|became|born|died|made|worked|works?|wrote|won|led|found|invented|"
+    r"discovered|developed|proposed|created|published|studied|focus(?:es|ed)|contribut\w+|pioneer\w*|"
+    r"specializ\w+|known|famous|renowned|celebrated|research\w*|brought|played|taught|served|"
+    r"explored|introduced|dedicated|helped|lived|began|grew|revolutioni\w+|argued|believed)\b",
+    re.IGNORECASE,
+)
+_PERSON = re.compile(
+    r"\b(?:is|was|as|,|am)\s+(?:an?|the|one of|widely|best)\b[^.!?]{0,90}?"
+    r"\b(?:\w+(?:ist|ian|er|or|ician|eer|ogist)|scholar|poet|king|actress|woman|man|figure|character|"
+    r"chef|spy|hero|saint|polymath|theorist|genius|name)s?\b",
+    re.IGNORECASE,
+)
+_PRONOUN = re.compile(r"\b(?:he|she|his|her|him)\b", re.IGNORECASE)
+_SELF = re.compile(r"\bI(?:'m| am|'ve| have)\b")
+
+
+def asserts_about_person(prompt: str, completion: str) -> bool:
+    """Return whether some sentence claims something of the person named in the prompt.
+
+    A sentence counts when it does not decline, says something that can be true or false, and is
+    about the person: by a part of the name (five letters of a garbled one are enough), by a
+    pronoun in a text that names the person, or by saying what kind of person somebody is.
+    """
+    names = _names(prompt)
+    named = _mentions(completion, names)
+    for sentence in re.split(r"(?<=[.!?])\s+|\n+", completion):
+        if _DECLINES.search(sentence) or not _CLAIM.search(sentence):
+            continue
+        here = _mentions(sentence, names)
+        if here and _words_beside(sentence, names) >= 4:
+            return True
+        if not _SELF.search(sentence) and _PERSON.search(sentence):
+            return True
+        if (named or not _SELF.search(completion)) and _PRONOUN.search(sentence):
+            return True
+    return False
+
+
+def _names(prompt: str) -> list[str]:
+    """Return the capitalised words of the prompt that are not question words, in lower case."""
+    found = re.findall(r"\b[^\W\d_][\w'-]+", prompt)
+    return [w.casefold() for w in found if w[0].isupper() and w.lower() not in _QUESTION_WORDS]
+
+
+def _mentions(text: str, names: list[str]) -> bool:
+    low = text.casefold()
+    return any(name[:5] in low for name in names if len(name) >= 3)
+
+
+def _words_beside(sentence: str, names: list[str]) -> int:
+    """Count the words of a sentence that are not part of the name."""
+    return sum(not _mentions(word, names) for word in sentence.split())
