@@ -84,7 +84,9 @@ class Behaviours:
         try:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise BehaviourError(f"{path}: is not TOML ({error}). See docs/behaviours.md.") from error
+            raise BehaviourError(
+                f"{path}: is not TOML ({error}). See docs/behaviours.md."
+            ) from error
         return _parse(table, path, text)
 
 

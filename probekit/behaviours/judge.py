@@ -137,7 +137,5 @@ class Judge:
         bare = text.strip().strip(".\"'`*").casefold()
         if bare in known:
             return known[bare]
-        named = [
-            name for low, name in known.items() if re.search(rf"\b{re.escape(low)}\b", bare)
-        ]
+        named = [name for low, name in known.items() if re.search(rf"\b{re.escape(low)}\b", bare)]
         return named[0] if len(named) == 1 else None

@@ -17,6 +17,7 @@ COMMANDS = {
     "cache": "probekit.cli.cache:cache",
     "fit": "probekit.cli.fit:fit",
     "score": "probekit.cli.score:score",
+    "steer": "probekit.cli.steer:steer",
     "report": "probekit.cli.report:report",
 }
 

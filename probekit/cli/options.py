@@ -125,6 +125,8 @@ UNITS = {
     "writing": "file",
     "fitting": "cells",
     "scoring": "rows",
+    "steering": "completions",
+    "reranking": "completions",
 }
 """What a step of the work counts."""
 

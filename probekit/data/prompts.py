@@ -54,7 +54,9 @@ def open_prompts(
         identity = row.get("id")
         name = f"row-{len(found) + 1:06d}" if identity is None else read_name(identity, place, "id")
         if name in names:
-            raise DataError(f"{place}: id {name!r} occurs twice. Ids must be unique; leave them out.")
+            raise DataError(
+                f"{place}: id {name!r} occurs twice. Ids must be unique; leave them out."
+            )
         names.add(name)
         found[prompt] = Example(
             id=name,

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
-class PreallocatedLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer in buffers that already have room for all new tokens.
 
     The buffers start as the prefilled keys and values, every row repeated `repeats` times.
@@ -27,7 +27,11 @@ class PreallocatedLayer(DynamicLayer):
         self._show()
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *args: Any,  # noqa: ANN401 - what the base class passes on
+        **kwargs: Any,  # noqa: ANN401
     ) -> tuple[Tensor, Tensor]:
         """Write the new columns, each state (n, n_heads, n_new, d_head); return views of all."""
         end = self.length + key_states.shape[-2]

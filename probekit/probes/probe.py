@@ -144,6 +144,18 @@ class Probe:
             "see probes.json."
         )
 
+    @classmethod
+    def load_layers(cls, directory: str | Path) -> list[Probe]:
+        """Load the probes of every layer that are as the chosen one in kind, site and position."""
+        directory = Path(directory)
+        header = _read_header(directory)
+        chosen = header["probes"][header["chosen"]]
+        return [
+            _from_row(directory, header, row, is_chosen=row is chosen)
+            for row in sorted(header["probes"], key=lambda row: int(row["layer"]))
+            if all(row[key] == chosen[key] for key in ("kind", "site", "position"))
+        ]
+
 
 def save_probes(directory: Path, probes: Sequence[Probe], chosen: int) -> None:
     """Write all probes of a sweep into an existing directory."""

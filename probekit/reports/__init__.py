@@ -4,6 +4,8 @@ Nothing here imports plotly until a report is written.
 """
 
 from probekit.reports.load import load_sweep
+from probekit.reports.steer import write_steer_report
+from probekit.reports.steer_load import load_steer
 from probekit.reports.sweep import write_sweep_report
 
-__all__ = ["load_sweep", "write_sweep_report"]
+__all__ = ["load_steer", "load_sweep", "write_steer_report", "write_sweep_report"]

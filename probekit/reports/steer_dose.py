@@ -10,7 +10,13 @@ from plotly.subplots import make_subplots
 
 from probekit.reports import theme
 from probekit.reports.curves import Grid
-from probekit.reports.steer_axis import DoseAxis, dose_axis, dose_ticks, measure_axis, unusable_bands
+from probekit.reports.steer_axis import (
+    DoseAxis,
+    dose_axis,
+    dose_ticks,
+    measure_axis,
+    unusable_bands,
+)
 from probekit.reports.steer_rows import Measure, Reference, Steer
 from probekit.reports.steer_traces import SHADE, legend_names, panel_traces, unusable_key
 from probekit.reports.steer_words import COEFF, is_share, report_n, wrapped
@@ -28,9 +34,7 @@ def dose_figures(steer: Steer, measures: Sequence[Measure], *, title: str) -> li
     """Draw the measures in as many figures as they need, at most `MOST` panels in each."""
     parts = [measures[start : start + MOST] for start in range(0, len(measures), MOST)]
     names = [title if not index else f"{title}, continued" for index in range(len(parts))]
-    return [
-        dose_figure(steer, part, title=name) for part, name in zip(parts, names, strict=True)
-    ]
+    return [dose_figure(steer, part, title=name) for part, name in zip(parts, names, strict=True)]
 
 
 def dose_figure(steer: Steer, measures: Sequence[Measure], *, title: str) -> go.Figure:

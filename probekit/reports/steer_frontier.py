@@ -68,7 +68,9 @@ def frontier(steer: Steer) -> Frontier | None:
             if item is steer.baseline and not by_perplexity:
                 damage = 0.0
             spot = Spot(
-                item, damage / before if by_perplexity else damage, item.value("score").value - start
+                item,
+                damage / before if by_perplexity else damage,
+                item.value("score").value - start,
             )
             if math.isfinite(spot.x) and math.isfinite(spot.y):
                 found.append(spot)
@@ -98,9 +100,7 @@ def frontier_figure(steer: Steer, found: Frontier) -> go.Figure:
     if not found.by_perplexity:
         title = "Divergence from the unsteered model (nats per token)"
     figure.update_xaxes(title_text=title, **_x_layout(window))
-    figure.update_yaxes(
-        title_text="Effect (change of score, score units)", range=list(window.y)
-    )
+    figure.update_yaxes(title_text="Effect (change of score, score units)", range=list(window.y))
     shown = [STEERED] * (len(found.path) > 1) + [RANDOM] * bool(found.random)
     return theme.finish(
         figure,
@@ -173,9 +173,7 @@ def _path(steer: Steer, found: Frontier) -> go.Scatter:
     )
 
 
-def _points(
-    spots: Sequence[Spot], name: str, color: str, symbol: str, size: int
-) -> go.Scatter:
+def _points(spots: Sequence[Spot], name: str, color: str, symbol: str, size: int) -> go.Scatter:
     return go.Scatter(
         x=[spot.x for spot in spots],
         y=[spot.y for spot in spots],

@@ -100,9 +100,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _check_header(path: Path, value: dict[str, Any]) -> None:
     if value.get("format") != FORMAT:
-        raise ProbeError(
-            f"{path}: format is {value.get('format')!r}, expected {FORMAT!r}. {_GIVE}"
-        )
+        raise ProbeError(f"{path}: format is {value.get('format')!r}, expected {FORMAT!r}. {_GIVE}")
     version = value.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise ProbeError(f"{path}: format_version is {version!r}, expected a number. {_AGAIN}")

@@ -149,7 +149,9 @@ def rerank_table(ranking: Ranking) -> str:
     if len(rows) <= SHOWN:
         return shown
     rest = part(rows[SHOWN:], "The other layers.")
-    return f"{shown}<details><summary>The other {len(rows) - SHOWN} layers</summary>{rest}</details>"
+    return (
+        f"{shown}<details><summary>The other {len(rows) - SHOWN} layers</summary>{rest}</details>"
+    )
 
 
 def _row(row: RankedLayer) -> list[str]:
@@ -162,5 +164,3 @@ def _row(row: RankedLayer) -> list[str]:
         interval_cell(row.damage, 3),
         interval_cell(row.ratio, 2),
     ]
-
-

@@ -12,7 +12,9 @@ from probekit.reports.rows import NO_VALUE, Metric, Metrics
 BASELINE = "none"
 """Direction of the unsteered condition."""
 PROBE = "probe"
-"""Direction of the steered condition; every other one is a random control."""
+"""Direction of the steered condition."""
+RANDOM = "random-"
+"""How the name of every random control starts; directions of other layers have other names."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class Steer:
     def controls(self) -> list[str]:
         """Names of the random directions, in the order they first appear."""
         names = dict.fromkeys(item.direction for item in self.conditions)
-        return [name for name in names if name not in (BASELINE, PROBE)]
+        return [name for name in names if name.startswith(RANDOM)]
 
     def measure(self, name: str) -> Measure | None:
         """Return a measure by its name, None where it was not taken."""

@@ -94,7 +94,9 @@ def _range(steer: Steer) -> str:
     cost = _cost(steer, side, f"At {coeff_text(side)} the text")
     tested = [coeff for coeff in steer.coeffs if coeff not in steer.usable.coeffs]
     beyond = f"; {count(len(tested))} of {count(len(steer.coeffs))} doses are not" if tested else ""
-    return f"Usable doses: {coeff_text(low)} to {coeff_text(high)} ({bound}){beyond}. {cost}".strip()
+    return (
+        f"Usable doses: {coeff_text(low)} to {coeff_text(high)} ({bound}){beyond}. {cost}".strip()
+    )
 
 
 def _cost(steer: Steer, coeff: float, subject: str) -> str:

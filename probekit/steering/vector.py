@@ -146,10 +146,10 @@ class SteeringVector:
 
     def random_like(self, rng: np.random.Generator) -> SteeringVector:
         """Return random directions, uniform on the sphere, of the same norm at every layer."""
-        drawn = {}
+        drawn: dict[int, Vector] = {}
         for layer, norm in self.norms().items():
-            gauss = rng.standard_normal(self.d_model)
-            drawn[layer] = gauss * norm / np.linalg.norm(gauss)
+            gauss: Vector = rng.standard_normal(self.d_model)
+            drawn[layer] = gauss * (norm / float(np.linalg.norm(gauss)))
         return self._with(drawn, "random")
 
     @classmethod

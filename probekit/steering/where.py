@@ -64,18 +64,18 @@ class Where:
                 f"where {self.name!r}: is not known before the completion is whole. Expected "
                 f"{EXPECTED} while generating."
             )
-        new = np.arange(offset, offset + n) - start  # the first generated token is 0
+        new: NDArray[np.int64] = np.arange(offset, offset + n) - start  # first generated: 0
         if self.name == "both":
             return np.ones(n, dtype=bool)
         if self.name == "prompt":
-            return new < 0
+            return np.asarray(new < 0)
         if self.name == "prompt_end":
-            return new == -1
+            return np.asarray(new == -1)
         if self.name.startswith("first:"):
-            return (new >= 0) & (new < int(self.name.removeprefix("first:")))
+            return np.asarray((new >= 0) & (new < int(self.name.removeprefix("first:"))))
         if self.name.startswith("token:"):
-            return new == int(self.name.removeprefix("token:"))
-        return new >= 0
+            return np.asarray(new == int(self.name.removeprefix("token:")))
+        return np.asarray(new >= 0)
 
     def mask(self, rows: Sequence[Rendered], width: int) -> NDArray[np.bool_]:
         """Return which tokens of whole, right-padded texts are edited, shape (n_rows, width)."""

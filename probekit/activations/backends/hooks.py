@@ -30,7 +30,9 @@ class HooksBackend:
         *,
         names: BlockNames | None = None,
     ) -> None:
-        self._model: Any = loaded.model if isinstance(loaded, LoadedModel) else loaded
+        self._model: Any = loaded
+        if isinstance(loaded, LoadedModel):
+            self._model = loaded.model
         self._names = block_names(self._model, names)
         self._blocks = block_list(self._model, self._names)
         self.backbone: nn.Module = self._model.base_model

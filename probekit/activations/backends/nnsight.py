@@ -61,7 +61,10 @@ class NNsightBackend:
         ) -> Any:  # noqa: ANN401 - a transformers output
             import nnsight
 
-            traced, inputs = self._traced, {"input_ids": input_ids, "attention_mask": attention_mask}
+            traced, inputs = (
+                self._traced,
+                {"input_ids": input_ids, "attention_mask": attention_mask},
+            )
             with traced.trace(inputs, **options):
                 for place in ordered:
                     acts = self._activation(place)

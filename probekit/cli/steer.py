@@ -1,0 +1,237 @@
+"""`probekit steer`: a probe's direction while the model writes, against controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probekit.cli.options import (
+    echo_json,
+    force_option,
+    json_option,
+    log,
+    model_options,
+    out_option,
+    progress_bar,
+    quiet_libraries,
+    seed_option,
+)
+
+
+def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
+    for option in (
+        click.option("--rerank-prompts", default=16, show_default=True, help="Prompts of it."),
+        click.option("--rerank-coeff", type=float, help="Strength of it.  [default: half the usable]"),
+        click.option("--rerank", is_flag=True, help="Steer at every layer too, and rank layers."),
+        click.option(
+            "--damage-bound",
+            default=1.5,
+            show_default=True,
+            help="Usable while perplexity is at most this many times the unsteered.",
+        ),
+        click.option(
+            "--random-controls", default=9, show_default=True, help="Random directions beside it."
+        ),
+        click.option("--batch", default=64, show_default=True, help="Sequences decoded together."),
+        click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from."),
+        click.option("--temperature", default=1.0, show_default=True, help="0 is greedy."),
+        click.option(
+            "--max-new-tokens", default=40, show_default=True, help="Length of a completion."
+        ),
+        click.option("--samples", default=2, show_default=True, help="Completions of each prompt."),
+        click.option("--layers", help="Layers to steer, e.g. 12 or 8:20:4.  [default: the probe's]"),
+        click.option(
+            "--where",
+            default="both",
+            show_default=True,
+            help="Tokens to steer: both, prompt, generated, or a position rule.",
+        ),
+        click.option(
+            "--mode",
+            default="add",
+            show_default=True,
+            type=click.Choice(["add", "ablate", "clamp"]),
+            help="Add the direction, project it out, or set the component along it.",
+        ),
+        click.option(
+            "--coeff",
+            "coeffs",
+            default="-0.6:0.6:0.2",
+            show_default=True,
+            help="LOW:HIGH:STEP or a list, in mean residual norms of the layer.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _judge_options(command: Any) -> Any:  # noqa: ANN401 - a click command
+    for option in (
+        click.option("--judge-timeout", default=30.0, show_default=True, help="Seconds an answer."),
+        click.option(
+            "--judge-key-env",
+            default="PROBEKIT_JUDGE_KEY",
+            show_default=True,
+            help="Environment variable with the endpoint's key.",
+        ),
+        click.option("--judge-model", default="default", show_default=True, help="Model to ask."),
+        click.option("--judge-url", help="OpenAI-compatible endpoint that names behaviours too."),
+        click.option("--behaviours", help="Behaviours file, or the name of a shipped one."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--probe", required=True, type=click.Path(), help="Directory written by fit.")
+@click.option("--prompts", required=True, help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME.")
+@out_option("Directory to write.")
+@_sweep_options
+@click.option("--vector", type=click.Path(), help="Steer along a .safetensors or .gguf vector.")
+@_judge_options
+@click.option("--limit", default=32, show_default=True, help="Use the first N prompts; 0 for all.")
+@click.option("--model", help="Model to run.  [default: the one the probe was fitted on]")
+@click.option("--dtype", help="Forward pass.  [default: the one of the fit]")
+@model_options
+@seed_option
+@click.option("--resume", is_flag=True, help="Continue an interrupted sweep.")
+@force_option
+@json_option
+def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: ANN401
+    """Steer a model with a probe's direction and find out whether it is causal.
+
+    For every strength the model writes, and the unsteered model reads what it wrote: probe scores,
+    behaviour rates, perplexity, KL, repetition. Random directions of the same norm go through the
+    same strengths; the direction is also ablated.
+
+    \b
+    Example:
+      probekit steer --probe sweep --prompts demo:researchers --out steered \\
+        --coeff -0.4:0.4:0.2 --behaviours knowledge-awareness --rerank
+    """
+    from probekit.container import refuse_existing
+    from probekit.data.prompts import open_prompts
+    from probekit.errors import DataError
+    from probekit.models.load import load_model
+    from probekit.probes import Probe
+    from probekit.reports import write_steer_report
+    from probekit.steering import SteerConfig, SteeringVector, steer_sweep
+
+    if not options["resume"]:
+        refuse_existing(Path(out), force=options["force"])
+    if options["limit"] < 0:
+        raise DataError(f"limit {options['limit']}: expected 0 or more prompts.")
+    names = SteerConfig.__dataclass_fields__.keys() & options.keys()
+    config = SteerConfig(**{name: options[name] for name in names})
+    behaviours, judge = _classifiers(options)
+    vector = SteeringVector.load(options["vector"]) if options["vector"] else None
+    fitted = Probe.load(probe)
+    rows = open_prompts(prompts, limit=options["limit"] or None)
+    quiet_libraries(options["threads"])
+    loaded = load_model(
+        options["model"] or str(fitted.provenance.get("model")),
+        dtype=options["dtype"] or str(fitted.provenance.get("forward_dtype", "auto")),
+        device=options["device"],
+        revision=options["revision"] or fitted.provenance.get("revision"),
+        trust_remote_code=options["trust_remote_code"],
+        log=log,
+    )
+    with progress_bar() as progress:
+        result = steer_sweep(
+            loaded, probe, rows, out, config,
+            vector=vector, behaviours=behaviours, judge=judge,
+            resume=options["resume"], force=options["force"],
+            progress=progress, finish=write_steer_report,
+        )  # fmt: skip
+    target = Path(out)
+    summary = {
+        **{key: result.summary[key] for key in ("probe", "n", "usable", "doses", "ablation")},
+        "rerank": result.summary["rerank"],
+        "judge": result.summary["judge"],
+        "paths": {
+            "directory": str(target),
+            "report": str(target / "report.html"),
+            "steer": str(target / "steer.json"),
+            "completions": str(target / "completions.jsonl"),
+            "vector": str(target / "vector.safetensors"),
+        },
+    }
+    if options["as_json"]:
+        return echo_json(summary)
+    for line in summary_lines(result.summary):
+        click.echo(line)
+    click.echo(f"report   {summary['paths']['report']}")
+
+
+def _classifiers(options: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the behaviours and the judge that were asked for."""
+    from probekit.behaviours import Behaviours, Judge
+    from probekit.errors import BehaviourError
+
+    behaviours = Behaviours.load(options["behaviours"]) if options["behaviours"] else None
+    if not options["judge_url"]:
+        return behaviours, None
+    if behaviours is None:
+        raise BehaviourError(
+            "judge: has no categories to name. Pass --behaviours with the judge's address."
+        )
+    judge = Judge(
+        behaviours,
+        options["judge_url"],
+        options["judge_model"],
+        key_variable=options["judge_key_env"],
+        timeout=options["judge_timeout"],
+    )
+    return behaviours, judge
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Return the slopes beside their controls, the usable range and the ablation."""
+    probe, n = summary["probe"], summary["n"]
+    where = f"layer {', '.join(map(str, summary['vector']['layers']))}"
+    lines = [
+        f"steered  {summary['vector']['source']}, {where}, mode {summary['mode']}; {n['prompts']} "
+        f"prompts x {n['samples']} samples, {n['random_controls']} random controls; score of the "
+        f"{probe['kind']} probe at layer {probe['layer']} in a clean pass"
+    ]
+    shown = [m for m in summary["measures"] if m["group"] != "layers"]
+    if summary["doses"]:
+        usable = summary["usable"]
+        lines.append(
+            f"usable   coeff {usable['low']} to {usable['high']} (perplexity at most "
+            f"{usable['bound']:g} times the unsteered)"
+        )
+        lines.append("slope a unit of coeff, 95 % over prompts; p is its rank among the controls")
+        for measure in shown:
+            dose = summary["doses"][measure["name"]]
+            lines.append(f"  {measure['name']:<20}{_interval(dose['slope'])}  {_p(dose['p'])}")
+    lines.append("ablated minus unsteered")
+    for measure in shown:
+        found = summary["ablation"][measure["name"]]
+        lines.append(f"  {measure['name']:<20}{_interval(found['difference'])}  {_p(found['p'])}")
+    if summary["rerank"]:
+        best = min(summary["rerank"]["rows"], key=lambda row: row["rank"])
+        lines.append(
+            f"layers   most effect per nat of damage: layer {best['layer']} "
+            f"({_interval(best['ratio'])})"
+        )
+    judge = summary["judge"]
+    if judge and judge["failed"]:
+        lines.append(
+            f"judge    {judge['failed']} of {judge['asked']} completions got no answer "
+            f"({judge['problem']}); their gap is left open"
+        )
+    return lines
+
+
+def _interval(metric: dict[str, Any]) -> str:
+    value, low, high = (
+        float("nan") if metric[key] is None else metric[key] for key in ("value", "low", "high")
+    )
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"p = {value:.3f}"

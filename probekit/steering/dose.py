@@ -1,0 +1,263 @@
+"""Dose and response: means, differences, slopes and rank p-values, resampled over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from probekit.probes.bootstrap import Array, Interval
+from probekit.steering.grid import BASELINE, Condition
+
+Row = Mapping[str, Any]
+
+
+class Measure(NamedTuple):
+    """Something read off every completion."""
+
+    name: str
+    label: str
+    unit: str
+    group: str
+    """effect, layers, behaviour or damage."""
+    value: Callable[[Row], float]
+    """Of one completion; NaN where it has none."""
+    weight: Callable[[Row], float] = lambda row: 1.0
+    """What a completion counts: 1, or its tokens."""
+    exponential: bool = False
+    """Whether the weighted mean is shown as its exponential (perplexity)."""
+    layer: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a reader of the numbers has to know."""
+        found = {"name": self.name, "label": self.label, "unit": self.unit, "group": self.group}
+        return found if self.layer is None else {**found, "layer": self.layer}
+
+
+def measures_of(
+    layers: Sequence[int], chosen: int, categories: Sequence[str], *, judged: bool, unit: str
+) -> list[Measure]:
+    """Return every measure of a sweep.
+
+    Parameters
+    ----------
+    layers
+        Layers with a probe.
+    chosen
+        The probe's own layer.
+    categories
+        Behaviours, empty when none were asked for.
+    judged
+        Whether a judge named them too.
+    unit
+        Of the probe's score.
+    """
+
+    def score(layer: int) -> Callable[[Row], float]:
+        return lambda row: _number(row["scores"].get(str(layer)))
+
+    def rate(field: str, name: str) -> Callable[[Row], float]:
+        return lambda row: float("nan") if row[field] is None else float(row[field] == name)
+
+    def tokens(row: Row) -> float:
+        return float(row["n_tokens"])
+
+    def plain(field: str) -> Callable[[Row], float]:
+        return lambda row: _number(row[field])
+
+    found = [Measure("score", f"probe score (layer {chosen})", unit, "effect", score(chosen))]
+    found += [
+        Measure(f"score@{n}", f"probe score (layer {n})", unit, "layers", score(n), layer=n)
+        for n in layers
+    ]
+    for field, prefix in [("category", "rate"), *([("judge", "judge")] if judged else [])]:
+        found += [
+            Measure(f"{prefix}:{c}", f"{c} ({prefix})", "share", "behaviour", rate(field, c))
+            for c in categories
+        ]
+    nats = "nats per token"
+    return [
+        *found,
+        Measure(
+            "perplexity",
+            "perplexity",
+            "unsteered model",
+            "damage",
+            plain("nll"),
+            tokens,
+            exponential=True,
+        ),
+        Measure("kl", "KL to the unsteered model", nats, "damage", plain("kl"), tokens),
+        Measure("distinct_1", "distinct tokens", "share", "damage", plain("distinct_1")),
+        Measure("distinct_2", "distinct bigrams", "share", "damage", plain("distinct_2")),
+        Measure("length", "length", "tokens", "damage", plain("n_tokens")),
+        Measure("finished", "ended its turn", "share", "damage", plain("finished")),
+    ]
+
+
+class Doses:
+    """All conditions of a sweep with one set of bootstrap draws of the prompts.
+
+    Every condition has the same prompts, and the same draws serve all of them, so differences and
+    slopes are paired: what prompts have in common cancels.
+
+    Parameters
+    ----------
+    rows
+        Rows of each condition.
+    seed
+        Of the draws.
+    n_boot
+        Number of draws.
+    """
+
+    def __init__(
+        self, rows: Mapping[Condition, Sequence[Row]], *, seed: int = 0, n_boot: int = 2000
+    ) -> None:
+        self.rows, self.conditions = rows, list(rows)
+        prompts = dict.fromkeys(row["prompt_id"] for row in rows[self.conditions[0]])
+        self._code = {name: i for i, name in enumerate(prompts)}
+        n = len(self._code)
+        rng = np.random.default_rng(seed)
+        self._draws = rng.multinomial(n, np.full(n, 1.0 / n), size=n_boot).astype(np.float64)
+        self._cache: dict[str, tuple[Array, Array]] = {}
+
+    @cached_property
+    def _column(self) -> dict[Condition, int]:
+        return {condition: i for i, condition in enumerate(self.conditions)}
+
+    def values(self, measure: Measure) -> tuple[Array, Array]:
+        """Return the measure of every condition, (n_conditions,), and in every draw (n_boot, ...)."""
+        if measure.name not in self._cache:
+            shape = (len(self._code), len(self.conditions))
+            sums, weights = np.zeros(shape), np.zeros(shape)
+            for j, condition in enumerate(self.conditions):
+                for row in self.rows[condition]:
+                    value = measure.value(row)
+                    if np.isfinite(value):
+                        i, weight = self._code[row["prompt_id"]], measure.weight(row)
+                        sums[i, j] += value * weight
+                        weights[i, j] += weight
+            with np.errstate(divide="ignore", invalid="ignore"):
+                value, drawn = (
+                    sums.sum(0) / weights.sum(0),
+                    (self._draws @ sums) / (self._draws @ weights),
+                )
+            if measure.exponential:
+                value, drawn = np.exp(value), np.exp(drawn)
+            self._cache[measure.name] = (value, drawn)
+        return self._cache[measure.name]
+
+    def value(self, measure: Measure, condition: Condition) -> Interval:
+        """Return a condition's value."""
+        value, drawn = self.values(measure)
+        at = self._column[condition]
+        return interval(value[at], drawn[:, at])
+
+    def difference(self, measure: Measure, condition: Condition) -> Interval:
+        """Return a condition's value minus the unsteered model's, paired over prompts."""
+        value, drawn = self.values(measure)
+        at, base = self._column[condition], self._column[BASELINE]
+        return interval(value[at] - value[base], drawn[:, at] - drawn[:, base])
+
+    def slope(self, measure: Measure, curve: Sequence[Condition]) -> Interval:
+        """Return the least-squares slope of the measure over the coefficients of a curve."""
+        value, drawn = self.values(measure)
+        at = [self._column[condition] for condition in curve]
+        coeff = np.array([condition.coeff for condition in curve], dtype=float)
+        centred = coeff - coeff.mean()
+        weights = centred / (centred @ centred)
+        return interval(float(value[at] @ weights), drawn[:, at] @ weights)
+
+    def ratio(
+        self, top: Measure, bottom: Measure, plus: Condition, minus: Condition
+    ) -> tuple[Interval, Interval, Interval, Array]:
+        """Return effect, damage, effect per damage, and the last in every draw.
+
+        Effect is half the difference of `top` between the two strengths, damage the mean of
+        `bottom` over them.
+        """
+        a, b = self._column[plus], self._column[minus]
+        parts = []
+        for pair in zip(self.values(top), self.values(bottom), strict=True):
+            effect = (pair[0][..., a] - pair[0][..., b]) / 2
+            damage = (pair[1][..., a] + pair[1][..., b]) / 2
+            with np.errstate(divide="ignore", invalid="ignore"):
+                parts.append((effect, damage, effect / damage))
+        (effect, damage, ratio), drawn = parts
+        return (
+            interval(float(effect), drawn[0]),
+            interval(float(damage), drawn[1]),
+            interval(float(ratio), drawn[2]),
+            drawn[2],
+        )
+
+
+def interval(value: float, drawn: Array) -> Interval:
+    """Return a value with the 95 % percentile interval of its draws."""
+    good = drawn[np.isfinite(drawn)]
+    if not np.isfinite(value) or len(good) < len(drawn) / 2:
+        return Interval(float(value), float("nan"), float("nan"))
+    low, high = np.quantile(good, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
+
+
+def rank_p(value: float, controls: Sequence[float]) -> float | None:
+    """Return the two-sided p-value by rank, (1 + #|control| >= |value|) / (1 + #controls).
+
+    Under the hypothesis that the direction is like a random one, every rank is equally likely. It
+    can not be smaller than 1 / (1 + #controls). None without controls or without a value.
+    """
+    known = [c for c in controls if np.isfinite(c)]
+    if not known or not np.isfinite(value):
+        return None
+    return (1 + sum(abs(c) >= abs(value) for c in known)) / (1 + len(known))
+
+
+class Usable(NamedTuple):
+    """The strengths around 0 at which the text is not yet damaged beyond the bound."""
+
+    coeffs: list[float]
+    reasons: dict[float, str]
+    """Why each of the others is not among them."""
+
+
+def usable_range(
+    doses: Doses, curve: Mapping[float, Condition], measures: Mapping[str, Measure], bound: float
+) -> Usable:
+    """Return the unbroken run of coefficients around 0 whose damage stays within the bound.
+
+    A strength is damaged when perplexity under the unsteered model is more than `bound` times the
+    unsteered text's, or distinct bigrams are fewer than 1 / `bound` of it: loops have a low
+    perplexity, so that alone would miss them.
+    """
+    reasons = {}
+    base = {
+        name: doses.value(measures[name], BASELINE).value for name in ("perplexity", "distinct_2")
+    }
+    for coeff, condition in curve.items():
+        perplexity = doses.value(measures["perplexity"], condition).value / base["perplexity"]
+        distinct = doses.value(measures["distinct_2"], condition).value / base["distinct_2"]
+        if not perplexity <= bound:
+            reasons[coeff] = f"perplexity is {perplexity:.2f} times the unsteered"
+        elif not distinct >= 1 / bound:
+            reasons[coeff] = f"distinct bigrams are {distinct:.2f} of the unsteered"
+    kept = []
+    for side in (
+        sorted(c for c in curve if c >= 0),
+        sorted((c for c in curve if c < 0), reverse=True),
+    ):
+        for coeff in side:
+            if coeff in reasons:
+                break
+            kept.append(coeff)
+    for coeff in curve:
+        if coeff not in kept and coeff not in reasons:
+            reasons[coeff] = "lies beyond a damaged strength"
+    return Usable(sorted(kept), reasons)
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - a JSON value
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,64 @@
+"""The size of the residual stream, so that a strength means the same at every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from probekit.activations.backends.base import Backend, Place
+from probekit.activations.backends.hooks import HooksBackend
+from probekit.activations.gather import pad, plan_batches
+from probekit.models.chat import Rendered
+from probekit.models.load import LoadedModel
+
+
+def residual_norms(
+    loaded: LoadedModel,
+    rows: Sequence[Rendered],
+    layers: Sequence[int],
+    *,
+    site: str = "resid_post",
+    backend: Backend | None = None,
+    batch_tokens: int = 4096,
+) -> dict[int, float]:
+    """Return the mean Euclidean norm of the tokens' activations at each layer.
+
+    Token 0 is left out of every text: it is an attention sink whose residual is orders of magnitude
+    larger than any other's, and would be the mean.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    rows
+        Rendered prompts, of any lengths.
+    layers
+        Layers to measure.
+    site
+        Site to measure.
+    backend
+        Who reads the activations; plain hooks by default.
+    batch_tokens
+        Padded tokens of a batch.
+
+    Returns
+    -------
+    dict[int, float]
+        Layer to mean norm.
+    """
+    backend = backend or HooksBackend(loaded)
+    sums, count = dict.fromkeys(layers, 0.0), 0
+    lengths = np.array([len(row.ids) for row in rows])
+    for batch in plan_batches(lengths, batch_tokens):
+        ids, mask = pad([rows[i] for i in batch], loaded.device)
+        inner = mask.clone()
+        inner[:, 0] = inner[:, 0] * (mask.sum(1) == 1)  # a text of one token has no other
+        count += int(inner.sum())
+
+        def read(place: Place, acts: Tensor, inner: Tensor = inner) -> None:
+            sums[place[1]] += float((acts.float().norm(dim=-1) * inner).sum())
+
+        backend.run(ids, mask, [(site, layer) for layer in layers], read)
+    return {layer: total / count for layer, total in sums.items()}

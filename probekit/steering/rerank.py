@@ -1,0 +1,119 @@
+"""Layers ranked by what steering at them does, beside how well their probes predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from probekit.probes.bootstrap import Array
+from probekit.probes.probe import Probe
+from probekit.steering.config import SteerConfig
+from probekit.steering.dose import Doses, Measure, Usable, interval
+from probekit.steering.grid import Condition
+
+
+def rerank_coeff(config: SteerConfig, usable: Usable) -> float:
+    """Return the strength of the re-ranking: as asked, or half the usable range's smaller end.
+
+    Half, because other layers may be more fragile than the probe's own. The smallest strength of
+    the grid where no other was usable.
+    """
+    if config.rerank_coeff is not None:
+        return config.rerank_coeff
+    grid = [abs(c) for c in config.grid() if c] or [0.2]
+    reach = min(abs(min(usable.coeffs, default=0.0)), abs(max(usable.coeffs, default=0.0)))
+    return max(reach / 2, min(grid) / 2)
+
+
+def rerank_conditions(layers: Sequence[int], coeff: float) -> list[Condition]:
+    """Return both signs of the strength at every layer."""
+    return [
+        Condition(f"layer-{layer:02d}", "add", sign * coeff) for layer in layers for sign in (1, -1)
+    ]
+
+
+def rank_layers(
+    rows: Mapping[Condition, Sequence[Mapping[str, Any]]],
+    probes: Sequence[Probe],
+    score: Measure,
+    kl: Measure,
+    *,
+    primary: str,
+    steered: Sequence[int],
+    seed: int,
+) -> dict[str, Any]:
+    """Return every layer's predictive metric, causal effect, damage and their ratio, ranked.
+
+    The effect of a layer is half the difference of the chosen probe's clean score between the two
+    strengths, its damage the mean KL to the unsteered model, in nats per token. The yardstick is
+    the same for all layers; only the place of the intervention changes.
+
+    Parameters
+    ----------
+    rows
+        Rows of `rerank_conditions`.
+    probes
+        The sweep's probes, one for each layer.
+    score, kl
+        Effect and damage.
+    primary
+        Name of the predictive metric.
+    steered
+        Layers that the main sweep steered.
+    seed
+        Of the bootstrap over prompts.
+    """
+    doses = Doses(rows, seed=seed)
+    found: list[dict[str, Any]] = []
+    drawn = []
+    for plus, minus in zip(doses.conditions[::2], doses.conditions[1::2], strict=True):
+        layer = int(plus.direction.removeprefix("layer-"))
+        effect, damage, ratio, draws = doses.ratio(score, kl, plus, minus)
+        metric = next(p.metrics for p in probes if p.layer == layer).get(primary)
+        drawn.append(draws)
+        found.append(
+            {
+                "layer": layer,
+                "metric": metric,
+                "effect": effect.to_json(),
+                "damage": damage.to_json(),
+                "ratio": ratio.to_json(),
+                "steered": layer in steered,
+            }
+        )
+    order = sorted(found, key=lambda row: -_comparable(row["ratio"]["value"]))
+    for rank, row in enumerate(order, 1):
+        row["rank"] = rank
+    coeff = doses.conditions[0].coeff
+    return {
+        "coeff": coeff,
+        "metric": primary,
+        "measure": score.name,
+        "n_prompts": len({row["prompt_id"] for row in rows[doses.conditions[0]]}),
+        "rows": found,
+        "spearman": _spearman(found, np.stack(drawn, axis=1)),
+    }
+
+
+def _spearman(rows: Sequence[Mapping[str, Any]], drawn: Array) -> dict[str, float] | None:
+    """Return the rank correlation of metric and ratio over layers, with its interval."""
+    if len(rows) < 3 or any(row["metric"] is None for row in rows):
+        return None
+    metric = rankdata([row["metric"]["value"] for row in rows])
+    ratio = np.array([row["ratio"]["value"] for row in rows])
+    if np.ptp(metric) == 0 or not np.isfinite(ratio).all():
+        return None
+    every = np.vstack([ratio, drawn])
+    every = every[np.isfinite(every).all(axis=1) & (np.ptp(every, axis=1) > 0)]
+    ranks = rankdata(every, axis=1)
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    metric = metric - metric.mean()
+    values = ranks @ metric / np.sqrt((ranks**2).sum(axis=1) * (metric @ metric))
+    return interval(float(values[0]), values[1:]).to_json()
+
+
+def _comparable(value: float) -> float:
+    return value if np.isfinite(value) else -np.inf

@@ -1,0 +1,197 @@
+"""The figures of a sweep out of its completions: what steer.json says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from probekit.behaviours import Behaviours
+from probekit.probes.probe import Probe
+from probekit.steering.config import SteerConfig
+from probekit.steering.dose import Doses, Measure, Usable, measures_of, rank_p, usable_range
+from probekit.steering.grid import BASELINE, Condition, random_names
+from probekit.steering.rerank import rank_layers
+
+FORMAT = "probekit.steer"
+FORMAT_VERSION = 1
+UNITS = {
+    "label": "log-odds",
+    "rating": "ratings mapped to [-1, 1]",
+    "pair": "log-odds of being preferred",
+}
+PRIMARY = {"label": "auroc", "rating": "pearson", "pair": "pair_accuracy"}
+Rows = Mapping[Condition, Sequence[Mapping[str, Any]]]
+
+
+class Summary:
+    """Everything that is computed from the completions.
+
+    Parameters
+    ----------
+    rows
+        Completions of every condition.
+    chosen
+        The probe whose score is `score`.
+    probes
+        The probes of all layers.
+    config
+        Settings of the sweep.
+    behaviours
+        Whose categories the rows carry.
+    judged
+        Whether a judge named them too.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        chosen: Probe,
+        probes: Sequence[Probe],
+        config: SteerConfig,
+        *,
+        behaviours: Behaviours | None = None,
+        judged: bool = False,
+    ) -> None:
+        self.rows, self.chosen, self.probes, self.config = rows, chosen, probes, config
+        self.doses = Doses(rows, seed=config.seed)
+        self.measures = measures_of(
+            [probe.layer for probe in probes],
+            chosen.layer,
+            behaviours.names if behaviours else [],
+            judged=judged,
+            unit=UNITS[chosen.data_kind],
+        )
+        self.by_name = {measure.name: measure for measure in self.measures}
+        self.controls = random_names(config.random_controls)
+
+    @cached_property
+    def usable(self) -> Usable:
+        """The strengths whose damage stays within the bound."""
+        curve = {c: self._at("probe", c) for c in self.config.grid()}
+        return usable_range(self.doses, curve, self.by_name, self.config.damage_bound)
+
+    def to_json(self, reranked: Rows, *, steered: Sequence[int]) -> dict[str, Any]:
+        """Return steer.json without what only the run knows (paths, norms, provenance)."""
+        config, first = self.config, self.rows[BASELINE]
+        sweeps = config.mode != "ablate"
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "complete": True,
+            "probe": self._probe(),
+            "mode": config.mode,
+            "where": config.where,
+            "coeffs": config.grid(),
+            "n": {
+                "prompts": len({row["prompt_id"] for row in first}),
+                "samples": config.samples,
+                "random_controls": config.random_controls,
+                "completions": sum(len(found) for found in self.rows.values()),
+            },
+            "seed": config.seed,
+            "max_new_tokens": config.max_new_tokens,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "damage_bound": config.damage_bound,
+            "measures": [measure.describe() for measure in self.measures],
+            "conditions": [self._condition(condition) for condition in self.rows],
+            "doses": {m.name: self._dose(m) for m in self.measures} if sweeps else None,
+            "usable": self._usable() if sweeps else None,
+            "ablation": {m.name: self._ablation(m) for m in self.measures},
+            "rerank": self._rerank(reranked, steered) if reranked else None,
+            "reference": self._reference(),
+        }
+
+    def _at(self, direction: str, coeff: float) -> Condition:
+        if coeff == 0 and self.config.mode != "clamp":
+            return BASELINE
+        return Condition(direction, self.config.mode, coeff)
+
+    def _probe(self) -> dict[str, Any]:
+        probe, primary = self.chosen, PRIMARY[self.chosen.data_kind]
+        metric = probe.metrics.get(primary)
+        return {
+            "kind": probe.kind,
+            "head": probe.head,
+            **probe.cell._asdict(),
+            "data_kind": probe.data_kind,
+            "classes": probe.classes,
+            "score_range": probe.score_range,
+            "metric": None if metric is None else {"name": primary, **metric},
+        }
+
+    def _condition(self, condition: Condition) -> dict[str, Any]:
+        values, differences = {}, {}
+        for measure in self.measures:
+            values[measure.name] = self.doses.value(measure, condition).to_json()
+            differences[measure.name] = self.doses.difference(measure, condition).to_json()
+        n = len(self.rows[condition])
+        return {**condition._asdict(), "n": n, "values": values, "differences": differences}
+
+    def _dose(self, measure: Measure) -> dict[str, Any]:
+        """Return the slope over the usable strengths and its place among the random directions.
+
+        Fewer than three usable strengths make no slope; all of them are taken then, and `coeffs`
+        says so.
+        """
+        usable = self.usable.coeffs
+        coeffs = usable if len(usable) >= 3 else self.config.grid()
+
+        def slope(direction: str) -> Any:  # noqa: ANN401 - an Interval
+            return self.doses.slope(measure, [self._at(direction, c) for c in coeffs])
+
+        found = slope("probe")
+        controls = [slope(name).value for name in self.controls]
+        return {
+            "slope": found.to_json(),
+            "random": controls,
+            "p": rank_p(found.value, controls),
+            "coeffs": coeffs,
+        }
+
+    def _ablation(self, measure: Measure) -> dict[str, Any]:
+        found = self.doses.difference(measure, Condition("probe", "ablate", None))
+        controls = [
+            self.doses.difference(measure, Condition(name, "ablate", None)).value
+            for name in self.controls
+        ]
+        return {
+            "difference": found.to_json(),
+            "random": controls,
+            "p": rank_p(found.value, controls),
+        }
+
+    def _usable(self) -> dict[str, Any]:
+        coeffs, reasons = self.usable
+        return {
+            "low": min(coeffs, default=None),
+            "high": max(coeffs, default=None),
+            "coeffs": coeffs,
+            "bound": self.config.damage_bound,
+            "reasons": {f"{coeff:g}": words for coeff, words in sorted(reasons.items())},
+        }
+
+    def _rerank(self, rows: Rows, steered: Sequence[int]) -> dict[str, Any]:
+        return rank_layers(
+            rows,
+            self.probes,
+            self.by_name["score"],
+            self.by_name["kl"],
+            primary=PRIMARY[self.chosen.data_kind],
+            steered=steered,
+            seed=self.config.seed,
+        )
+
+    def _reference(self) -> list[dict[str, Any]] | None:
+        """Return mean and spread of the probe's scores on its own data, by side or class."""
+        parts = self.chosen.distributions.get("all")
+        if not parts:
+            return None
+        return [
+            {"name": name, "mean": float(np.mean(scores)), "sd": float(np.std(scores))}
+            for name, scores in parts.items()
+            if len(scores)
+        ]

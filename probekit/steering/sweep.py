@@ -1,0 +1,286 @@
+"""`steer_sweep`: a probe's direction through all strengths beside its controls, then the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekit.activations.layers import parse_layers
+from probekit.behaviours import Behaviours, Judge
+from probekit.container import atomic_directory, jsonable, refuse_existing, write_json
+from probekit.data.rows import Example
+from probekit.errors import SteeringError
+from probekit.models.load import LoadedModel
+from probekit.probes.probe import Probe
+from probekit.probes.scoring import Scorer
+from probekit.provenance import run_record
+from probekit.steering.config import SteerConfig
+from probekit.steering.grid import Condition, conditions, random_names
+from probekit.steering.intervention import check_fits
+from probekit.steering.journal import Journal
+from probekit.steering.norms import residual_norms
+from probekit.steering.reading import Reader
+from probekit.steering.rerank import rerank_coeff, rerank_conditions
+from probekit.steering.summary import Summary
+from probekit.steering.vector import SteeringVector
+from probekit.steering.writer import ConditionWriter
+
+Progress = Callable[[str, int, int], None]
+Rows = dict[Condition, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class SteerResult:
+    """A finished sweep."""
+
+    summary: dict[str, Any]
+    """The content of steer.json (docs/formats.md)."""
+    rows: Rows
+    """Completions of every condition."""
+    reranked: Rows
+    """Completions of the re-ranking; empty without one."""
+    vector: SteeringVector
+    """What was steered with; coefficient 1 adds exactly this."""
+
+    def save(self, directory: Path) -> None:
+        """Write steer.json, completions.jsonl and vector.safetensors into an existing directory."""
+        for name, rows in (("completions", self.rows), ("rerank", self.reranked)):
+            if rows:
+                lines = [
+                    json.dumps(jsonable(row), ensure_ascii=False) + "\n"
+                    for found in rows.values()
+                    for row in found
+                ]
+                (directory / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        self.vector.save(directory / "vector.safetensors")
+        write_json(directory / "steer.json", self.summary)
+
+
+def steer_sweep(
+    loaded: LoadedModel,
+    probe: str | Path,
+    prompts: Sequence[Example],
+    out: str | Path,
+    config: SteerConfig | None = None,
+    *,
+    vector: SteeringVector | None = None,
+    behaviours: Behaviours | None = None,
+    judge: Judge | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = lambda what, done, total: None,
+    finish: Callable[[Path], object] = lambda folder: None,
+) -> SteerResult:
+    """Steer a model with a probe's direction and measure what happens, against controls.
+
+    Every finished condition is kept in `OUT.partial`, so an interrupted sweep can be resumed.
+
+    Parameters
+    ----------
+    loaded
+        The model that the probe was fitted on.
+    probe
+        Directory written by `probekit fit`; its chosen probe gives direction and score, the same
+        kind of probe at the other layers reads along.
+    prompts
+        What the model answers (`open_prompts`).
+    out
+        Directory to write.
+    config
+        Settings.
+    vector
+        Steer along this instead of the probe's direction; the probe still keeps the score.
+    behaviours, judge
+        Name what a completion does.
+    resume, force
+        Continue an interrupted sweep; replace what is at `out`.
+    progress
+        Told `("steering", completions done, completions in all)`.
+    finish
+        Called with the directory before it becomes visible, for example to write a report.
+
+    Raises
+    ------
+    ProbekitError
+        When probe, vector, prompts or model do not fit each other, or `out` exists.
+    """
+    config, out = config or SteerConfig(), Path(out)
+    if out.exists() and resume:
+        raise SteeringError(f"{out}: is whole already. Leave out --resume, or pass --force.")
+    refuse_existing(out, force=force)
+    if not prompts:
+        raise SteeringError("prompts: there are none. Expected at least one.")
+    probes = Probe.load_layers(probe)
+    chosen = Probe.load(probe)
+    Scorer(chosen, loaded, batch_tokens=config.batch_tokens)  # proves that probe and model fit
+    reader = Reader(loaded, probes, batch_tokens=config.batch_tokens)
+    writer = ConditionWriter(
+        loaded, prompts, reader, layer=chosen.layer, where=config.where,
+        behaviours=behaviours, judge=judge,
+    )  # fmt: skip
+    unit = vector or _directions(probes, chosen, config.layers, reader.backend.n_layers)
+    if vector is not None and config.layers is not None:
+        unit = unit.only(parse_layers(config.layers, reader.backend.n_layers))
+    check_fits(unit, reader.backend)
+    every = sorted({*unit.layers, *([p.layer for p in probes] if config.rerank else [])})
+    norms = residual_norms(
+        loaded, writer.rendered, every, site=unit.site, backend=reader.backend,
+        batch_tokens=config.batch_tokens,
+    )  # fmt: skip
+    scaled = unit.in_norms(norms)
+    journal = Journal.beside(out)
+    # The norms are left out: measured, they follow from the rest and vary in the last digit.
+    settings = _settings(config, chosen, prompts, loaded, unit, behaviours, judge)
+    journal.open(settings, resume=resume, force=force)
+    try:
+        run = _Run(writer, journal, config, progress)
+        rows = run.main(scaled)
+        summary = Summary(
+            rows, chosen, probes, config, behaviours=behaviours, judged=judge is not None
+        )
+        reranked: Rows = {}
+        if config.rerank:
+            coeff = rerank_coeff(config, summary.usable)
+            reranked = run.rerank(SteeringVector.from_probes(probes).in_norms(norms), coeff)
+        found = summary.to_json(reranked, steered=unit.layers)
+        found["vector"] = {
+            "source": unit.source, "site": unit.site, "layers": unit.layers,
+            "norms": {layer: norms[layer] for layer in unit.layers},
+        }  # fmt: skip
+        found["probe"]["path"] = str(probe)
+        found["judge"] = _judged(rows, judge)
+        found["provenance"] = {
+            **run_record("steer", dataclasses.asdict(config), seed=config.seed),
+            **loaded.describe(),
+        }
+        result = SteerResult(found, rows, reranked, scaled)
+        with atomic_directory(out, force=force) as folder:
+            result.save(folder)
+            finish(folder)
+    except BaseException:
+        journal.close()
+        raise
+    journal.remove()
+    return result
+
+
+class _Run:
+    """Takes directions through their conditions, skipping what an earlier run has finished."""
+
+    def __init__(
+        self, writer: ConditionWriter, journal: Journal, config: SteerConfig, progress: Progress
+    ) -> None:
+        self.writer, self.journal, self.config = writer, journal, config
+        self.progress = progress
+
+    def main(self, vector: SteeringVector) -> Rows:
+        """Return the rows of the probe's direction and the random ones at every strength."""
+        config = self.config
+        directions = {"probe": vector}
+        for i, name in enumerate(random_names(config.random_controls)):
+            directions[name] = vector.random_like(np.random.default_rng([config.seed, i]))
+        todo = conditions(config.mode, config.grid(), config.random_controls)
+        n = len(self.writer.prompts)
+        return self._all(todo, directions, n, config.samples, "steering")
+
+    def rerank(self, vector: SteeringVector, coeff: float) -> Rows:
+        """Return the rows of every layer's own direction at plus and minus one strength."""
+        directions = {f"layer-{n:02d}": vector.only([n]) for n in vector.layers}
+        n = min(self.config.rerank_prompts, len(self.writer.prompts))
+        return self._all(rerank_conditions(vector.layers, coeff), directions, n, 1, "reranking")
+
+    def _all(
+        self,
+        todo: Sequence[Condition],
+        directions: dict[str, SteeringVector],
+        n_prompts: int,
+        samples: int,
+        what: str,
+    ) -> Rows:
+        each = n_prompts * samples
+        found: Rows = {}
+        for i, condition in enumerate(todo):
+            rows = self.journal.read(condition)
+            if rows is None:
+                rows = self.writer.write(
+                    condition,
+                    directions.get(condition.direction),
+                    self.config.sampling(samples),
+                    n_prompts=n_prompts,
+                    progress=lambda done, i=i: self.progress(  # type: ignore[misc]
+                        what, i * each + done, len(todo) * each
+                    ),
+                )
+                self.journal.write(condition, rows)
+                # As it was written, so that a resumed sweep gives the same to the last digit.
+                rows = self.journal.read(condition) or []
+            found[condition] = rows
+            self.progress(what, (i + 1) * each, len(todo) * each)
+        return found
+
+
+def _directions(
+    probes: Sequence[Probe], chosen: Probe, layers: str | None, n_layers: int
+) -> SteeringVector:
+    """Return the unit directions of the steered layers' probes."""
+    wanted = [chosen.layer] if layers is None else parse_layers(layers, n_layers)
+    known = {probe.layer: probe for probe in probes}
+    for layer in wanted:
+        if layer not in known:
+            raise SteeringError(
+                f"layer {layer}: the fit has no {chosen.kind} probe there at {chosen.position}. "
+                f"It has layers {', '.join(map(str, known))}; fit more, or leave it out."
+            )
+    return SteeringVector.from_probes([known[layer] for layer in wanted])
+
+
+def _settings(
+    config: SteerConfig,
+    chosen: Probe,
+    prompts: Sequence[Example],
+    loaded: LoadedModel,
+    vector: SteeringVector,
+    behaviours: Behaviours | None,
+    judge: Judge | None,
+) -> dict[str, Any]:
+    """Return what must not change between an interrupted sweep and its continuation."""
+    texts = [[p.id, [[m.role, m.content] for m in p.prompt or ()]] for p in prompts]
+    arrays = b"".join(v.tobytes() for v in vector.vectors.values()) + chosen.coef.tobytes()
+    rules = None
+    if behaviours is not None and behaviours.path is not None:
+        rules = hashlib.sha256(behaviours.path.read_bytes()).hexdigest()[:16]
+    return {
+        **dataclasses.asdict(config),
+        "probe": str(chosen.cell),
+        "directions": hashlib.sha256(arrays).hexdigest()[:16],
+        "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16],
+        "model": loaded.fingerprint,
+        "dtype": loaded.dtype,
+        "behaviours": rules,
+        "judge": None if judge is None else [judge.url, judge.model],
+    }
+
+
+def _judged(rows: Rows, judge: Judge | None) -> dict[str, Any] | None:
+    """Return how many completions a judge was shown, and how often it agreed with the patterns."""
+    if judge is None:
+        return None
+    shown = [r for c, found in rows.items() if not c.direction.startswith("random") for r in found]
+    answered = [row for row in shown if row["judge"] is not None]
+    same = [row["judge"] == row["category"] for row in answered if row["category"] is not None]
+    return {
+        "url": judge.url,
+        "model": judge.model,
+        "asked": len(shown),
+        "answered": len(answered),
+        "failed": len(shown) - len(answered),
+        "problem": judge.problem,
+        "agreement": float(np.mean(same)) if same else None,
+    }

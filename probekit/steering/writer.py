@@ -1,0 +1,136 @@
+"""One condition: let the steered model write, then read what it wrote with the unsteered one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from probekit.behaviours import Behaviours, Judge
+from probekit.data.rows import Example
+from probekit.models.chat import Rendered, render
+from probekit.models.load import LoadedModel
+from probekit.models.sampling import Completion, SamplingConfig, sample, stop_ids
+from probekit.steering.grid import Condition
+from probekit.steering.intervention import Steering, steered
+from probekit.steering.reading import Reader, Reading, distinct
+from probekit.steering.vector import SteeringVector
+
+
+class ConditionWriter:
+    """Writes and measures completions of the same prompts under any condition.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    prompts
+        Rows that end with their prompt.
+    reader
+        Reads the completions back.
+    layer
+        Of the probe whose score is `score`.
+    where
+        Tokens to steer.
+    behaviours, judge
+        Name what a completion does; either may be absent.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        prompts: Sequence[Example],
+        reader: Reader,
+        *,
+        layer: int,
+        where: str,
+        behaviours: Behaviours | None = None,
+        judge: Judge | None = None,
+    ) -> None:
+        self.loaded, self.prompts, self.reader = loaded, list(prompts), reader
+        self.rendered = [render(prompt, loaded.tokenizer) for prompt in prompts]
+        self.layer, self.where, self.behaviours, self.judge = layer, where, behaviours, judge
+
+    def write(
+        self,
+        condition: Condition,
+        vector: SteeringVector | None,
+        config: SamplingConfig,
+        *,
+        n_prompts: int | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[dict[str, Any]]:
+        """Return one row for each completion, in prompt-major order.
+
+        Parameters
+        ----------
+        condition
+            What is done with the vector.
+        vector
+            None for the unsteered model.
+        config
+            How completions are drawn.
+        n_prompts
+            Only the first so many prompts.
+        progress
+            Told how many completions are written.
+        """
+        prompts = self.rendered[:n_prompts]
+
+        def steering() -> AbstractContextManager[Steering]:
+            assert vector is not None
+            coeff = 0.0 if condition.coeff is None else condition.coeff
+            return steered(
+                self.loaded,
+                vector,
+                coeff,
+                mode=condition.mode,
+                where=self.where,
+                backend=self.reader.backend,
+            )
+
+        with steering() if vector is not None else nullcontext():
+            written = sample(self.loaded, prompts, config, progress=progress)
+        closing = stop_ids(self.loaded)
+        rows = [c.rendered(prompts[c.prompt], closing[0] if closing else None) for c in written]
+        readings = self.reader.read(
+            rows, [len(c.ids) for c in written], None if vector is None else steering
+        )
+        found = [
+            self._row(condition, completion, row, reading)
+            for completion, row, reading in zip(written, rows, readings, strict=True)
+        ]
+        if self.judge is not None and not condition.direction.startswith("random"):
+            pairs = [(row["prompt"], row["text"]) for row in found]
+            for row, category in zip(found, self.judge.judge(pairs), strict=True):
+                row["judge"] = category
+        return found
+
+    def _row(
+        self, condition: Condition, written: Completion, row: Rendered, reading: Reading | None
+    ) -> dict[str, Any]:
+        prompt = self.prompts[written.prompt]
+        content = row.ids[row.start : row.stop].tolist()
+        text = self.loaded.tokenizer.decode(content, skip_special_tokens=True)
+        question = prompt.prompt[-1].content if prompt.prompt else ""
+        category = None
+        if self.behaviours is not None:
+            category = self.behaviours.classify(question, text)
+        return {
+            **condition._asdict(),
+            "prompt_id": prompt.id,
+            "sample": written.sample,
+            "prompt": question,
+            "tags": prompt.tags,
+            "text": text,
+            "n_tokens": len(written.ids),
+            "finished": written.finished,
+            "score": None if reading is None else reading.scores[self.layer],
+            "scores": {} if reading is None else {str(k): v for k, v in reading.scores.items()},
+            "nll": None if reading is None else reading.nll,
+            "kl": None if reading is None else reading.kl,
+            "distinct_1": distinct(content, 1),
+            "distinct_2": distinct(content, 2),
+            "category": category,
+            "judge": None,
+        }
