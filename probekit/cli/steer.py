@@ -38,7 +38,7 @@ def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
         click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from."),
         click.option("--temperature", default=1.0, show_default=True, help="0 is greedy."),
         click.option(
-            "--max-new-tokens", default=40, show_default=True, help="Length of a completion."
+            "--max-new-tokens", default=32, show_default=True, help="Length of a completion."
         ),
         click.option("--samples", default=2, show_default=True, help="Completions of each prompt."),
         click.option("--layers", help="Layers to steer, e.g. 12 or 8:20:4.  [default: the probe's]"),
@@ -58,7 +58,7 @@ def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
         click.option(
             "--coeff",
             "coeffs",
-            default="-0.6:0.6:0.2",
+            default="-0.3:0.3:0.1",
             show_default=True,
             help="LOW:HIGH:STEP or a list, in mean residual norms of the layer.",
         ),
@@ -91,7 +91,7 @@ def _judge_options(command: Any) -> Any:  # noqa: ANN401 - a click command
 @_sweep_options
 @click.option("--vector", type=click.Path(), help="Steer along a .safetensors or .gguf vector.")
 @_judge_options
-@click.option("--limit", default=32, show_default=True, help="Use the first N prompts; 0 for all.")
+@click.option("--limit", default=16, show_default=True, help="Use the first N prompts; 0 for all.")
 @click.option("--model", help="Model to run.  [default: the one the probe was fitted on]")
 @click.option("--dtype", help="Forward pass.  [default: the one of the fit]")
 @model_options

@@ -12,7 +12,7 @@ from probekit.errors import OutputError
 from probekit.reports.steer_load import load_steer
 from probekit.reports.steer_rows import Measure, Steer
 from probekit.reports.steer_verdict import SteerVerdict, steer_verdict
-from probekit.reports.steer_words import INTERVAL, coeff_text
+from probekit.reports.steer_words import INTERVAL
 from probekit.reports.words import metric_name, number
 
 if TYPE_CHECKING:
@@ -64,9 +64,11 @@ def render_steer(steer: Steer) -> str:
     if isinstance(model, dict):
         model = model.get("model") or model.get("name")
     name = Path(str(model or "")).name or "a model"
-    what = "Ablating" if steer.ablate_only else "Steering"
+    title = f"Steering {name} along a {probe.data_kind} probe"
+    if steer.ablate_only:
+        title = f"Ablating the direction of a {probe.data_kind} probe in {name}"
     return render_page(
-        title=f"{what} {name} along a {probe.data_kind} probe",
+        title=title,
         eyebrow=f"probekit steer, {probe.site} layer {probe.layer}, position {probe.position}",
         lead=_lead(found),
         sections=list(_sections(steer)),
@@ -91,13 +93,12 @@ def _sections(steer: Steer) -> Iterator[Section]:
     from probekit.reports.steer_layers import layer_changes
     from probekit.reports.steer_method import method_html
 
-    beside = f"{tables.setting_table(steer)}{tables.summary_table(steer)}"
     heading = "Ablation" if steer.ablate_only else "Dose response"
-    parts: list[Plot | str] = [f'<div class="beside">{beside}</div>', *_doses(steer)]
-    yield Section("doses", heading, parts)
+    yield Section("doses", heading, list(_doses(steer)))
     if layer_changes(steer):
         yield Section("layers", "Which layers read it", [_layers(steer)])
-    yield Section("slopes", "Every change against random directions", [tables.slopes_table(steer)])
+    changes = [tables.slopes_table(steer), tables.summary_table(steer)]
+    yield Section("slopes", "Every change against random directions", changes)
     frontier = list(_frontier(steer))
     if frontier:
         yield Section("damage", "Effect against damage", frontier)
@@ -105,7 +106,10 @@ def _sections(steer: Steer) -> Iterator[Section]:
     if ranking:
         yield Section("ranking", "Layers ranked by effect", ranking)
     yield Section("texts", "Before and after", [examples_html(steer)])
-    yield Section("method", "Method", [method_html(steer), tables.judge_table(steer)])
+    yield Section("method", "Method", [
+        method_html(steer),
+        f'<div class="beside">{tables.setting_table(steer)}{tables.judge_table(steer)}</div>',
+    ])  # fmt: skip
     yield Section("provenance", "Provenance", [tables.steer_provenance(steer)])
 
 
@@ -149,17 +153,21 @@ _COST = (
     "Perplexity is of the completions under the unsteered model, on a logarithmic axis where its "
     "range is wide; divergence is against the unsteered model."
 )
-_BEHAVIOUR = "Shares of all completions, found by rules on the words (or by the judge)."
+_BEHAVIOUR = (
+    "Shares of all completions, found by rules on the words (or by the judge, who is not shown those "
+    "of random directions)."
+)
 
 
 def _dose_caption(steer: Steer) -> str:
     if steer.ablate_only:
         return (
             "The unsteered model (circle) and the model with the probe's direction projected out "
-            f"(diamond), with {INTERVAL}s. Grey dashes: random directions projected out."
+            f"(diamond). Bars: {INTERVAL}. Grey dashes: random directions projected out."
         )
+    unfitted = "" if steer.slopes_on_all else "; no slope is fitted there"
     shaded = (
-        " Shaded, with open circles: doses that are not usable; no slope is fitted there."
+        f" Shaded, with open circles: doses that are not usable{unfitted}."
         if set(steer.coeffs) - set(steer.usable.coeffs)
         else ""
     )
@@ -202,21 +210,26 @@ def _frontier(steer: Steer) -> Iterator[Plot]:
     from probekit.reports.steer_frontier import frontier, frontier_figure
 
     found = frontier(steer)
-    if found is None:
+    if found is None or steer.ablate_only:
         return
     damage = "perplexity as a multiple of the unsteered" if found.by_perplexity else "divergence"
     grey = " Grey circles: random directions at the same doses." if steer.controls else ""
     bound = (
         f" The dashed line is the bound of usable text ({number(steer.usable.bound, 1)})."
-        if found.by_perplexity and not steer.ablate_only
+        if found.by_perplexity
         else ""
+    )
+    bars = (
+        f"Bars: {INTERVAL} of the paired difference; perplexity is without intervals here."
+        if any(spot.effect.has_interval for spot in found.path)
+        else "Means without intervals; those are in the figures above."
     )
     yield Plot(
         "frontier",
         frontier_figure(steer, found),
         f"Change of the score against {damage}. Blue: along the probe's direction, the coeff beside "
         f"each point where there is room.{grey}{bound} Up and to the left is better (down, for "
-        "negative coeffs). Means without intervals; those are in the figures above.",
+        f"negative coeffs). {bars}",
         f"Path of the score's change against {damage}, with random directions.",
         width=760,
     )
@@ -231,11 +244,12 @@ def _ranking(steer: Steer) -> Iterator[Plot | str]:
         return
     metric = escape(metric_name(ranking.metric))
     yield Plot(
-        "ranking",
+        "layer-ranking",
         rerank_figure(steer, ranking),
         f"Above: held-out {metric} of each layer's probe. Below: what steering along that "
         f"layer's own direction does to the score (half the difference between coeffs ±"
-        f"{number(abs(ranking.coeff))}), for each nat per token of mean divergence. Bars: 95 % intervals. Rings: the best layer of each. Dotted: the "
+        f"{number(abs(ranking.coeff))}), for each nat per token of mean divergence. "
+        "Bars: 95 % intervals. Rings: the best layer of each. Dotted: the "
         "layer steered in this run. The best of many layers flatters.",
         "Held-out metric and effect for each nat of damage over layers.",
     )

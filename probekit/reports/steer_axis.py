@@ -6,13 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from probekit.reports import theme
-from probekit.reports.rows import Metric
 from probekit.reports.steer_rows import PROBE, Measure, Steer, span
 from probekit.reports.steer_words import coeff_text, is_share
 
 WIDE = 5.0
 """From this ratio of the largest to the smallest perplexity on the axis is logarithmic."""
+
+
+_LETTER = 5.5
+"""Width in pixels of a letter of a tick; those used here are narrow."""
+
+
+_BEFORE_SLOT, _AFTER_SLOT = 37, 24
+"""Pixels between the highest dose and the ablated model, and after it: its name fits there."""
 
 
 class DoseAxis(NamedTuple):
@@ -44,8 +50,8 @@ class MeasureAxis(NamedTuple):
         )  # fmt: skip
 
 
-def dose_axis(steer: Steer) -> DoseAxis:
-    """Return the horizontal axis all dose-response panels share."""
+def dose_axis(steer: Steer, pixels: float) -> DoseAxis:
+    """Return the horizontal axis all panels share, each `pixels` wide at the narrowest."""
     low, high = min(steer.coeffs), max(steer.coeffs)
     width = high - low or 1.0
     pad = 0.05 * width if high > low else 0.5
@@ -53,7 +59,10 @@ def dose_axis(steer: Steer) -> DoseAxis:
         return DoseAxis(low - pad, high + pad, high + pad, math.nan)
     if high == low:
         return DoseAxis(low - pad, high + 1.5, high + 0.5, high + 1.0)
-    return DoseAxis(low - pad, high + 0.44 * width, high + pad, high + 0.25 * width)
+    before, after = max(_BEFORE_SLOT, 0.1 * pixels), max(_AFTER_SLOT, 0.06 * pixels)
+    scale = (pixels - before - after) / (width + pad)
+    slot = high + before / scale
+    return DoseAxis(low - pad, slot + after / scale, high + 0.3 * before / scale, slot)
 
 
 def dose_ticks(steer: Steer, axis: DoseAxis, pixels: float) -> dict[str, object]:
@@ -67,10 +76,10 @@ def dose_ticks(steer: Steer, axis: DoseAxis, pixels: float) -> dict[str, object]
         text = "unsteered" if len(steer.coeffs) == 1 else coeff_text(coeff)
         gaps = [
             abs(coeff - other) * scale
-            - (theme.text_width(text) + theme.text_width(name)) / 2
+            - (len(text) + len(name)) / 2 * _LETTER
             for other, name in at.items()
         ]  # fmt: skip
-        if coeff not in at and all(gap >= 5 for gap in gaps):
+        if coeff not in at and all(gap >= 3 for gap in gaps):
             at[coeff] = text
     ticks = sorted(at)
     return dict(
@@ -125,6 +134,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high] or [low, high]
 
 
-def has_value(metrics: Sequence[Metric]) -> bool:
-    """Return whether any of the metrics has a value."""
-    return any(metric.known for metric in metrics)
+def name_anchor(share: float) -> str:
+    """Return how a name is anchored at a share of an axis, so that it stays over the plot."""
+    if share < 0.15:
+        return "left"
+    return "right" if share > 0.85 else "center"

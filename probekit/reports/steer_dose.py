@@ -19,7 +19,7 @@ from probekit.reports.steer_axis import (
 )
 from probekit.reports.steer_rows import Measure, Reference, Steer
 from probekit.reports.steer_traces import SHADE, legend_names, panel_traces, unusable_key
-from probekit.reports.steer_words import COEFF, is_share, report_n, wrapped
+from probekit.reports.steer_words import COEFF, is_share, report_n, unit_title, wrapped
 from probekit.reports.words import number, plot_text, upper_first
 
 MOST = 9
@@ -50,7 +50,7 @@ def dose_figure(steer: Steer, measures: Sequence[Measure], *, title: str) -> go.
     title
         The figure's title.
     """
-    grid, axis = _grid(len(measures)), dose_axis(steer)
+    grid = _grid(len(measures))
     references = steer.reference if [item.name for item in measures] == ["score"] else []
     right = LABELS if references else _RIGHT
     inside = theme.WIDTH - _LEFT - right
@@ -61,6 +61,7 @@ def dose_figure(steer: Steer, measures: Sequence[Measure], *, title: str) -> go.
         vertical_spacing=grid.gap / grid.height if grid.down > 1 else 0,
     )
     pixels = (inside - _GAP * (grid.across - 1)) / grid.across
+    axis = dose_axis(steer, pixels)
     bands = unusable_bands(steer, axis)
     names = [_panel_title(item, pixels) for item in measures] if len(measures) > 1 else []
     for index, measure in enumerate(measures):
@@ -71,7 +72,7 @@ def dose_figure(steer: Steer, measures: Sequence[Measure], *, title: str) -> go.
             cols=cell["col"],
         )
         _shade(figure, bands, axis, index)
-        _axes(figure, steer, measure, grid, index, pixels, references)
+        _axes(figure, steer, measure, grid, index, dose_ticks(steer, axis, pixels), references)
         if names:
             _title(figure, names[index], index)
     if bands:
@@ -79,7 +80,8 @@ def dose_figure(steer: Steer, measures: Sequence[Measure], *, title: str) -> go.
     for index, item in enumerate(references):
         _reference(figure, item, axis, index)
     _spread_labels(figure, steer, measures[0], references, grid)
-    _layout_axes(figure, grid, len(measures), axis)
+    title_x = "Model" if steer.ablate_only else COEFF
+    _layout_axes(figure, grid, len(measures), axis, title_x)
     return theme.finish(
         figure,
         title=title,
@@ -135,29 +137,31 @@ def _axes(
     measure: Measure,
     grid: Grid,
     index: int,
-    pixels: float,
+    ticks: dict[str, object],
     references: Sequence[Reference],
 ) -> None:
     cell, share = grid.cell(index), is_share(measure)
-    figure.update_xaxes(**dose_ticks(steer, dose_axis(steer), pixels), **cell)
+    figure.update_xaxes(**ticks, **cell)
     vertical = measure_axis(steer, measure, [item.mean for item in references])
-    unit = measure.unit or upper_first(measure.label)
     figure.update_yaxes(
         **vertical.layout(),
-        title=dict(text=wrapped(upper_first(unit), int(grid.each / 6.6)), font=dict(size=11.5)),
+        title=dict(
+            text=wrapped(upper_first(unit_title(measure)), int(grid.each / 6.6)),
+            font=dict(size=11.5),
+        ),
         **(dict(tickformat=".0%") if share else {}),
         **cell,
     )
 
 
-def _layout_axes(figure: go.Figure, grid: Grid, panels: int, axis: DoseAxis) -> None:
+def _layout_axes(figure: go.Figure, grid: Grid, panels: int, axis: DoseAxis, name: str) -> None:
     figure.update_xaxes(range=[axis.low, axis.high], showgrid=False)
     for index in range(grid.down * grid.across):
         if index >= panels:
             figure.update_xaxes(visible=False, **grid.cell(index))
             figure.update_yaxes(visible=False, **grid.cell(index))
         elif index + grid.across >= panels:
-            title = dict(text=COEFF, font=dict(size=11.5))
+            title = dict(text=name, font=dict(size=11.5))
             figure.update_xaxes(title=title, **grid.cell(index))
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import plotly.graph_objects as go
 
 from probekit.reports import theme
-from probekit.reports.steer_axis import WIDE
+from probekit.reports.rows import NO_VALUE, Metric
+from probekit.reports.steer_axis import WIDE, name_anchor
 from probekit.reports.steer_rows import PROBE, Condition, Steer, steered_ends
-from probekit.reports.steer_words import coeff_text, direction_name, report_n, signed
+from probekit.reports.steer_words import coeff_text, direction_name, report_n, signed, wrapped
 from probekit.reports.words import number
 
 HEIGHT = 340
@@ -27,6 +29,8 @@ class Spot(NamedTuple):
     item: Condition
     x: float
     y: float
+    effect: Metric = NO_VALUE
+    """The effect with its interval, paired over prompts, where that was recorded."""
 
 
 class Frontier(NamedTuple):
@@ -67,11 +71,10 @@ def frontier(steer: Steer) -> Frontier | None:
             damage = item.value("perplexity" if by_perplexity else "kl").value
             if item is steer.baseline and not by_perplexity:
                 damage = 0.0
-            spot = Spot(
-                item,
-                damage / before if by_perplexity else damage,
-                item.value("score").value - start,
-            )
+            effect = item.differences.get("score", NO_VALUE)
+            if not effect.known:
+                effect = Metric(item.value("score").value - start)
+            spot = Spot(item, damage / before if by_perplexity else damage, effect.value, effect)
             if math.isfinite(spot.x) and math.isfinite(spot.y):
                 found.append(spot)
         return found
@@ -93,18 +96,22 @@ def frontier_figure(steer: Steer, found: Frontier) -> go.Figure:
     figure.add_trace(theme.reference(ends, [0.0, 0.0], "dot", "unsteered"))
     figure.add_trace(_points(found.random, RANDOM, theme.GREY, "circle-open", 6))
     figure.add_trace(_path(steer, found))
-    figure.add_trace(_points(found.ablated, ABLATED, theme.VERMILLION, "diamond", 10))
+    ablated = _points(found.ablated, ABLATED, theme.VERMILLION, "diamond", 10)
+    bars = theme.error_bar([spot.effect for spot in found.ablated], theme.VERMILLION)
+    figure.add_trace(ablated.update(error_y=bars))
     for note in labels(steer, found, window):
         figure.add_annotation(note)
+    score = steer.measure("score")
+    unit = score.unit if score and score.unit else "score units"
     title = "Perplexity (times the unsteered)"
     if not found.by_perplexity:
         title = "Divergence from the unsteered model (nats per token)"
     figure.update_xaxes(title_text=title, **_x_layout(window))
-    figure.update_yaxes(title_text="Effect (change of score, score units)", range=list(window.y))
+    figure.update_yaxes(title_text=wrapped(f"Change of score ({unit})", 52), range=list(window.y))
     shown = [STEERED] * (len(found.path) > 1) + [RANDOM] * bool(found.random)
     return theme.finish(
         figure,
-        title="Effect against damage",
+        title="Change of the score against damage to the text",
         subtitle=report_n(steer),
         plot_height=HEIGHT,
         legend=shown + [ABLATED] * bool(found.ablated),
@@ -117,18 +124,27 @@ def frontier_figure(steer: Steer, found: Frontier) -> go.Figure:
 def labels(steer: Steer, found: Frontier, window: Window) -> list[dict[str, object]]:
     """Return the doses written beside the path, those left out that would lie over something."""
     at = [window.pixel(spot.x, spot.y) for spot in found.path]
-    marks = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
+    marks: list[tuple[float, ...]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
     marks += [
         (x - 6, y - 6, x + 6, y + 6)
         for x, y in (window.pixel(spot.x, spot.y) for spot in found.ablated)
     ]
+    marks += _on_lines(at, window)
+    for spot in found.path:
+        if spot.effect.has_interval:
+            x, bottom = window.pixel(spot.x, spot.effect.low)
+            marks.append((x - 1, bottom, x + 1, window.pixel(spot.x, spot.effect.high)[1]))
+    if found.by_perplexity and window.x[0] < steer.usable.bound < window.x[1]:
+        bound = window.pixel(steer.usable.bound, 0.0)[0]
+        marks.append((bound - 1, 0, bound + 1, HEIGHT))
     width = theme.WIDTH - _LEFT - _RIGHT
     taken: list[tuple[float, float, float, float]] = []
     notes: list[dict[str, object]] = []
     for index in _order(steer, found.path):
         text, (x, y) = coeff_text(found.path[index].item.coeff), at[index]
         half = theme.text_width(text, _LABEL) / 2 + 1
-        for dx, dy in ((half + 8, 0), (-half - 8, 0), (0, 14), (0, -14), (half + 6, 11)):
+        up = 1 if found.path[index].y >= 0 else -1
+        for dx, dy in _sides(half, up):
             box = (x + dx - half, y + dy - 7, x + dx + half, y + dy + 7)
             free = not any(_overlap(box, other) for other in [*taken, *marks])
             if free and box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= HEIGHT:
@@ -136,6 +152,24 @@ def labels(steer: Steer, found: Frontier, window: Window) -> list[dict[str, obje
                 notes.append(_note(found.path[index], text, dx, dy, log=window.log))
                 break
     return notes
+
+
+def _sides(half: float, up: int) -> list[tuple[float, float]]:
+    """Return where a label may stand beside its point, outward first."""
+    right, left = half + 8, -half - 8
+    return [(left, 9 * up), (left, 0), (right, 0), (right, -9 * up), (0, 15 * up), (0, -15 * up)]
+
+
+def _on_lines(at: Sequence[tuple[float, float]], window: Window) -> list[tuple[float, ...]]:
+    """Return small boxes along the path and the line of no effect, where no label may lie."""
+    zero = window.pixel(window.x[0], 0.0)[1]
+    boxes: list[tuple[float, ...]] = [(0, zero - 1, theme.WIDTH, zero + 1)]
+    for (x0, y0), (x1, y1) in pairwise(at):
+        steps = max(2, int(max(abs(x1 - x0), abs(y1 - y0)) / 4))
+        for step in range(steps + 1):
+            x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+            boxes.append((x - 1, y - 1, x + 1, y + 1))
+    return boxes
 
 
 def _note(spot: Spot, text: str, dx: float, dy: float, *, log: bool) -> dict[str, object]:
@@ -160,7 +194,9 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _path(steer: Steer, found: Frontier) -> go.Scatter:
-    usable = [spot.item.coeff in (*steer.usable.coeffs, 0.0) for spot in found.path]
+    usable = [
+        spot.item.coeff in steer.usable.coeffs or spot.item is steer.baseline for spot in found.path
+    ]
     trace = _points(found.path, STEERED, theme.BLUE, "circle", 8)
     return trace.update(
         mode="lines+markers",
@@ -169,7 +205,9 @@ def _path(steer: Steer, found: Frontier) -> go.Scatter:
             symbol=["circle" if ok else "circle-open" for ok in usable],
             line=dict(width=1.6, color=theme.BLUE),
         ),
+        error_y=theme.error_bar([spot.effect for spot in found.path], theme.faint(theme.BLUE, 0.5)),
         showlegend=len(found.path) > 1,
+        legendrank=1,
     )
 
 
@@ -200,9 +238,11 @@ def _bound(figure: go.Figure, bound: float, window: Window) -> None:
         return
     line = theme.reference([bound, bound], list(window.y), "dash", "bound")
     figure.add_trace(line.update(line=dict(color=theme.ORANGE, width=1.6)))
+    # The name stays over the plot where the line is close to one of its ends.
+    share = window.pixel(bound, 0.0)[0] / (theme.WIDTH - _LEFT - _RIGHT)
     figure.add_annotation(
         x=math.log10(bound) if window.log else bound, y=1, yref="paper", yanchor="bottom",
-        showarrow=False, text=f"bound of usable text, {number(bound, 1)}",
+        xanchor=name_anchor(share), showarrow=False, text=f"bound of usable text, {number(bound, 1)}",
         font=dict(size=11, color=theme.GREY),
     )  # fmt: skip
 
@@ -210,6 +250,9 @@ def _bound(figure: go.Figure, bound: float, window: Window) -> None:
 def _window(steer: Steer, found: Frontier) -> Window:
     spots = [*found.path, *found.random, *found.ablated]
     xs, ys = [spot.x for spot in spots], [spot.y for spot in spots]
+    ys += [
+        end for spot in (*found.path, *found.ablated) for end in spot.effect if math.isfinite(end)
+    ]
     bounded = found.by_perplexity and not math.isnan(steer.usable.bound)
     bound = [steer.usable.bound * 1.05] if bounded else []
     low, high = min(xs), max([*xs, *bound])

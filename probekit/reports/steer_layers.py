@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from probekit.reports import theme
 from probekit.reports.rows import Metric
+from probekit.reports.steer_axis import name_anchor
 from probekit.reports.steer_rows import Change, Steer, span
 from probekit.reports.steer_traces import EACH, LIGHT, RANGE, band
 from probekit.reports.steer_words import change_text, direction_name, listed, report_n, wrapped
@@ -42,8 +43,8 @@ def layers_figure(steer: Steer) -> go.Figure:
     names = [READ, *_controls(figure, changes)]
     figure.add_traces(band(layers, metrics, theme.faint(theme.BLUE, 0.16), "interval"))
     figure.add_trace(_line(layers, metrics))
-    _steered(figure, steer)
-    what = "difference under ablation" if steer.ablate_only else "slope"
+    _steered(figure, steer, ends)
+    what = "change under ablation" if steer.ablate_only else "slope of its score"
     unit = "ablated − unsteered" if steer.ablate_only else "per mean residual norm"
     figure.update_xaxes(
         **theme.layer_ticks(layers, 16),
@@ -54,7 +55,7 @@ def layers_figure(steer: Steer) -> go.Figure:
     figure.update_yaxes(title_text=wrapped(f"Change of score ({unit})", 44), **_range(changes))
     return theme.finish(
         figure,
-        title=f"What every layer's probe reads: {what} of its score",
+        title=f"What every layer's probe reads: {what}",
         subtitle=report_n(steer),
         plot_height=280,
         legend=names,
@@ -107,7 +108,7 @@ def _controls(figure: go.Figure, changes: dict[int, Change]) -> list[str]:
     return ([EACH] if total else []) + ([RANGE] if total > 1 else [])
 
 
-def _steered(figure: go.Figure, steer: Steer) -> None:
+def _steered(figure: go.Figure, steer: Steer, ends: list[float]) -> None:
     """Mark the layers that were steered; a stretch of many is only shaded."""
     if not steer.layers:
         return
@@ -126,8 +127,10 @@ def _steered(figure: go.Figure, steer: Steer) -> None:
             )  # fmt: skip
         plural = "s" if len(steer.layers) > 1 else ""
         text = f"steered: layer{plural} {listed([str(layer) for layer in steer.layers])}"
+    middle = (first + last) / 2
+    anchor = name_anchor((middle - ends[0]) / (ends[1] - ends[0]))
     figure.add_annotation(
-        x=(first + last) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False, text=text,
+        x=middle, xanchor=anchor, y=1, yref="paper", yanchor="bottom", showarrow=False, text=text,
         font=dict(size=11, color=theme.VERMILLION),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from probekit.errors import ProbeError
-from probekit.reports.rows import NO_VALUE, Metric
+from probekit.reports.rows import NO_VALUE, Metric, Metrics
 from probekit.reports.steer_rows import (
     BASELINE,
     Change,
@@ -50,24 +50,19 @@ def load_steer(directory: Path) -> Steer:
         or was written by a newer probekit.
     """
     directory = Path(directory)
+    path, expected = directory / "steer.json", "expected the output of a steering run"
     if not directory.is_dir():
-        raise ProbeError(
-            f"{directory}: no such directory, expected the output of a steering run. {_GIVE}"
-        )
-    path = directory / "steer.json"
+        raise ProbeError(f"{directory}: no such directory, {expected}. {_GIVE}")
     if not path.is_file():
-        raise ProbeError(
-            f"{directory}: has no steer.json, expected the output of a steering run. {_GIVE}"
-        )
+        raise ProbeError(f"{directory}: has no steer.json, {expected}. {_GIVE}")
     value = _read_json(path)
     _check_header(path, value)
     completions = _read_completions(directory / "completions.jsonl")
     steer = _whole(path, lambda: _steer(value, completions))
-    expected = steer.n["completions"]
-    if len(completions) != expected:
+    if len(completions) != steer.n["completions"]:
         raise ProbeError(
             f"{directory}/completions.jsonl: has {len(completions)} rows, steer.json says "
-            f"{expected}; the file is partial or from another run. {_AGAIN}"
+            f"{steer.n['completions']}; the file is partial or from another run. {_AGAIN}"
         )
     return steer
 
@@ -139,10 +134,16 @@ def _number(value: Any) -> float:  # noqa: ANN401 - a JSON value
     return math.nan if value is None else float(value)
 
 
-def _metric(value: dict[str, Any] | None) -> Metric:
+def _metric(value: dict[str, Any] | float | None) -> Metric:
     if value is None:
         return NO_VALUE
+    if isinstance(value, (int, float)):
+        return Metric(float(value))
     return Metric(_number(value["value"]), _number(value.get("low")), _number(value.get("high")))
+
+
+def _metrics(value: dict[str, Any]) -> Metrics:
+    return {name: _metric(item) for name, item in value.items()}
 
 
 def _one_of(value: object, allowed: tuple[str, ...], what: str) -> str:
@@ -204,7 +205,8 @@ def _measure(value: dict[str, Any]) -> Measure:
     layer = value.get("layer")
     return Measure(
         name=str(value["name"]),
-        label=str(value["label"]),
+        # Behaviours counted by rules are the rule here; only those of a judge need a word.
+        label=str(value["label"]).removesuffix(" (rate)"),
         unit=str(value.get("unit") or ""),
         group=_one_of(value["group"], GROUPS, "group of a measure"),
         layer=None if layer is None else int(layer),
@@ -217,7 +219,8 @@ def _condition(value: dict[str, Any]) -> Condition:
         mode=str(value["mode"]),
         coeff=_number(value["coeff"]),
         n=int(value["n"]),
-        values={name: _metric(item) for name, item in value["values"].items()},
+        values=_metrics(value["values"]),
+        differences=_metrics(value.get("differences") or {}),
     )
 
 
@@ -240,7 +243,7 @@ def _usable(value: dict[str, Any], bound: float | None) -> Usable:
         high=_number(value.get("high")),
         coeffs=tuple(sorted(float(coeff) for coeff in value["coeffs"])),
         bound=_number(value.get("bound", bound)),
-        reasons={str(k): str(reason) for k, reason in (value.get("reasons") or {}).items()},
+        reasons={str(float(k)): str(reason) for k, reason in (value.get("reasons") or {}).items()},
     )
 
 
@@ -263,6 +266,7 @@ def _ranking(value: dict[str, Any]) -> Ranking:
         measure=str(value["measure"]),
         rows=sorted(rows, key=lambda row: row.layer),
         spearman=_metric(value.get("spearman")),
+        prompts=value.get("n_prompts"),
     )
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from html import escape
 
 from probekit.reports.steer_rows import Steer
-from probekit.reports.steer_words import INTERVAL, directions, listed, smallest_p, where_text
+from probekit.reports.steer_words import (
+    INTERVAL,
+    coeff_text,
+    directions,
+    listed,
+    smallest_p,
+    where_text,
+)
 from probekit.reports.words import count, number
 
 
@@ -52,7 +59,7 @@ def _where(steer: Steer) -> str:
     layers = listed([str(layer) for layer in steer.layers])
     source = (
         "The direction is the probe's own."
-        if steer.source == "probe"
+        if steer.own_direction
         else f"The direction was read from <code>{escape(steer.source)}</code>."
     )
     plural = "s" if len(steer.layers) != 1 else ""
@@ -61,7 +68,7 @@ def _where(steer: Steer) -> str:
 
 def _score(steer: Steer) -> str:
     return (
-        "Every finished text is read again by the unsteered model (a clean pass) and scored by the "
+        "Every completion is read again by the unsteered model (a clean pass) and scored by the "
         "probe there. So the score is of what was written, not of the vector that was added, and "
         "probes of layers below the steered one can change too. Each layer's probe has its own "
         "score units."
@@ -74,11 +81,11 @@ def _damage(steer: Steer) -> str:
         if steer.ablate_only
         else f" A dose is usable while perplexity is at most {number(steer.usable.bound, 1)} times the "
         "unsteered and the text does not repeat itself as much more (share of distinct bigrams); "
-        "slopes are fitted on the unbroken run of usable doses around 0."
+        f"slopes are fitted on {_fitted(steer)}."
     )
     reasons = "; ".join(
-        f"{escape(coeff.replace('-', chr(0x2212)))}: {escape(reason)}"
-        for coeff, reason in steer.usable.reasons.items()
+        f"{coeff_text(float(coeff))}, {escape(reason)}"
+        for coeff, reason in sorted(steer.usable.reasons.items(), key=lambda item: float(item[0]))
     )
     left_out = f" Left out: {reasons}." if reasons else ""
     return (
@@ -87,6 +94,12 @@ def _damage(steer: Steer) -> str:
         "token. Repetition shows in the share of distinct n-grams and in completions "
         f"that do not end.{bound}{left_out}"
     )
+
+
+def _fitted(steer: Steer) -> str:
+    if steer.slopes_on_all:
+        return "all doses here, as fewer than three are usable"
+    return "the unbroken run of usable doses around 0"
 
 
 def _controls(steer: Steer) -> str:

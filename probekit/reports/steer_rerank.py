@@ -11,8 +11,10 @@ from plotly.subplots import make_subplots
 from probekit.reports import theme
 from probekit.reports.forest import axis_title
 from probekit.reports.rows import Metric
+from probekit.reports.steer_axis import name_anchor
 from probekit.reports.steer_rows import RankedLayer, Ranking, Steer, span
-from probekit.reports.steer_words import change_text, coeff_text, digits_for
+from probekit.reports.steer_tables import change_cell
+from probekit.reports.steer_words import coeff_text, digits_for
 from probekit.reports.tables import interval_cell, table
 from probekit.reports.words import CHANCE, metric_name, upper_first, with_interval
 
@@ -33,20 +35,19 @@ def rerank_figure(steer: Steer, ranking: Ranking) -> go.Figure:
     chance = CHANCE.get(ranking.metric)
     _panel(figure, ranking, 1, lambda row: row.metric, chance, ends)
     _panel(figure, ranking, 2, lambda row: row.ratio, 0.0, ends)
-    for row in ranking.rows:
-        if row.steered:
-            _steered(figure, row.layer)
+    _steered(figure, [row.layer for row in ranking.rows if row.steered], ends)
     figure.update_xaxes(**theme.layer_ticks(layers, 16), range=ends, showgrid=False)
     figure.update_xaxes(title_text="Layer", row=2, col=1)
     # Long names and their units share two rows, so that they stay within the panel's height.
     name = axis_title(ranking.metric).replace(" (", "<br>(")
     figure.update_yaxes(title_text=name, row=1, col=1)
-    figure.update_yaxes(title_text="Effect for damage<br>(score per nat)", row=2, col=1)
+    figure.update_yaxes(title_text="Effect for damage<br>(change per nat)", row=2, col=1)
     rho = f"; Spearman ρ {with_interval(ranking.spearman)}" if ranking.spearman.known else ""
+    prompts = steer.n["prompts"] if ranking.prompts is None else ranking.prompts
     return theme.finish(
         figure,
         title="Layers that read well and layers that steer well",
-        subtitle=f"coeff {coeff_text(ranking.coeff)}; n = {steer.n['prompts']} prompts{rho}",
+        subtitle=f"coeff {coeff_text(ranking.coeff)}; n = {prompts} prompts{rho}",
         plot_height=2 * EACH + GAP,
         left=76,
         head=26,
@@ -93,10 +94,10 @@ def _panel(
     figure.update_yaxes(range=[low - 0.5 * pad, high + pad], row=row, col=1)
     best = best_layer(ranking, of)
     if best is not None:
-        _mark(figure, best, of(best), row)
+        _mark(figure, best, of(best), row, _anchor(best.layer, ends))
 
 
-def _mark(figure: go.Figure, best: RankedLayer, metric: Metric, row: int) -> None:
+def _mark(figure: go.Figure, best: RankedLayer, metric: Metric, row: int, anchor: str) -> None:
     """Ring the best layer and say so above its interval."""
     figure.add_trace(
         go.Scatter(
@@ -114,19 +115,29 @@ def _mark(figure: go.Figure, best: RankedLayer, metric: Metric, row: int) -> Non
     top = metric.high if metric.has_interval else metric.value
     what = "reads best" if row == 1 else "steers best"
     figure.add_annotation(
-        x=best.layer, y=top, yanchor="bottom", yshift=2 if metric.has_interval else 8,
+        x=best.layer, y=top, xanchor=anchor, yanchor="bottom", yshift=2 if metric.has_interval else 8,
         showarrow=False, text=f"<b>layer {best.layer}</b> {what}", font=dict(size=11),
         bgcolor="rgba(255,255,255,0.85)", row=row, col=1,
     )  # fmt: skip
 
 
-def _steered(figure: go.Figure, layer: int) -> None:
-    figure.add_shape(
-        type="line", x0=layer, x1=layer, y0=0, y1=1, xref="x", yref="paper", layer="below",
-        line=dict(color=theme.VERMILLION, width=1.4, dash="dot"),
-    )  # fmt: skip
+def _anchor(layer: float, ends: list[float]) -> str:
+    return name_anchor((layer - ends[0]) / (ends[1] - ends[0]))
+
+
+def _steered(figure: go.Figure, layers: list[int], ends: list[float]) -> None:
+    """Mark the layers that the run steered, with one name for all of them."""
+    for layer in layers:
+        figure.add_shape(
+            type="line", x0=layer, x1=layer, y0=0, y1=1, xref="x", yref="paper", layer="below",
+            line=dict(color=theme.VERMILLION, width=1.4, dash="dot"),
+        )  # fmt: skip
+    if not layers:
+        return
+    middle = (layers[0] + layers[-1]) / 2
     figure.add_annotation(
-        x=layer, xref="x", y=1, yref="paper", yanchor="bottom", showarrow=False,
+        x=middle, xanchor=_anchor(middle, ends), xref="x", y=1, yref="paper", yanchor="bottom",
+        showarrow=False,
         text="steered in this run", font=dict(size=11, color=theme.VERMILLION),
     )  # fmt: skip
 
@@ -160,7 +171,7 @@ def _row(row: RankedLayer) -> list[str]:
         "–" if row.rank is None else str(row.rank),
         layer,
         interval_cell(row.metric, 2),
-        change_text(row.effect),
+        change_cell(row.effect),
         interval_cell(row.damage, 3),
         interval_cell(row.ratio, 2),
     ]

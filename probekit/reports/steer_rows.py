@@ -57,6 +57,8 @@ class Condition:
     """Mean residual norms; nan for the ablated model."""
     n: int
     values: Metrics
+    differences: Metrics = field(default_factory=dict)
+    """Each measure minus the unsteered, paired over prompts; empty where it was not recorded."""
 
     @property
     def ablated(self) -> bool:
@@ -124,6 +126,8 @@ class Ranking:
     measure: str
     rows: list[RankedLayer]
     spearman: Metric
+    prompts: int | None = None
+    """How many prompts it was run on, where they were fewer than all."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,16 @@ class Steer:
         names = dict.fromkeys(item.direction for item in self.conditions)
         return [name for name in names if name.startswith(RANDOM)]
 
+    @property
+    def own_direction(self) -> bool:
+        """Whether the model is steered along the direction of probes, not one from elsewhere."""
+        return self.source == "probe" or " probe at " in self.source
+
+    @property
+    def slopes_on_all(self) -> bool:
+        """Whether slopes are fitted on doses beyond the usable ones, which were too few."""
+        return bool(set(self.change("score").coeffs) - set(self.usable.coeffs))
+
     def measure(self, name: str) -> Measure | None:
         """Return a measure by its name, None where it was not taken."""
         return next((item for item in self.measures if item.name == name), None)
@@ -243,4 +257,6 @@ def span(values: Sequence[float]) -> tuple[float, float] | None:
 
 def steered_ends(steer: Steer) -> tuple[float, float]:
     """Return the lowest and the highest usable dose, 0 where one side has none."""
+    if steer.ablate_only:
+        return 0.0, 0.0
     return min((0.0, *steer.usable.coeffs)), max((0.0, *steer.usable.coeffs))

@@ -12,6 +12,7 @@ from probekit.reports.steer_words import (
     change_text,
     coeff_text,
     digits_for,
+    directions,
     signed,
     value_text,
     where_text,
@@ -45,7 +46,7 @@ def setting_table(steer: Steer) -> str:
     if probe.metric.known:
         held = f"{with_interval(probe.metric)} {escape(metric_name(probe.metric_name))}"
         rows.insert(1, ("Held out", held))
-    if steer.source != "probe":
+    if not steer.own_direction:
         rows.insert(2, ("Direction", f"<code>{escape(steer.source)}</code>"))
     if probe.classes:
         low, high = probe.classes
@@ -83,6 +84,14 @@ def slopes_table(steer: Steer) -> str:
         return main
     rest = _changes(steer, layers, "The score as the probe of each layer reads it.")
     return f"{main}<details><summary>The same for every layer's probe</summary>{rest}</details>"
+
+
+def change_cell(metric: Metric) -> str:
+    """Return a slope or a difference with its sign, its interval in small figures beside it."""
+    if not metric.known:
+        return NONE
+    value, _, interval = change_text(metric).partition(" ")
+    return f'{value} <span class="interval">{interval}</span>' if interval else value
 
 
 def judge_table(steer: Steer) -> str:
@@ -145,18 +154,22 @@ def _main(steer: Steer) -> list[Measure]:
 def _caption(steer: Steer) -> str:
     used = steer.change("score").coeffs
     doses = f" ({', '.join(coeff_text(coeff) for coeff in used)})" if used else ""
+    usable = "" if steer.slopes_on_all else "usable "
     slope = (
         ""
         if steer.ablate_only
-        else f"<i>Slope</i>: change for each mean residual norm over the usable doses{doses}. "
+        else f"<i>Slope</i>: change for each mean residual norm over the {usable}doses{doses}. "
     )
     ablated = "<i>Ablated</i>: with the direction projected out, minus unsteered. "
     return (
         slope + (ablated if steer.ablation else "") + "<i>Random</i>: lowest and highest of the "
-        f"{count(len(steer.controls))} random directions. <i>p</i>: rank of the size of the change "
-        "among theirs; not corrected for the number of measures. Shares are in "
-        "fractions (0.1 is ten points)."
+        f"{directions(len(steer.controls))}. <i>p</i>: rank of the size of the change "
+        "among theirs; not corrected for the number of measures. Shares are in fractions (0.1 is "
+        "ten points)." + ("" if steer.ablate_only else _EVEN)
     )
+
+
+_EVEN = " What rises on both sides of 0 alike, as damage does, has a slope near 0: its figure tells more."
 
 
 def _changes(steer: Steer, measures: Sequence[Measure], caption: str) -> str:
@@ -184,11 +197,12 @@ def _name(measure: Measure) -> str:
 def _cells(change: Change) -> list[str]:
     if not change.metric.known:
         return [NONE, NONE, NONE]
-    digits, ends = digits_for(change.metric), span(change.random)
-    value, _, interval = change_text(change.metric).partition(" ")
-    random = f"{signed(ends[0], digits)} to {signed(ends[1], digits)}" if ends else NONE
-    small = f' <span class="interval">{interval}</span>' if interval else ""
-    return [f"{value}{small}", random, NONE if change.p != change.p else number(change.p, 3)]
+    ends = span(change.random)
+    random = NONE
+    if ends:
+        digits = digits_for(Metric(ends[0]), Metric(ends[1]))
+        random = " to ".join(dict.fromkeys(signed(end, digits) for end in ends))
+    return [change_cell(change.metric), random, number(change.p, 3)]
 
 
 def _value_cell(measure: Measure, metric: Metric) -> str:

@@ -152,7 +152,7 @@ def _bands(steer: Steer, measure: Measure) -> list[go.Scatter]:
 
 def _steered(steer: Steer, measure: Measure, *, legend: bool) -> go.Scatter:
     curve = steer.curve(PROBE)
-    usable = [item.coeff in steer.usable.coeffs or item.coeff == 0 for item in curve]
+    usable = [item.coeff in steer.usable.coeffs or item is steer.baseline for item in curve]
     metrics = [item.value(measure.name) for item in curve]
     trace = go.Scatter(
         x=[item.coeff for item in curve],
@@ -197,7 +197,7 @@ def _random_ablated(
     found = [item for name in steer.controls if (item := steer.ablated(name)) is not None]
     if not found:
         return []
-    width = (axis.high - axis.edge) * 0.26
+    width = (axis.high - axis.slot) * 0.5
     return [
         go.Scatter(
             # Beside the ablated probe direction, so that neither hides the other.

@@ -12,6 +12,7 @@ from probekit.reports.steer_words import (
     change_text,
     coeff_text,
     directions,
+    in_brackets,
     listed,
     point_text,
     smallest_p,
@@ -45,12 +46,14 @@ def steer_verdict(steer: Steer) -> SteerVerdict:
 def _dose_headline(steer: Steer, score: Change) -> str:
     found = standing(score.metric, 0.0)
     slope = f"slope {change_text(score.metric)} per mean residual norm"
+    if steer.slopes_on_all:
+        slope += " over all doses, damaged text among them"
     if found is Standing.UNKNOWN:
         known = f" ({slope})" if score.metric.known else ""
         return f"Whether the score follows the dose is not known: its slope has no interval{known}."
     if found is Standing.INCLUDES:
-        return f"The score is not shown to follow the dose: {slope}, {against_controls(score)}."
-    own = "its own score" if steer.source == "probe" else "the probe's score"
+        return f"The score is not shown to follow the dose: {slope}{in_brackets(score.p)}."
+    own = "its own score" if steer.own_direction else "the probe's score"
     says = (
         "The score rises with the dose"
         if found is Standing.ABOVE
@@ -67,11 +70,16 @@ def _ablated_headline(score: Change) -> str:
     found = standing(score.metric, 0.0)
     if found is Standing.UNKNOWN:
         return "Whether the score needs the direction is not known: the difference has no interval."
-    change = f"{change_text(score.metric)} against the unsteered model, {against_controls(score)}"
-    if found is Standing.INCLUDES:
-        return f"Projecting the direction out is not shown to change the score: {change}."
+    return _projected(score, " against the unsteered model")
+
+
+def _projected(change: Change, against: str = "") -> str:
+    text, found = f"{change_text(change.metric)}{against}", standing(change.metric, 0.0)
+    if found in (Standing.INCLUDES, Standing.UNKNOWN):
+        said = "Projecting the direction out is not shown to change the score"
+        return f"{said}: {text}{in_brackets(change.p)}."
     word = "raises" if found is Standing.ABOVE else "lowers"
-    return f"Projecting the direction out {word} the score: {change}."
+    return f"Projecting the direction out {word} the score: {text}, {against_controls(change)}."
 
 
 def _causal(steer: Steer, score: Change) -> str:
@@ -89,7 +97,8 @@ def _range(steer: Steer) -> str:
     low, high = steered_ends(steer)
     bound = f"perplexity at most {number(steer.usable.bound, 1)} times the unsteered"
     if low == high:
-        return f"No dose but 0 is usable ({bound}): at this text, slopes mean little."
+        but = "but 0 " if steer.usable.coeffs else ""
+        return f"No dose {but}is usable ({bound}): slopes are of damaged text and mean little."
     side = high if abs(high) >= abs(low) else low
     cost = _cost(steer, side, f"At {coeff_text(side)} the text")
     tested = [coeff for coeff in steer.coeffs if coeff not in steer.usable.coeffs]
@@ -118,17 +127,20 @@ def _cost(steer: Steer, coeff: float, subject: str) -> str:
 
 
 def _behaviours(steer: Steer) -> str:
-    followed, others = [], []
+    followed: dict[str, list[str]] = {}
+    others = []
     for measure in steer.grouped("behaviour"):
         change = steer.change(measure.name)
         found = standing(change.metric, 0.0)
         if found in (Standing.ABOVE, Standing.BELOW) and not change.as_large:
-            followed.append(_followed(steer, measure, change, found))
+            said = _followed(steer, measure, change, found)
+            followed.setdefault(against_controls(change), []).append(said)
         else:
             others.append(f"{measure.label} ({change_text(change.metric)})")
     sentences = []
-    if followed:
-        sentences.append(f"Behaviour: {'; '.join(followed)}.")
+    for against, said_alike in followed.items():
+        each = "each " if len(said_alike) > 1 and against.startswith("more") else ""
+        sentences.append(f"{upper_first(listed(said_alike))}, {each}{against}.")
     if others:
         cause = "the ablation" if steer.ablate_only else "the dose"
         sentences.append(f"Not shown to follow {cause}: {listed(others)}.")
@@ -140,11 +152,9 @@ def _followed(steer: Steer, measure: Measure, change: Change, found: Standing) -
     ends = [_at(steer, measure, low), _at(steer, measure, high)]
     word = "rises" if found is Standing.ABOVE else "falls"
     if steer.ablate_only or "–" in ends:
-        said = f"{measure.label} {word} ({change_text(change.metric)})"
-    else:
-        said = f"{measure.label} {word} from {ends[0]} at {coeff_text(low)} to {ends[1]} at "
-        said += coeff_text(high)
-    return f"{said}, {against_controls(change)}"
+        return f"{measure.label} {word} ({change_text(change.metric)})"
+    said = f"{measure.label} {word} from {ends[0]} at {coeff_text(low)} to {ends[1]} at "
+    return said + coeff_text(high)
 
 
 def _at(steer: Steer, measure: Measure, coeff: float) -> str:
@@ -173,12 +183,7 @@ def _ablation(steer: Steer) -> str:
     change = steer.ablation.get("score")
     if steer.ablate_only or change is None or not change.metric.known:
         return ""
-    text = f"{change_text(change.metric)}, {against_controls(change)}"
-    found = standing(change.metric, 0.0)
-    if found in (Standing.INCLUDES, Standing.UNKNOWN):
-        return f"Projecting the direction out is not shown to change the score: {text}."
-    word = "raises" if found is Standing.ABOVE else "lowers"
-    return f"Projecting the direction out {word} the score: {text}."
+    return _projected(change)
 
 
 def _ranking(steer: Steer) -> str:
@@ -216,6 +221,11 @@ def _warnings(steer: Steer) -> list[str]:
     used = steer.change("score").coeffs
     if 0 < len(used) < 3:
         found.append(f"The slopes rest on {len(used)} doses only.")
+    if steer.slopes_on_all:
+        found.append(
+            f"Fewer than three doses are usable, so the slopes are fitted on {count(len(used))} "
+            "doses, those with damaged text among them."
+        )
     return [*found, *_texts(steer), *_judged(steer)]
 
 
@@ -241,7 +251,8 @@ def _texts(steer: Steer) -> list[str]:
 
 
 def _known(steer: Steer, measure: Measure) -> list[bool]:
-    return [i.value(measure.name).known for i in steer.conditions if i is not steer.baseline]
+    # Random directions are not judged, so only the probe's own have to have every value.
+    return [i.value(measure.name).known for i in steer.conditions if i.direction == PROBE]
 
 
 def _judged(steer: Steer) -> list[str]:

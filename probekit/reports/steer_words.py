@@ -13,6 +13,7 @@ from probekit.reports.words import count, number, shorten, with_interval
 COEFF = "coeff (mean residual norms)"
 """Title of every axis of doses."""
 INTERVAL = "95\N{NO-BREAK SPACE}% bootstrap interval over prompts"
+_NARROW = "\N{NO-BREAK SPACE}"
 SIGNIFICANT = 0.05
 """Below this p a random control is not likely to have done the same."""
 
@@ -44,9 +45,9 @@ def is_share(measure: Measure) -> bool:
 
 
 def digits_for(*metrics: Metric) -> int:
-    """Return how many decimals give about three figures of the largest number, at most four."""
+    """Return how many decimals give about three figures of the largest number, at most three."""
     sizes = [abs(end) for metric in metrics for end in metric if math.isfinite(end) and end]
-    return min(4, max(0, 2 - math.floor(math.log10(max(sizes))))) if sizes else 2
+    return min(3, max(0, 2 - math.floor(math.log10(max(sizes))))) if sizes else 2
 
 
 def value_text(measure: Measure, metric: Metric) -> str:
@@ -81,7 +82,24 @@ def change_text(metric: Metric) -> str:
 
 def p_text(p: float) -> str:
     """Return `p = 0.032`; nothing where there is none."""
-    return "" if math.isnan(p) else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    return "" if math.isnan(p) else f"p{_NARROW}={_NARROW}{p:.{3 if p < 0.1 else 2}f}"
+
+
+def in_brackets(p: float) -> str:
+    """Return ` (p = 0.032)` for a sentence's end; nothing where there is none."""
+    return f" ({p_text(p)})" if p_text(p) else ""
+
+
+def unit_title(measure: Measure) -> str:
+    """Return the title of a measure's axis, which its panel's title has named already."""
+    if measure.group in ("effect", "layers"):
+        return f"Score ({measure.unit})" if "score" not in measure.unit else measure.unit
+    if measure.name == "perplexity":
+        return f"Perplexity under the {measure.unit}" if " " in measure.unit else "Perplexity"
+    if measure.unit == "share":
+        parts = "n-grams" if measure.name.startswith("distinct") else "completions"
+        return f"Share of {parts}"
+    return measure.unit or measure.label
 
 
 def smallest_p(controls: int) -> float:
@@ -94,11 +112,12 @@ def against_controls(change: Change) -> str:
     total = len(change.controls)
     if not total:
         return "no random direction to compare with"
-    p = f" ({p_text(change.p)})" if p_text(change.p) else ""
+    p = in_brackets(change.p)
     if change.as_large == 0:
         which = "the one random direction" if total == 1 else f"any of {directions(total)}"
         return f"more than {which}{p}"
-    return f"{change.as_large} of {directions(total)} change it at least as much{p}"
+    verb = "changes" if change.as_large == 1 else "change"
+    return f"{change.as_large} of {directions(total)} {verb} it at least as much{p}"
 
 
 def report_n(steer: Steer) -> str:

@@ -10,7 +10,7 @@ from probekit.steering.grid import parse_coeffs
 from probekit.steering.operators import MODES
 from probekit.steering.where import EXPECTED, Where
 
-COEFFS = "-0.6:0.6:0.2"
+COEFFS = "-0.3:0.3:0.1"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SteerConfig:
     """Layers to steer, each along its own probe's direction; the probe's own by default."""
     samples: int = 2
     """Completions of each prompt."""
-    max_new_tokens: int = 40
+    max_new_tokens: int = 32
     temperature: float = 1.0
     top_p: float = 1.0
     random_controls: int = 9

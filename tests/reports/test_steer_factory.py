@@ -16,13 +16,13 @@ WORDS = (
     "paper was published; it may be that I confuse her with someone else, so please check it"
 ).split()
 MEASURES = [
-    ("score", "probe's score", "score units", "effect", None),
-    ("perplexity", "perplexity of the text", "perplexity", "damage", None),
-    ("kl", "divergence from the unsteered model", "nats per token", "damage", None),
-    ("distinct_1", "distinct words", "share of unigrams", "damage", None),
-    ("distinct_2", "distinct word pairs", "share of bigrams", "damage", None),
+    ("score", "probe score (layer 18)", "log-odds of being preferred", "effect", None),
+    ("perplexity", "perplexity", "unsteered model", "damage", None),
+    ("kl", "KL to the unsteered model", "nats per token", "damage", None),
+    ("distinct_1", "distinct words", "share", "damage", None),
+    ("distinct_2", "distinct word pairs", "share", "damage", None),
     ("length", "length", "tokens", "damage", None),
-    ("finished", "finished completions", "share of completions", "damage", None),
+    ("finished", "ended its turn", "share", "damage", None),
 ]
 
 
@@ -79,6 +79,8 @@ def make_steer(made: MadeSteer) -> tuple[dict, list[dict]]:
                     conditions.append(_condition(*args))
         if made.ablation or made.mode == "ablate":
             conditions.append(_condition(direction, "ablate", None, made, measures, moved, rng))
+    for item in conditions:
+        item["differences"] = {"score": _difference(item, conditions[0])}
     rows = _completions(made, conditions, rng)
     value = {
         **_header(made, len(rows)),
@@ -90,7 +92,7 @@ def make_steer(made: MadeSteer) -> tuple[dict, list[dict]]:
         "ablation": _ablation(made, conditions, measures),
         "rerank": _rerank(made, rng) if made.rerank else None,
         "judge": dict(url="http://localhost:8000/v1", model="judge-7b", asked=100, answered=93,
-                      failed=7, agreement=_metric(0.87, 0.05)) if made.judge else None,
+                      failed=7, agreement=0.87) if made.judge else None,
         "reference": [dict(name="chosen", mean=1.9, sd=0.8), dict(name="rejected", mean=-0.6, sd=0.9)]
         if made.reference else None,
     }  # fmt: skip
@@ -116,14 +118,20 @@ def _metric(value: float | None, half: float = 0.0) -> dict:
 def _measures(made: MadeSteer) -> list[dict]:
     found = [(n, lab, unit, group, at) for n, lab, unit, group, at in MEASURES]
     for name in made.behaviours:
-        found.insert(
-            1, (f"rate:{name}", made.text or name, "share of completions", "behaviour", None)
-        )
+        found.insert(1, (f"rate:{name}", made.text or f"{name} (rate)", "share", "behaviour", None))
     for layer in range(made.layers):
-        found.append((f"score@{layer}", f"score at layer {layer}", "score units", "layers", layer))
+        found.append(
+            (
+                f"score@{layer}",
+                f"probe score (layer {layer})",
+                "log-odds of being preferred",
+                "layers",
+                layer,
+            )
+        )
     if made.judge and made.behaviours:
         first = next(iter(made.behaviours))
-        found.append((f"judge:{first}", f"{first} (judge)", "share of judged", "behaviour", None))
+        found.append((f"judge:{first}", f"{first} (judge)", "share", "behaviour", None))
     keys = ("name", "label", "unit", "group", "layer")
     return [{k: v for k, v in zip(keys, row, strict=True) if v is not None} for row in found]
 
@@ -153,7 +161,7 @@ def _curve(name: str, coeff: float, slope: float) -> float:
     start = {"score": 0.4, "length": 62.0, "finished": 0.93, "perplexity": 6.5, "kl": 0.0,
              "distinct_1": 0.78, "distinct_2": 0.94}  # fmt: skip
     if name in ("perplexity",):
-        return 6.5 * float(np.exp(3.1 * damage + slope * coeff))
+        return 6.5 * float(np.exp(2.2 * damage + slope * coeff))
     value = start.get(name, 0.3 if ":" in name else 0.2) + slope * coeff
     value += {"kl": 2.4, "distinct_1": -0.5, "distinct_2": -0.8, "finished": -0.9}.get(
         name, 0
@@ -179,15 +187,24 @@ def _condition(direction, mode, coeff, made, measures, moved, rng) -> dict:
         if name in ("perplexity", "kl") or direction != "none":
             value = max(value, 0.0) if measure["group"] == "damage" else value
         share = measure["unit"].startswith("share")
-        metric = _metric(min(value, 1.0) if share else value, _half(name))
+        metric = _metric(min(max(value, 0.0), 1.0) if share else value, _half(name))
         if share:
             metric["low"], metric["high"] = max(0.0, metric["low"]), min(1.0, metric["high"])
         values[name] = metric
+        if name.startswith("judge:") and direction.startswith("random"):
+            values[name] = _metric(None)  # random directions are not judged
     if made.nulls and coeff in (0.2, -0.4):
         values["kl"], values["score"] = _metric(None), None
     return dict(
         direction=direction, mode=mode, coeff=coeff, n=made.prompts * made.samples, values=values
     )
+
+
+def _difference(item: dict, base: dict) -> dict:
+    value, start = item["values"]["score"], base["values"]["score"]
+    if value is None:
+        return _metric(None)
+    return _metric(value["value"] - start["value"], 0.15 if item is not base else 0.0)
 
 
 def _p(value: float, random: list[float]) -> float | None:
@@ -198,12 +215,19 @@ def _p(value: float, random: list[float]) -> float | None:
 
 def _dose(made: MadeSteer, name: str, moved: dict, controls: list[str]) -> dict:
     slope, random = moved["probe", name], [moved[control, name] for control in controls]
+    if name.startswith("judge:"):
+        return dict(slope=_metric(slope, made.width / 4), random=[None] * len(random), p=None,
+                    coeffs=list(made.usable))  # fmt: skip
     half = made.width * (0.25 if ":" in name else 1.0)
     if made.nulls and name == "kl":
         return dict(slope=_metric(None), random=[None] * len(random), p=None, coeffs=[])
     return dict(
         slope=_metric(slope, half), random=random, p=_p(slope, random), coeffs=list(made.usable)
     )
+
+
+def _minus(value: float | None, base: float) -> float | None:
+    return None if value is None else value - base
 
 
 def _ablation(made: MadeSteer, conditions: list[dict], measures: list[dict]) -> dict | None:
@@ -214,8 +238,10 @@ def _ablation(made: MadeSteer, conditions: list[dict], measures: list[dict]) -> 
     found = {}
     for measure in measures:
         name = measure["name"]
-        change = {d: values[name]["value"] - base[name]["value"] for d, values in ablated.items()}
-        random = [value for d, value in change.items() if d != "probe"]
+        change = {
+            d: _minus(values[name]["value"], base[name]["value"]) for d, values in ablated.items()
+        }
+        random = [value for d, value in change.items() if d != "probe" and value is not None]
         found[name] = dict(difference=_metric(change["probe"], _half(name)), random=random,
                            p=_p(change["probe"], random))  # fmt: skip
     return found
@@ -236,7 +262,7 @@ def _rerank(made: MadeSteer, rng: np.random.Generator) -> dict:
         row["rank"] = rank
     if made.nulls:
         rows[1]["ratio"] = _metric(None)
-    return dict(coeff=0.2, metric="pair_accuracy", measure="score", rows=rows,
+    return dict(coeff=0.2, metric="pair_accuracy", measure="score", n_prompts=12, rows=rows,
                 spearman=_metric(0.41, 0.2))  # fmt: skip
 
 
@@ -254,9 +280,9 @@ def _header(made: MadeSteer, completions: int) -> dict:
         "n": dict(prompts=made.prompts, samples=made.samples, random_controls=made.random,
                   completions=completions),
         "seed": 7, "max_new_tokens": 96, "temperature": 0.8, "top_p": 0.95, "damage_bound": 1.5,
-        "usable": dict(
+        "usable": None if made.mode == "ablate" else dict(
             low=min(made.usable), high=max(made.usable), coeffs=list(made.usable), bound=1.5,
-            reasons={f"{c:g}": "perplexity is 3.05 times the unsteered"
+            reasons={f"{c:g}": "perplexity is 2.21 times the unsteered"
                      for c in made.coeffs if c not in made.usable},
         ),
         "provenance": dict(
