@@ -1,4 +1,4 @@
-"""`probekit report`: draw the report of a fit again."""
+"""`probekit report`: draw the report of a fit or a steering run again."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from probekit.cli.options import echo_json, force_option, json_option
 @force_option
 @json_option
 def report(directory: str, out: str | None, *, force: bool, as_json: bool) -> None:
-    """Draw the self-contained HTML report of a fit from its rows.
+    """Draw the self-contained HTML report of a fit, or of a steering run, from its rows.
 
     \b
     Example:
       probekit report sweep --out sweep.html
     """
-    from probekit.reports import write_sweep_report
+    from probekit.reports import write_steer_report, write_sweep_report
 
-    path = write_sweep_report(Path(directory), out=Path(out) if out else None, force=force)
+    steered = (Path(directory) / "steer.json").is_file()
+    write = write_steer_report if steered else write_sweep_report
+    path = write(Path(directory), out=Path(out) if out else None, force=force)
     if as_json:
         echo_json({"path": str(path)})
     else:

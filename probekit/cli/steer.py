@@ -23,7 +23,9 @@ from probekit.cli.options import (
 def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
     for option in (
         click.option("--rerank-prompts", default=16, show_default=True, help="Prompts of it."),
-        click.option("--rerank-coeff", type=float, help="Strength of it.  [default: half the usable]"),
+        click.option(
+            "--rerank-coeff", type=float, help="Strength of it.  [default: half the usable]"
+        ),
         click.option("--rerank", is_flag=True, help="Steer at every layer too, and rank layers."),
         click.option(
             "--damage-bound",
@@ -41,7 +43,9 @@ def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             "--max-new-tokens", default=32, show_default=True, help="Length of a completion."
         ),
         click.option("--samples", default=2, show_default=True, help="Completions of each prompt."),
-        click.option("--layers", help="Layers to steer, e.g. 12 or 8:20:4.  [default: the probe's]"),
+        click.option(
+            "--layers", help="Layers to steer, e.g. 12 or 8:20:4.  [default: the probe's]"
+        ),
         click.option(
             "--where",
             default="both",

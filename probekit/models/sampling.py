@@ -18,6 +18,7 @@ from torch import Tensor
 
 from probekit.errors import ModelError
 from probekit.models.chat import Rendered
+from probekit.models.head_input import head_input
 from probekit.models.load import LoadedModel
 
 COMPACT_AT = 0.25
@@ -211,23 +212,21 @@ class _Batch:
             mask[i, width - len(prompt.ids) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         cache = DynamicCache(config=self.loaded.model.config)
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=_positions(mask),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        with head_input(self.loaded.model, torch.Tensor.contiguous):
+            logits = self._forward(ids, mask, _positions(mask), cache)
         preallocate(cache, self.samples, self.config.max_new_tokens)
         repeat = self.samples
         return logits.repeat_interleave(repeat, 0), cache, mask.repeat_interleave(repeat, 0)
 
     def _step(self, token: Tensor, mask: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
+        return self._forward(token[:, None], mask, _positions(mask)[:, -1:], cache)
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
+        """Return the logits after the last column, (n, n_vocabulary)."""
         logits = self.model(
-            input_ids=token[:, None],
+            input_ids=ids,
             attention_mask=mask,
-            position_ids=_positions(mask)[:, -1:],
+            position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.activations.backends.base import Backend, Edit, Place
+from probekit.activations.backends.base import Backend, Edit, Forward, Place
 from probekit.activations.backends.hooks import HooksBackend
 from probekit.activations.gather import Selection, pad, plan_batches
 from probekit.activations.positions import PositionRule
 from probekit.errors import DataError, ModelError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered
+from probekit.models.head_input import head_input
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.steering.intervention import Steering
@@ -117,7 +118,7 @@ class Reader:
         kl = torch.zeros_like(nll)
         if steering is not None:
             with steering() as steered, steered.reading(rows):
-                log_q = target.take(steered.forward, ids, mask)
+                log_q = target.take(self.loaded.model, steered.forward, ids, mask)
             kl = (log_q.exp() * (log_q - clean)).sum(-1).clamp_min(0.0)
         means = [
             torch.segment_reduce(values, "mean", lengths=target.lengths).tolist()
@@ -151,7 +152,7 @@ class Reader:
 
         edits = {place: watch(place, probe) for place, probe in self.probes.items()}
         with self.backend.editing(edits) as forward:
-            return target.take(forward, ids, mask), scores
+            return target.take(self.loaded.model, forward, ids, mask), scores
 
 
 class _Targets:
@@ -162,21 +163,16 @@ class _Targets:
         row = np.repeat(np.arange(len(rows)), lengths)
         within = np.concatenate([np.arange(n) for n in n_new])
         token = np.array([r.start for r in rows])[row] + within
-        self.first = min(r.start for r in rows) - 1  # the column that predicts the first new token
         self.row = torch.from_numpy(row).to(ids.device)
-        self.column = torch.from_numpy(token - 1 - self.first).to(ids.device)
-        self.ids = ids[self.row, torch.from_numpy(token).to(ids.device)]
+        self.column = torch.from_numpy(token - 1).to(ids.device)  # predicts the token
+        self.ids = ids[self.row, self.column + 1]
         self.lengths = torch.from_numpy(lengths).to(ids.device)
 
-    def take(self, forward: Callable[..., object], ids: Tensor, mask: Tensor) -> Tensor:
+    def take(self, model: Any, forward: Forward, ids: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
         """Return log-probabilities over the vocabulary at every target, (n_targets, n_vocabulary)."""
-        output = forward(
-            input_ids=ids,
-            attention_mask=mask,
-            use_cache=False,
-            logits_to_keep=ids.shape[1] - self.first,
-        )
-        logits: Tensor = output.logits[self.row, self.column]  # type: ignore[attr-defined]
+        with head_input(model, lambda hidden: hidden[self.row, self.column][None]):
+            output = forward(input_ids=ids, attention_mask=mask, use_cache=False)
+        logits: Tensor = output.logits[0]
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 "the model returned logits that are not finite. Use smaller coefficients, or "

@@ -11,21 +11,21 @@ from scipy.stats import rankdata
 from probekit.probes.bootstrap import Array
 from probekit.probes.probe import Probe
 from probekit.steering.config import SteerConfig
-from probekit.steering.dose import Doses, Measure, Usable, interval
+from probekit.steering.dose import Doses, Measure, interval
 from probekit.steering.grid import Condition
 
 
-def rerank_coeff(config: SteerConfig, usable: Usable) -> float:
-    """Return the strength of the re-ranking: as asked, or half the usable range's smaller end.
+def rerank_coeff(config: SteerConfig, usable: Sequence[float]) -> float:
+    """Return the strength of the re-ranking: as asked, or half of what is usable on both sides.
 
-    Half, because other layers may be more fragile than the probe's own. The smallest strength of
-    the grid where no other was usable.
+    Half, because other layers may be more fragile than the probe's own. Half the smallest strength
+    of the grid where none was usable; 0.1 where there is no grid.
     """
     if config.rerank_coeff is not None:
         return config.rerank_coeff
-    grid = [abs(c) for c in config.grid() if c] or [0.2]
-    reach = min(abs(min(usable.coeffs, default=0.0)), abs(max(usable.coeffs, default=0.0)))
-    return max(reach / 2, min(grid) / 2)
+    smallest = min((abs(c) for c in config.grid() if c), default=0.2)
+    both_sides = min(-min(usable, default=0.0), max(usable, default=0.0))
+    return max(both_sides, smallest) / 2
 
 
 def rerank_conditions(layers: Sequence[int], coeff: float) -> list[Condition]:

@@ -115,52 +115,11 @@ def steer_sweep(
     if out.exists() and resume:
         raise SteeringError(f"{out}: is whole already. Leave out --resume, or pass --force.")
     refuse_existing(out, force=force)
-    if not prompts:
-        raise SteeringError("prompts: there are none. Expected at least one.")
-    probes = Probe.load_layers(probe)
-    chosen = Probe.load(probe)
-    Scorer(chosen, loaded, batch_tokens=config.batch_tokens)  # proves that probe and model fit
-    reader = Reader(loaded, probes, batch_tokens=config.batch_tokens)
-    writer = ConditionWriter(
-        loaded, prompts, reader, layer=chosen.layer, where=config.where,
-        behaviours=behaviours, judge=judge,
-    )  # fmt: skip
-    unit = vector or _directions(probes, chosen, config.layers, reader.backend.n_layers)
-    if vector is not None and config.layers is not None:
-        unit = unit.only(parse_layers(config.layers, reader.backend.n_layers))
-    check_fits(unit, reader.backend)
-    every = sorted({*unit.layers, *([p.layer for p in probes] if config.rerank else [])})
-    norms = residual_norms(
-        loaded, writer.rendered, every, site=unit.site, backend=reader.backend,
-        batch_tokens=config.batch_tokens,
-    )  # fmt: skip
-    scaled = unit.in_norms(norms)
+    plan = _Plan.make(loaded, probe, prompts, config, vector, behaviours, judge)
     journal = Journal.beside(out)
-    # The norms are left out: measured, they follow from the rest and vary in the last digit.
-    settings = _settings(config, chosen, prompts, loaded, unit, behaviours, judge)
-    journal.open(settings, resume=resume, force=force)
+    journal.open(plan.settings(), resume=resume, force=force)
     try:
-        run = _Run(writer, journal, config, progress)
-        rows = run.main(scaled)
-        summary = Summary(
-            rows, chosen, probes, config, behaviours=behaviours, judged=judge is not None
-        )
-        reranked: Rows = {}
-        if config.rerank:
-            coeff = rerank_coeff(config, summary.usable)
-            reranked = run.rerank(SteeringVector.from_probes(probes).in_norms(norms), coeff)
-        found = summary.to_json(reranked, steered=unit.layers)
-        found["vector"] = {
-            "source": unit.source, "site": unit.site, "layers": unit.layers,
-            "norms": {layer: norms[layer] for layer in unit.layers},
-        }  # fmt: skip
-        found["probe"]["path"] = str(probe)
-        found["judge"] = _judged(rows, judge)
-        found["provenance"] = {
-            **run_record("steer", dataclasses.asdict(config), seed=config.seed),
-            **loaded.describe(),
-        }
-        result = SteerResult(found, rows, reranked, scaled)
+        result = plan.run(journal, progress)
         with atomic_directory(out, force=force) as folder:
             result.save(folder)
             finish(folder)
@@ -169,6 +128,108 @@ def steer_sweep(
         raise
     journal.remove()
     return result
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A sweep whose parts are known to fit each other."""
+
+    writer: ConditionWriter
+    config: SteerConfig
+    path: str
+    chosen: Probe
+    probes: list[Probe]
+    unit: SteeringVector
+    """Of norm 1 at every steered layer."""
+    norms: dict[int, float]
+    """Mean residual norm of every layer that is steered."""
+
+    @classmethod
+    def make(
+        cls,
+        loaded: LoadedModel,
+        probe: str | Path,
+        prompts: Sequence[Example],
+        config: SteerConfig,
+        vector: SteeringVector | None,
+        behaviours: Behaviours | None,
+        judge: Judge | None,
+    ) -> _Plan:
+        """Load the probes, check everything against the model, and measure its residual norms."""
+        if not prompts:
+            raise SteeringError("prompts: there are none. Expected at least one.")
+        probes, chosen = Probe.load_layers(probe), Probe.load(probe)
+        Scorer(chosen, loaded, batch_tokens=config.batch_tokens)  # proves that it is their model
+        reader = Reader(loaded, probes, batch_tokens=config.batch_tokens)
+        n_layers = reader.backend.n_layers
+        if vector is None:
+            unit = _directions(probes, chosen, config.layers, n_layers)
+        else:
+            wanted = None if config.layers is None else parse_layers(config.layers, n_layers)
+            unit = (vector if wanted is None else vector.only(wanted)).unit()
+        check_fits(unit, reader.backend)
+        writer = ConditionWriter(
+            loaded, prompts, reader, layer=chosen.layer, where=config.where,
+            behaviours=behaviours, judge=judge,
+        )  # fmt: skip
+        every = sorted({*unit.layers, *([p.layer for p in probes] if config.rerank else [])})
+        norms = residual_norms(
+            loaded, writer.rendered, every, site=unit.site, backend=reader.backend,
+            batch_tokens=config.batch_tokens,
+        )  # fmt: skip
+        return cls(writer, config, str(probe), chosen, probes, unit, norms)
+
+    def run(self, journal: Journal, progress: Progress) -> SteerResult:
+        """Take every direction through its strengths and compute the figures."""
+        run, config, writer = (
+            _Run(self.writer, journal, self.config, progress),
+            self.config,
+            self.writer,
+        )
+        scaled = self.unit.in_norms(self.norms)
+        rows = run.main(scaled)
+        summary = Summary(
+            rows, self.chosen, self.probes, config,
+            behaviours=writer.behaviours, judged=writer.judge is not None,
+        )  # fmt: skip
+        reranked: Rows = {}
+        if config.rerank:
+            own = SteeringVector.from_probes(self.probes).in_norms(self.norms)
+            usable = summary.usable.coeffs if config.mode != "ablate" else []
+            reranked = run.rerank(own, rerank_coeff(config, usable))
+        found = summary.to_json(reranked, steered=self.unit.layers)
+        found["probe"]["path"] = self.path
+        found["vector"] = {
+            "source": self.unit.source,
+            "site": self.unit.site,
+            "layers": self.unit.layers,
+            "norms": {layer: self.norms[layer] for layer in self.unit.layers},
+        }
+        found["judge"] = _judged(rows, writer.judge)
+        found["provenance"] = {
+            **run_record("steer", dataclasses.asdict(config), seed=config.seed),
+            **writer.loaded.describe(),
+        }
+        return SteerResult(found, rows, reranked, scaled)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what must not change between an interrupted sweep and its continuation."""
+        writer = self.writer
+        texts = [[p.id, [[m.role, m.content] for m in p.prompt or ()]] for p in writer.prompts]
+        arrays = b"".join(v.tobytes() for v in self.unit.vectors.values())
+        rules, judge = None, writer.judge
+        if writer.behaviours is not None and writer.behaviours.path is not None:
+            rules = _digest(writer.behaviours.path.read_bytes())
+        return {
+            **dataclasses.asdict(self.config),
+            "probe": f"{self.chosen.cell} {_digest(self.chosen.coef.tobytes())}",
+            "directions": _digest(arrays),
+            "prompts": _digest(json.dumps(texts).encode()),
+            "model": writer.loaded.fingerprint,
+            "dtype": writer.loaded.dtype,
+            "behaviours": rules,
+            "judge": None if judge is None else [judge.url, judge.model],
+        }
 
 
 class _Run:
@@ -241,31 +302,8 @@ def _directions(
     return SteeringVector.from_probes([known[layer] for layer in wanted])
 
 
-def _settings(
-    config: SteerConfig,
-    chosen: Probe,
-    prompts: Sequence[Example],
-    loaded: LoadedModel,
-    vector: SteeringVector,
-    behaviours: Behaviours | None,
-    judge: Judge | None,
-) -> dict[str, Any]:
-    """Return what must not change between an interrupted sweep and its continuation."""
-    texts = [[p.id, [[m.role, m.content] for m in p.prompt or ()]] for p in prompts]
-    arrays = b"".join(v.tobytes() for v in vector.vectors.values()) + chosen.coef.tobytes()
-    rules = None
-    if behaviours is not None and behaviours.path is not None:
-        rules = hashlib.sha256(behaviours.path.read_bytes()).hexdigest()[:16]
-    return {
-        **dataclasses.asdict(config),
-        "probe": str(chosen.cell),
-        "directions": hashlib.sha256(arrays).hexdigest()[:16],
-        "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16],
-        "model": loaded.fingerprint,
-        "dtype": loaded.dtype,
-        "behaviours": rules,
-        "judge": None if judge is None else [judge.url, judge.model],
-    }
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _judged(rows: Rows, judge: Judge | None) -> dict[str, Any] | None:

@@ -198,11 +198,7 @@ class SteeringVector:
         """
         if positive.keys() != negative.keys():
             raise SteeringError("steering vector: the two sides have other layers.")
-        means = {
-            n: np.mean(positive[n], axis=0, dtype=np.float64)
-            - np.mean(negative[n], axis=0, dtype=np.float64)
-            for n in positive
-        }
+        means = {n: _mean(positive[n]) - _mean(negative[n]) for n in positive}
         return cls(means, site=site, source="difference of means")
 
     @classmethod
@@ -256,6 +252,10 @@ class SteeringVector:
                 f"steering vectors: widths are {self.d_model} and {other.d_model}, sites "
                 f"{self.site} and {other.site}. Expected the same model and site."
             )
+
+
+def _mean(acts: NDArray[Any]) -> Vector:
+    return np.asarray(acts.mean(axis=0, dtype=np.float64))
 
 
 def _words(layers: Sequence[int]) -> str:

@@ -54,12 +54,15 @@ def fitted(loaded, tmp_path_factory):
     """The directory of a fit of labels on the tiny model, all layers, position mean."""
     rng = np.random.default_rng(0)
     rows = [
-        Example(f"r{i}", f"g{i}", (Message("user", "say"),), word * int(rng.integers(2, 6)), label=k)
-        for i, (word, k) in enumerate([("ab ", 0), ("xy ", 1)] * 30)
+        Example(
+            f"r{i}", f"g{i}", (Message("user", "say"),), word * int(rng.integers(2, 6)), label=k
+        )
+        for i, (word, k) in enumerate([("ab ", "ab"), ("xy ", "xy")] * 30)
     ]
     folder = tmp_path_factory.mktemp("fit")
     config = CacheConfig(positions="mean")
-    cache_activations(loaded, MemoryRows(rows), folder / "acts.h5", config=config).close()
+    data = MemoryRows(rows, kind="label", classes=("ab", "xy"))
+    cache_activations(loaded, data, folder / "acts.h5", config=config).close()
     with ActivationStore.open(folder / "acts.h5") as store:
         result = fit_sweep(store, SweepConfig())
         result = result.with_reference(reference_rows(store, result.probe))

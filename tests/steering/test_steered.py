@@ -28,7 +28,9 @@ def residuals(loaded, ids=TEXT):
     found = {}
     backend = HooksBackend(loaded)
     places = [("resid_post", layer) for layer in range(backend.n_layers)]
-    backend.run(ids, torch.ones_like(ids), places, lambda p, a: found.__setitem__(p[1], a[0].clone()))
+    backend.run(
+        ids, torch.ones_like(ids), places, lambda p, a: found.__setitem__(p[1], a[0].clone())
+    )
     return torch.stack([found[layer] for layer in range(backend.n_layers)])
 
 
@@ -104,7 +106,9 @@ def hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-@pytest.mark.parametrize("where", ["both", "prompt", "generated", "prompt_end", "first:2", "token:1"])
+@pytest.mark.parametrize(
+    "where", ["both", "prompt", "generated", "prompt_end", "first:2", "token:1"]
+)
 @pytest.mark.parametrize("mode", ["add", "ablate", "clamp"])
 def test_a_batch_of_unequal_prompts_is_one_by_one(loaded, rendered, vector, where, mode):
     with steered(loaded, vector, 1.0, mode=mode, where=where):
@@ -137,7 +141,9 @@ def test_generated_leaves_the_prompt_and_its_first_token_alone(loaded, rendered,
     assert moved != plain
 
 
-@pytest.mark.parametrize("where", ["both", "prompt", "generated", "prompt_end", "first:3", "token:2"])
+@pytest.mark.parametrize(
+    "where", ["both", "prompt", "generated", "prompt_end", "first:3", "token:2"]
+)
 def test_one_pass_over_the_whole_text_is_what_was_written_token_by_token(
     loaded, rendered, vector, where
 ):

@@ -1,0 +1,233 @@
+"""The sweep end to end on a tiny model: what it leaves, resumes, refuses and finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from probekit.behaviours import Behaviours
+from probekit.errors import OutputError, ProbeError, SteeringError
+from probekit.models.load import load_model
+from probekit.probes import Probe
+from probekit.reports import write_steer_report
+from probekit.steering import SteerConfig, SteeringVector, steer_sweep
+from probekit.steering.grid import BASELINE, Condition
+from tests.steering.conftest import prompts
+from tests.tiny import save_tiny
+
+SMALL = SteerConfig(coeffs="-1:1:1", samples=2, max_new_tokens=8, random_controls=2)
+
+
+@pytest.fixture(scope="module")
+def result(loaded, fitted, tmp_path_factory):
+    out = tmp_path_factory.mktemp("steer") / "out"
+    found = steer_sweep(loaded, fitted, prompts(), out, SMALL, finish=write_steer_report)
+    return found, out
+
+
+def test_the_directory_holds_everything_and_only_that(result):
+    _, out = result
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out"]
+    names = {"steer.json", "completions.jsonl", "vector.safetensors", "report.html"}
+    assert {path.name for path in out.iterdir()} == names
+    summary = json.loads((out / "steer.json").read_text())
+    rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    assert summary["complete"] is True
+    assert summary["n"]["completions"] == len(rows) == (1 + 3 * 3) * 8
+    assert summary["provenance"]["weights_fingerprint"]
+    assert {m["name"] for m in summary["measures"]} == set(summary["doses"])
+
+
+def test_figures_follow_from_the_completions(result):
+    found, out = result
+    rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    for condition in found.summary["conditions"]:
+        own = [
+            r
+            for r in rows
+            if (r["direction"], r["coeff"]) == (condition["direction"], condition["coeff"])
+            and r["mode"] == condition["mode"]
+        ]
+        assert condition["n"] == len(own) == 8
+        scores = [r["score"] for r in own if r["score"] is not None]
+        assert condition["values"]["score"]["value"] == pytest.approx(np.mean(scores))
+        tokens = sum(r["n_tokens"] for r in own if r["nll"] is not None)
+        nll = sum(r["nll"] * r["n_tokens"] for r in own if r["nll"] is not None) / tokens
+        assert condition["values"]["perplexity"]["value"] == pytest.approx(np.exp(nll))
+    base = next(c for c in found.summary["conditions"] if c["direction"] == "none")
+    assert base["values"]["kl"]["value"] == 0.0
+    assert all(d["value"] in (0, None) for d in base["differences"].values())
+
+
+def test_the_vector_is_the_probes_direction_in_residual_norms(result, fitted):
+    found, out = result
+    probe = Probe.load(fitted)
+    vector = SteeringVector.load(out / "vector.safetensors")
+    assert vector.layers == [probe.layer]
+    norm = found.summary["vector"]["norms"][probe.layer]
+    np.testing.assert_allclose(vector.vectors[probe.layer], norm * probe.direction)
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_does_not(loaded, fitted, result, tmp_path):
+    found, _ = result
+    again = steer_sweep(loaded, fitted, prompts(), tmp_path / "again", SMALL)
+    assert again.rows == found.rows
+    config = SteerConfig(coeffs="1", samples=2, max_new_tokens=8, random_controls=2, seed=1)
+    other = steer_sweep(loaded, fitted, prompts(), tmp_path / "other", config)
+    assert other.rows[BASELINE] != found.rows[BASELINE]
+
+
+class Stop(BaseException):
+    """Stands for an interrupt in the middle of a condition."""
+
+
+@pytest.mark.parametrize("after", [0, 5, 37, 70])
+def test_an_interrupted_sweep_resumes_to_the_same_result(loaded, fitted, result, tmp_path, after):
+    found, _ = result
+    out = tmp_path / "out"
+
+    def progress(what, done, total):
+        if done > after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        steer_sweep(loaded, fitted, prompts(), out, SMALL, progress=progress)
+    assert not out.exists()
+    kept = sorted(path.name for path in (tmp_path / "out.partial").glob("*.jsonl"))
+    assert len(kept) == after // 8
+    with pytest.raises(OutputError, match="an interrupted steering sweep is here. Pass --resume"):
+        steer_sweep(loaded, fitted, prompts(), out, SMALL)
+    changed = SteerConfig(coeffs="-1:1:1", samples=1, max_new_tokens=8, random_controls=2)
+    with pytest.raises(OutputError, match="was started with samples 2, now 1"):
+        steer_sweep(loaded, fitted, prompts(), out, changed, resume=True)
+    seen = []
+    resumed = steer_sweep(
+        loaded, fitted, prompts(), out, SMALL, resume=True,
+        progress=lambda what, done, total: seen.append(done),
+    )  # fmt: skip
+    assert resumed.rows == found.rows
+    for key in ("conditions", "doses", "ablation", "usable"):
+        assert resumed.summary[key] == found.summary[key]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_what_is_there_is_not_overwritten(loaded, fitted, result):
+    _, out = result
+    before = (out / "steer.json").read_bytes()
+    with pytest.raises(OutputError, match="already exists. Pass --force"):
+        steer_sweep(loaded, fitted, prompts(), out, SMALL)
+    with pytest.raises(SteeringError, match="is whole already"):
+        steer_sweep(loaded, fitted, prompts(), out, SMALL, resume=True)
+    assert (out / "steer.json").read_bytes() == before
+
+
+def test_a_planted_cause_is_found_and_random_directions_are_not(loaded, fitted, tmp_path):
+    """Steered along a token's own unembedding after the last block, the model writes that token."""
+    token = loaded.tokenizer.convert_tokens_to_ids("z")
+    row = loaded.model.get_output_embeddings().weight[token].detach().double().numpy()
+    path = tmp_path / "z.toml"
+    path.write_text("[categories.z]\npatterns = ['z']\n")
+    config = SteerConfig(
+        coeffs="-2:2:1", max_new_tokens=8, samples=8, random_controls=9, damage_bound=1e6
+    )
+    found = steer_sweep(
+        loaded, fitted, prompts(), tmp_path / "out", config,
+        vector=SteeringVector({2: row}), behaviours=Behaviours.load(path),
+    )  # fmt: skip
+    dose = found.summary["doses"]["rate:z"]
+    assert dose["coeffs"] == [-2, -1, 0, 1, 2]
+    assert dose["slope"]["low"] > 0.1
+    assert dose["p"] == 0.1  # beyond all nine controls
+    assert max(map(abs, dose["random"])) < dose["slope"]["value"] / 2
+
+
+def test_modes_places_layers_and_reranking(loaded, fitted, tmp_path):
+    config = SteerConfig(
+        coeffs="0,1", mode="clamp", where="generated", layers="0,2", max_new_tokens=5,
+        samples=1, random_controls=1, rerank=True, rerank_prompts=3,
+    )  # fmt: skip
+    found = steer_sweep(
+        loaded, fitted, prompts(), tmp_path / "out", config, finish=write_steer_report
+    )
+    assert Condition("probe", "clamp", 0.0) in found.rows
+    assert found.summary["vector"]["layers"] == [0, 2]
+    rerank = found.summary["rerank"]
+    assert [row["layer"] for row in rerank["rows"]] == [0, 1, 2]
+    assert sorted(row["rank"] for row in rerank["rows"]) == [1, 2, 3]
+    assert [row["steered"] for row in rerank["rows"]] == [True, False, True]
+    by_rank = sorted(rerank["rows"], key=lambda row: row["rank"])
+    ratios = [row["ratio"]["value"] for row in by_rank]
+    assert ratios == sorted(ratios, reverse=True)
+    lines = (tmp_path / "out" / "rerank.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * 2 * 3
+
+
+def test_ablation_alone(loaded, fitted, tmp_path):
+    config = SteerConfig(mode="ablate", max_new_tokens=5, random_controls=1, samples=1)
+    found = steer_sweep(
+        loaded, fitted, prompts(), tmp_path / "out", config, finish=write_steer_report
+    )
+    assert found.summary["doses"] is None
+    assert found.summary["usable"] is None
+    assert set(found.summary["ablation"]["kl"]) == {"difference", "random", "p"}
+
+
+def test_behaviours_are_counted(loaded, fitted, tmp_path):
+    path = tmp_path / "b.toml"
+    path.write_text("[categories.vowel]\npatterns = ['[aeiou]']\n")
+    config = SteerConfig(coeffs="1", max_new_tokens=8, random_controls=0, samples=1)
+    found = steer_sweep(
+        loaded, fitted, prompts(), tmp_path / "out", config, behaviours=Behaviours.load(path)
+    )
+    for condition, rows in found.rows.items():
+        share = np.mean([any(v in r["text"].lower() for v in "aeiou") for r in rows])
+        values = next(
+            c["values"]
+            for c in found.summary["conditions"]
+            if c["direction"] == condition.direction and c["mode"] == condition.mode
+        )
+        assert values["rate:vowel"]["value"] == pytest.approx(share)
+        assert values["rate:other"]["value"] == pytest.approx(1 - share)
+    assert found.summary["doses"]["rate:vowel"]["p"] is None  # no controls, no rank
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(loaded, fitted, tmp_path):
+    out = tmp_path / "out"
+
+    def refused(match, error=SteeringError, **options):
+        arguments = {"loaded": loaded, "probe": fitted, "prompts": prompts(), "config": SMALL}
+        arguments |= options
+        with pytest.raises(error, match=match) as caught:
+            steer_sweep(out=out, **arguments)
+        assert "\n" not in str(caught.value)
+        assert not out.exists()
+        assert not list(tmp_path.glob("out*"))
+
+    other = save_tiny(tmp_path / "other", "llama", seed=7)
+    refused("weights_fingerprint is", ProbeError, loaded=load_model(str(other), dtype="float32"))
+    wide = save_tiny(tmp_path / "wide", "gpt2")
+    refused("fingerprint|width", ProbeError, loaded=load_model(str(wide), dtype="float32"))
+    refused("layer 7: the model has 3", Exception, config=SteerConfig(layers="7"))
+    refused("7 wide, the model's residual stream 16", vector=SteeringVector({1: np.ones(7)}))
+    refused("layer 3: out of range", vector=SteeringVector({3: np.ones(16)}))
+    refused("zero at layer 1", vector=SteeringVector({1: np.zeros(16)}))
+    refused("there are none", prompts=[])
+    refused("is not a probe", ProbeError, probe=tmp_path / "nothing")
+    broken = tmp_path / "broken"
+    shutil.copytree(fitted, broken)
+    _spoil(broken)
+    refused("holds NaN", probe=broken)
+
+
+def _spoil(folder):
+    """Put NaN into every coefficient of a fit."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "probes.safetensors")
+    save_file({k: np.full_like(v, np.nan) for k, v in tensors.items()}, folder / "probes.safetensors")
+    header = json.loads((folder / "probes.json").read_text())
+    header["reference"] = None  # so that not already the check of the scores finds it
+    (folder / "probes.json").write_text(json.dumps(header))
