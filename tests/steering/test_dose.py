@@ -126,7 +126,9 @@ def test_the_usable_range_stops_at_damage_on_each_side():
 
 
 def test_loops_of_low_perplexity_count_as_damage():
-    rows = sweep(lambda c: c, nll=lambda c: 2.0 - 0.5 * abs(c), distinct_2=lambda c: 0.9 / (1 + abs(c)))
+    rows = sweep(
+        lambda c: c, nll=lambda c: 2.0 - 0.5 * abs(c), distinct_2=lambda c: 0.9 / (1 + abs(c))
+    )
     usable = usable_range(Doses(rows), {c: at(c) for c in COEFFS}, measures(), 1.5)
     assert usable.coeffs == [0.0]
 

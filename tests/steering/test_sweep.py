@@ -227,7 +227,9 @@ def _spoil(folder):
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(folder / "probes.safetensors")
-    save_file({k: np.full_like(v, np.nan) for k, v in tensors.items()}, folder / "probes.safetensors")
+    save_file(
+        {k: np.full_like(v, np.nan) for k, v in tensors.items()}, folder / "probes.safetensors"
+    )
     header = json.loads((folder / "probes.json").read_text())
     header["reference"] = None  # so that not already the check of the scores finds it
     (folder / "probes.json").write_text(json.dumps(header))

@@ -1,0 +1,125 @@
+"""Behaviours files: precedence, functions, and the line of whatever is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from probekit.behaviours import Behaviours
+from probekit.behaviours.definitions import shipped
+from probekit.errors import BehaviourError
+
+GOOD = r"""
+name = "tone"
+order = ["rude", "polite"]
+default = "neutral"
+
+[categories.polite]
+description = "says please or thank you"
+patterns = ['\bplease\b', "thank(s| you)"]
+
+[categories.rude]
+description = "insults"
+patterns = ['\bidiot\b']
+function = "tests.behaviours.test_definitions:shouts"
+"""
+
+
+def shouts(prompt, completion):
+    return completion.isupper() and not prompt.isupper()
+
+
+def load(tmp_path, text):
+    path = tmp_path / "b.toml"
+    path.write_text(text, encoding="utf-8")
+    return Behaviours.load(path)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "category"),
+    [
+        ("q", "PLEASE go", "polite"),
+        ("q", "thanks", "polite"),
+        ("q", "Please, you IDIOT", "rude"),
+        ("q", "GO AWAY, PLEASE", "rude"),
+        ("Q", "GO AWAY, PLEASE", "polite"),
+        ("q", "pleased to meet you", "neutral"),
+        ("q", "", "neutral"),
+    ],
+)
+def test_the_first_category_in_order_that_holds(tmp_path, prompt, completion, category):
+    behaviours = load(tmp_path, GOOD)
+    assert behaviours.names == ["rude", "polite", "neutral"]
+    assert behaviours.classify(prompt, completion) == category
+
+
+def test_typographic_apostrophes_count_as_straight_ones(tmp_path):
+    behaviours = load(tmp_path, """[categories.no]\npatterns = ["don't"]\n""")
+    assert behaviours.classify("", "I don\u2019t know") == "no"
+    assert behaviours.default == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"has no \[categories.NAME\] table"),
+        ("x = 1\n[categories.a]\npatterns = ['a']", "unknown key 'x'"),
+        ("[categories.a]\npatterns = ['a']\npattern = 'b'", "unknown key 'pattern'"),
+        ("[categories.a]\ndescription = 'd'", "neither patterns nor a function"),
+        ("[categories.a]\npatterns = 'a'", "not a list of texts"),
+        ("[categories.a]\npatterns = [1]", "not a list of texts"),
+        ("[categories]\na = 1", "is not a table"),
+        ("order = ['b']\n[categories.a]\npatterns = ['a']", "expected every category once: a"),
+        ("default = 'a'\n[categories.a]\npatterns = ['a']", "a name that is no category's"),
+        ("[categories.a]\nfunction = 'nowhere:f'", "can not be imported"),
+        ("[categories.a]\nfunction = 'json:nothing'", "can not be imported"),
+        ("[categories.a]\nfunction = 'json:__name__'", "is not a function"),
+        ("[categories.a\npatterns = ['a']", "is not TOML .*line 1"),
+        (
+            "[categories.a]\npatterns = [\n  'fine',\n  '(open',\n]",
+            r"b.toml:4: category 'a': pattern '\(open' is not a regular expression \(missing \)",
+        ),
+        (
+            '[categories.a]\npatterns = ["ok", "\\\\d+["]',
+            r"b.toml:2: category 'a': pattern",
+        ),
+        ("[categories.a]\npatterns = ['x*']", "b.toml:2: .*matches every text"),
+    ],
+)
+def test_a_bad_file_is_one_line_with_the_place(tmp_path, text, message):
+    with pytest.raises(BehaviourError, match=message) as error:
+        load(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(BehaviourError, match="knowledge-awareness, sentiment"):
+        Behaviours.load("nothing")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_files_load_and_describe_themselves(name):
+    behaviours = Behaviours.load(name)
+    assert behaviours.name == name
+    assert all(category.description for category in behaviours.categories)
+
+
+@pytest.mark.parametrize(
+    ("completion", "category"),
+    [
+        ("Niels Bohr was a Danish physicist who worked on atomic structure.", "answers"),
+        ("I'm not familiar with Niels Bohr, so I can't say.", "hedges"),
+        ("I couldn't find anyone by that name; it may not be a real person.", "hedges"),
+        ("I'm sorry, but I can't provide information about this person.", "refuses"),
+        ("The weather in Paris is mild.", "other"),
+    ],
+)
+def test_the_four_rates_of_knowledge_awareness(completion, category):
+    behaviours = Behaviours.load("knowledge-awareness")
+    assert behaviours.classify("Who was Niels Bohr?", completion) == category
+
+
+def test_sentiment_weighs_praise_against_blame():
+    behaviours = Behaviours.load("sentiment")
+    assert behaviours.classify("", "A lovely, warm place with one broken chair.") == "positive"
+    assert behaviours.classify("", "Rude staff and cold soup. Nice view.") == "negative"
+    assert behaviours.classify("", "It stands on the corner.") == "neutral"
