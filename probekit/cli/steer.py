@@ -123,6 +123,8 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
     from probekit.reports import write_steer_report
     from probekit.steering import SteerConfig, SteeringVector, steer_sweep
 
+    if options["force"] and options["resume"]:
+        raise click.UsageError("--force starts again and --resume continues: give one of them.")
     if not options["resume"]:
         refuse_existing(Path(out), force=options["force"])
     if options["limit"] < 0:

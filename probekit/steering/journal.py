@@ -34,5 +34,12 @@ class Journal(PartialFolder):
         with atomic_file(self._file(condition)) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
 
+    def set_down(self) -> None:
+        """Let go of the folder; it stays only when it holds a finished condition."""
+        if any(self.path.glob("*.jsonl")):
+            self.close()
+        else:
+            self.remove()
+
     def _file(self, condition: Condition) -> Path:
         return self.path / f"{condition.name}.jsonl"

@@ -124,7 +124,7 @@ def steer_sweep(
             result.save(folder)
             finish(folder)
     except BaseException:
-        journal.close()
+        journal.set_down()
         raise
     journal.remove()
     return result

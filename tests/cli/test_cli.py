@@ -318,7 +318,9 @@ def test_every_command_has_help_with_an_example(capsys):
         if path and path != ("data",):
             assert "Example:\n" in shown, path
             assert f"probekit {' '.join(path)}" in shown.split("Example:")[1], path
-    assert set(COMMANDS) == {"models", "data", "cache", "fit", "score", "report"}
+    assert set(COMMANDS) == {
+        "models", "data", "cache", "fit", "score", "steer", "behaviours", "report",
+    }  # fmt: skip
 
 
 def test_help_is_quick_and_imports_nothing_heavy():

@@ -84,7 +84,16 @@ class Stop(BaseException):
     """Stands for an interrupt in the middle of a condition."""
 
 
-@pytest.mark.parametrize("after", [0, 5, 37, 70])
+def test_an_interrupt_before_anything_is_finished_leaves_nothing(loaded, fitted, tmp_path):
+    def progress(what, done, total):
+        raise Stop
+
+    with pytest.raises(Stop):
+        steer_sweep(loaded, fitted, prompts(), tmp_path / "out", SMALL, progress=progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [8, 13, 37, 70])
 def test_an_interrupted_sweep_resumes_to_the_same_result(loaded, fitted, result, tmp_path, after):
     found, _ = result
     out = tmp_path / "out"
