@@ -1,9 +1,10 @@
 # make setup   the environment in .venv        make demo   cache -> fit -> report on the real model
-# make test    the whole suite                  make check  lint and types
+# make test    the whole suite                  make steer  is a direction causal? steered, with controls
+# make check   lint and types                   make bench  speed beside its peers
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup model demo test check bench clean
+.PHONY: setup model demo steer test check bench clean
 
 setup: .venv/ready
 
@@ -23,6 +24,12 @@ demo: model
 	  --out out/demo/acts.h5 --force
 	$(BIN)/probekit fit out/demo/acts.h5 --out out/demo/sweep --force
 
+steer: model
+	$(BIN)/probekit cache --data demo:sentiment --positions mean --out out/steer/acts.h5 --force
+	$(BIN)/probekit fit out/steer/acts.h5 --kind mean-difference --out out/steer/sweep --force
+	$(BIN)/probekit steer --probe out/steer/sweep --prompts demo:sentiment_prompts --coeff -0.2:0.2:0.1 \
+	  --random-controls 19 --behaviours sentiment --rerank --out out/steer/steered --force
+
 test: model
 	$(BIN)/python -m pytest
 
@@ -34,6 +41,7 @@ check: setup
 bench: model
 	$(BIN)/python benchmarks/bench_capture.py
 	$(BIN)/python benchmarks/bench_ridge_sweep.py
+	$(BIN)/python benchmarks/bench_steer.py
 
 clean:
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache

@@ -15,9 +15,13 @@ from probekit.activations.backends import make_backend
 from probekit.activations.cache import CacheConfig, cache_activations
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell
+from probekit.behaviours import Behaviours
 from probekit.data import Example, Message, open_dataset
+from probekit.data.prompts import open_prompts
 from probekit.models.chat import render
 from probekit.models.load import load_model
+from probekit.models.sampling import SamplingConfig, sample
+from probekit.steering import SteeringVector, residual_norms, steered
 from tests.activations.memory import MemoryRows
 
 pytestmark = pytest.mark.real_model
@@ -129,6 +133,89 @@ def test_a_left_padded_chat_with_pad_equal_to_eos(loaded, tmp_path):
             ids = list(store.tokens.row(i).ids)
             assert ids == tokenizer(text.rstrip("\n"), add_special_tokens=False).input_ids
             assert ids[:2] != [tokenizer.bos_token_id] * 2  # no double BOS
+
+
+def questions(loaded):
+    texts = ["Hi!", "What is the capital of France, and why is it famous?", "Name a colour."]
+    rows = [Example(f"p{i}", f"p{i}", (Message("user", text),)) for i, text in enumerate(texts)]
+    return [render(row, loaded.tokenizer) for row in rows]
+
+
+def direction(loaded, rows, layers=(12,)):
+    rng = np.random.default_rng(0)
+    raw = SteeringVector({layer: rng.standard_normal(576) for layer in layers})
+    return raw.in_norms(residual_norms(loaded, rows, layers))
+
+
+GREEDY = SamplingConfig(max_new_tokens=24, temperature=0.0)
+
+
+def test_the_sampler_writes_what_generate_writes(loaded):
+    rows = questions(loaded)
+    for row, done in zip(rows, sample(loaded, rows, GREEDY), strict=True):
+        ids = torch.from_numpy(row.ids.astype(np.int64))[None]
+        out = loaded.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
+        )
+        assert done.ids.tolist() == out[0, ids.shape[1] :].tolist()
+
+
+def test_steered_backends_write_the_same_tokens(loaded):
+    rows = questions(loaded)
+    vector = direction(loaded, rows, (8, 20))
+    plain = [c.ids.tolist() for c in sample(loaded, rows, GREEDY)]
+    with steered(loaded, vector, 0.0):
+        assert [c.ids.tolist() for c in sample(loaded, rows, GREEDY)] == plain
+    found = {}
+    for name in ("hooks", "transformer-lens", "nnsight"):
+        backend = make_backend(name, loaded)
+        with steered(loaded, vector, 0.2, backend=backend) as steering:
+            done = sample(loaded, rows, GREEDY, forward=steering.forward)
+        found[name] = [c.ids.tolist() for c in done]
+    assert found["hooks"] != plain
+    assert found["transformer-lens"] == found["hooks"]
+    assert found["nnsight"] == found["hooks"]
+    with steered(loaded, vector, 0.2):
+        alone = [sample(loaded, [row], GREEDY)[0].ids.tolist() for row in rows]
+    assert alone == found["hooks"]
+
+
+def test_ablate_everywhere_leaves_no_component_anywhere(loaded):
+    rows = questions(loaded)
+    vector = direction(loaded, rows, range(30))
+    ids = torch.from_numpy(rows[1].ids.astype(np.int64))[None]
+    with steered(loaded, vector, mode="ablate"):
+        seen = {}
+        make_backend("hooks", loaded).run(
+            ids,
+            torch.ones_like(ids),
+            [("resid_post", layer) for layer in range(30)],
+            lambda place, acts: seen.__setitem__(place[1], acts[0].clone()),
+        )
+    for layer, unit in vector.unit().vectors.items():
+        component = (seen[layer].double().numpy() @ unit) / np.linalg.norm(seen[layer], axis=-1)
+        assert np.abs(component).max() < 1e-5
+
+
+def test_a_direction_of_praise_is_causal(real_model, tmp_path):
+    """Difference of means on the demo replies, added while the model writes: the short version."""
+    loaded = load_model(real_model)
+    data = open_dataset("demo:sentiment")
+    config = CacheConfig(positions="mean", layers="17")
+    cache_activations(loaded, data, tmp_path / "s.h5", config=config).close()
+    with ActivationStore.open(tmp_path / "s.h5") as store:
+        vector = SteeringVector.from_store(store, layers=[17])
+    rows = [render(p, loaded.tokenizer) for p in open_prompts("demo:sentiment_prompts", limit=12)]
+    vector = vector.in_norms(residual_norms(loaded, rows, [17]))
+    tone = Behaviours.load("sentiment")
+    rates = {}
+    for coeff in (-0.15, 0.15):
+        with steered(loaded, vector, coeff):
+            done = sample(loaded, rows, SamplingConfig(max_new_tokens=28, samples=2))
+        texts = [loaded.tokenizer.decode(c.ids) for c in done]
+        rates[coeff] = np.mean([tone.classify("", text) == "positive" for text in texts])
+    # Measured 0.54 against 0.12 of 24 texts; a standard error of a difference is at most 0.15.
+    assert rates[0.15] - rates[-0.15] > 0.1
 
 
 def test_the_model_answers_like_a_language_model(loaded):

@@ -115,11 +115,12 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
       probekit steer --probe sweep --prompts demo:researchers --out steered \\
         --coeff -0.4:0.4:0.2 --behaviours knowledge-awareness --rerank
     """
-    from probekit.container import refuse_existing
+    from probekit.container import refuse_existing, write_json
     from probekit.data.prompts import open_prompts
     from probekit.errors import DataError
     from probekit.models.load import load_model
     from probekit.probes import Probe
+    from probekit.provenance import run_record
     from probekit.reports import write_steer_report
     from probekit.steering import SteerConfig, SteeringVector, steer_sweep
 
@@ -144,12 +145,19 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
         trust_remote_code=options["trust_remote_code"],
         log=log,
     )
+
+    def finish(folder: Path) -> None:
+        arguments = {"probe": probe, "prompts": prompts, "out": out, **options}
+        record = run_record("steer", arguments, seed=options["seed"])
+        write_json(folder / "run.json", {**record, **loaded.describe()})
+        write_steer_report(folder)
+
     with progress_bar() as progress:
         result = steer_sweep(
             loaded, probe, rows, out, config,
             vector=vector, behaviours=behaviours, judge=judge,
             resume=options["resume"], force=options["force"],
-            progress=progress, finish=write_steer_report,
+            progress=progress, finish=finish,
         )  # fmt: skip
     target = Path(out)
     summary = {

@@ -50,7 +50,7 @@ class SteerResult:
     """What was steered with; coefficient 1 adds exactly this."""
 
     def save(self, directory: Path) -> None:
-        """Write steer.json, completions.jsonl and vector.safetensors into an existing directory."""
+        """Write steer.json, completions.jsonl, run.json and the vector into an existing directory."""
         for name, rows in (("completions", self.rows), ("rerank", self.reranked)):
             if rows:
                 lines = [
@@ -60,6 +60,7 @@ class SteerResult:
                 ]
                 (directory / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
         self.vector.save(directory / "vector.safetensors")
+        write_json(directory / "run.json", self.summary["provenance"])
         write_json(directory / "steer.json", self.summary)
 
 

@@ -59,3 +59,17 @@ def test_rows_that_can_not_be_judged_are_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     with pytest.raises(BehaviourError, match="rows.jsonl:1: has no label"):
         read_labelled(str(tmp_path / "rows.jsonl"))
+
+
+def test_the_docs_state_what_is_measured():
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "behaviours.md").read_text(encoding="utf-8")
+    accuracy, table = measure_quality(Behaviours.load("knowledge-awareness"), rows("test"))
+
+    def words(share):
+        return f"{share.value:.2f} [{share.low:.2f}, {share.high:.2f}], n = {share.n}"
+
+    for name, quality in table.items():
+        assert f"| `{name}` | {words(quality.precision)} | {words(quality.recall)} |" in page
+    assert words(accuracy) in page

@@ -54,6 +54,9 @@ def test_the_command_of_the_contract(fitted, tmp_path, capsys):
         assert {"value", "low", "high"} == set(dose["slope"])
         assert len(dose["random"]) == 2
     assert {row["layer"] for row in found["rerank"]["rows"]} == {0, 1, 2}
+    record = json.loads((out / "run.json").read_text())
+    assert record["command"] == "steer"
+    assert record["arguments"]["coeffs"] == "-8:8:4"
     for path in found["paths"].values():
         assert (tmp_path / path).exists()
     assert "<script" in (out / "report.html").read_text()

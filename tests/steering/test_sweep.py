@@ -31,7 +31,7 @@ def result(loaded, fitted, tmp_path_factory):
 def test_the_directory_holds_everything_and_only_that(result):
     _, out = result
     assert sorted(path.name for path in out.parent.iterdir()) == ["out"]
-    names = {"steer.json", "completions.jsonl", "vector.safetensors", "report.html"}
+    names = {"steer.json", "completions.jsonl", "run.json", "vector.safetensors", "report.html"}
     assert {path.name for path in out.iterdir()} == names
     summary = json.loads((out / "steer.json").read_text())
     rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
