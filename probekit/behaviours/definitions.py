@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import tomllib
 from collections.abc import Callable
@@ -33,7 +34,15 @@ class Category:
         """Return whether the completion shows the behaviour."""
         if any(pattern.search(completion) for pattern in self.patterns):
             return True
-        return self.function is not None and bool(self.function(prompt, completion))
+        if self.function is None:
+            return False
+        try:
+            return bool(self.function(prompt, completion))
+        except Exception as error:  # whatever a user's function raises
+            raise BehaviourError(
+                f"category {self.name!r}: its function raised {type(error).__name__}: {error} on "
+                f"the completion {completion[:60]!r}."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,26 @@ class Behaviours:
         completion
             What the model wrote. Typographic apostrophes count as straight ones.
         """
-        plain = completion.replace("\u2019", "'")
+        plain = _straight(completion)
         for category in self.categories:
             if category.holds(prompt, plain):
                 return category.name
         return self.default
+
+    def describe(self) -> list[Any]:
+        """Return everything that decides a category, with the source text of functions."""
+        return [
+            self.default,
+            *(
+                [
+                    category.name,
+                    category.description,
+                    [pattern.pattern for pattern in category.patterns],
+                    category.function and _source(category.function),
+                ]
+                for category in self.categories
+            ),
+        ]
 
     @classmethod
     def load(cls, source: str | Path) -> Behaviours:
@@ -119,7 +143,7 @@ def _parse(table: dict[str, Any], path: Path, text: str) -> Behaviours:
             f"{path}: has unknown key {min(unknown)!r}. Expected name, order, default, categories."
         )
     order = table.get("order", list(categories))
-    if not isinstance(order, list) or sorted(map(str, order)) != sorted(categories):
+    if not isinstance(order, list) or sorted(map(repr, order)) != sorted(map(repr, categories)):
         raise BehaviourError(
             f"{path}: order is {order!r}, expected every category once: {', '.join(categories)}."
         )
@@ -153,7 +177,7 @@ def _category(name: str, table: Any, path: Path, text: str) -> Category:  # noqa
 
 def _pattern(pattern: str, name: str, path: Path, text: str) -> re.Pattern[str]:
     try:
-        found = re.compile(pattern, re.IGNORECASE)
+        found = re.compile(_straight(pattern), re.IGNORECASE)
     except re.error as error:
         raise BehaviourError(
             f"{path}:{_line(pattern, text)}: category {name!r}: pattern {pattern!r} is not a regular "
@@ -165,6 +189,20 @@ def _pattern(pattern: str, name: str, path: Path, text: str) -> re.Pattern[str]:
             "text, even an empty one."
         )
     return found
+
+
+def _source(function: Function) -> str:
+    """Return the text of the module that defines a function, or its name where there is none."""
+    module = inspect.getmodule(function)
+    try:
+        return inspect.getsource(module) if module else repr(function)
+    except (OSError, TypeError):
+        return f"{function.__module__}:{function.__qualname__}"
+
+
+def _straight(text: str) -> str:
+    """Return text with typographic apostrophes as straight ones."""
+    return text.replace("\u2019", "'")
 
 
 def _line(pattern: str, text: str) -> int:
@@ -183,7 +221,7 @@ def _function(spec: Any, where: str) -> Function:  # noqa: ANN401
     module, _, name = str(spec).partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # importing a module runs it, and it may raise anything
         raise BehaviourError(
             f"{where}: function {spec!r} can not be imported ({error}). Expected module:function "
             "of an installed module."

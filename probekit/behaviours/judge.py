@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ INSTRUCTION = (
 class Judge:
     """Asks `url` for a category of each completion; a failure leaves a gap, never an exception.
 
-    After `give_up_after` failures in a row nothing more is asked, so a dead or slow endpoint costs
-    seconds and not the run.
+    After `give_up_after` failures in a row nothing more is asked in that call of `judge`; the next
+    call tries once more. So a dead or slow endpoint costs a few timeouts, not the run.
     """
 
     behaviours: Behaviours
@@ -39,7 +40,7 @@ class Judge:
     key_variable: str = "PROBEKIT_JUDGE_KEY"
     """Environment variable with the key; no key is sent when it is not set."""
     timeout: float = 30.0
-    """Seconds to wait for one answer."""
+    """Seconds to wait for one answer, from the first byte sent to the last received."""
     attempts: int = 2
     give_up_after: int = 5
     threads: int = 4
@@ -55,6 +56,8 @@ class Judge:
             raise BehaviourError(
                 f"judge {self.url!r}: is not an address. Expected http://HOST:PORT/v1 or https://."
             )
+        if not 0 < self.timeout < float("inf"):
+            raise BehaviourError(f"judge timeout {self.timeout}: expected seconds above 0.")
         if not self.url.rstrip("/").endswith("/chat/completions"):
             self.url = self.url.rstrip("/") + "/chat/completions"
 
@@ -65,19 +68,9 @@ class Judge:
 
     def judge(self, rows: Sequence[tuple[str, str]]) -> list[str | None]:
         """Return a category, or None, for each (prompt, completion)."""
+        self._in_a_row = min(self._in_a_row, self.give_up_after - 1)
         with ThreadPoolExecutor(self.threads) as pool:
             return list(pool.map(self._one, rows))
-
-    def summary(self) -> dict[str, Any]:
-        """Return what was asked and what came back."""
-        return {
-            "url": self.url,
-            "model": self.model,
-            "asked": self.asked,
-            "answered": self.answered,
-            "failed": self.failed,
-            "problem": self.problem,
-        }
 
     def _one(self, row: tuple[str, str]) -> str | None:
         with self._lock:
@@ -85,7 +78,9 @@ class Judge:
             if self._in_a_row >= self.give_up_after:
                 return None
         found, problem = None, None
-        for _ in range(self.attempts):
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(min(1.0, self.timeout))  # a busy endpoint is given a moment
             try:
                 found, problem = self._ask(*row), None
                 break
@@ -115,7 +110,7 @@ class Judge:
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                reply = json.loads(answer.read())
+                reply = json.loads(self._read(answer))
         except urllib.error.HTTPError as error:
             error.close()
             raise
@@ -124,6 +119,15 @@ class Judge:
         if found is None:
             self.problem = f"the judge answered {text[:60]!r}, which is no category"
         return found
+
+    def _read(self, answer: Any) -> bytes:  # noqa: ANN401 - an HTTPResponse
+        """Return the body. The socket's timeout is for each read: a dripping answer needs another."""
+        deadline, parts = time.monotonic() + self.timeout, []
+        while part := answer.read1(1 << 16):
+            parts.append(part)
+            if time.monotonic() > deadline:
+                raise TimeoutError("timed out in the middle of the answer")
+        return b"".join(parts)
 
     def _instruction(self) -> str:
         rows = [(c.name, c.description) for c in self.behaviours.categories]

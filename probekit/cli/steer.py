@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             "--damage-bound",
             default=1.5,
             show_default=True,
-            help="Usable while perplexity is at most this many times the unsteered.",
+            help="Usable while perplexity is at most this many times the unsteered, and distinct "
+            "bigrams are not fewer by this factor.",
         ),
         click.option(
             "--random-controls", default=9, show_default=True, help="Random directions beside it."
@@ -115,12 +117,11 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
       probekit steer --probe sweep --prompts demo:researchers --out steered \\
         --coeff -0.4:0.4:0.2 --behaviours knowledge-awareness --rerank
     """
-    from probekit.container import refuse_existing, write_json
+    from probekit.container import refuse_existing
     from probekit.data.prompts import open_prompts
     from probekit.errors import DataError
     from probekit.models.load import load_model
     from probekit.probes import Probe
-    from probekit.provenance import run_record
     from probekit.reports import write_steer_report
     from probekit.steering import SteerConfig, SteeringVector, steer_sweep
 
@@ -134,6 +135,8 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
     config = SteerConfig(**{name: options[name] for name in names})
     behaviours, judge = _classifiers(options)
     vector = SteeringVector.load(options["vector"]) if options["vector"] else None
+    if vector is not None:
+        vector = dataclasses.replace(vector, source=f"{options['vector']} ({vector.source})")
     fitted = Probe.load(probe)
     rows = open_prompts(prompts, limit=options["limit"] or None)
     quiet_libraries(options["threads"])
@@ -145,19 +148,13 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
         trust_remote_code=options["trust_remote_code"],
         log=log,
     )
-
-    def finish(folder: Path) -> None:
-        arguments = {"probe": probe, "prompts": prompts, "out": out, **options}
-        record = run_record("steer", arguments, seed=options["seed"])
-        write_json(folder / "run.json", {**record, **loaded.describe()})
-        write_steer_report(folder)
-
     with progress_bar() as progress:
         result = steer_sweep(
             loaded, probe, rows, out, config,
             vector=vector, behaviours=behaviours, judge=judge,
             resume=options["resume"], force=options["force"],
-            progress=progress, finish=finish,
+            arguments={"probe": probe, "prompts": prompts, "out": out, **options},
+            progress=progress, finish=write_steer_report,
         )  # fmt: skip
     target = Path(out)
     summary = {
@@ -210,26 +207,19 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"prompts x {n['samples']} samples, {n['random_controls']} random controls; score of the "
         f"{probe['kind']} probe at layer {probe['layer']} in a clean pass"
     ]
-    shown = [m for m in summary["measures"] if m["group"] != "layers"]
     if summary["doses"]:
-        usable = summary["usable"]
-        lines.append(
-            f"usable   coeff {usable['low']} to {usable['high']} (perplexity at most "
-            f"{usable['bound']:g} times the unsteered)"
-        )
-        lines.append("slope a unit of coeff, 95 % over prompts; p is its rank among the controls")
-        for measure in shown:
-            dose = summary["doses"][measure["name"]]
-            lines.append(f"  {measure['name']:<20}{_interval(dose['slope'])}  {_p(dose['p'])}")
+        lines += _dose_lines(summary)
     lines.append("ablated minus unsteered")
-    for measure in shown:
+    for measure in _shown(summary, "effect", "behaviour", "damage"):
         found = summary["ablation"][measure["name"]]
         lines.append(f"  {measure['name']:<20}{_interval(found['difference'])}  {_p(found['p'])}")
     if summary["rerank"]:
         best = min(summary["rerank"]["rows"], key=lambda row: row["rank"])
         lines.append(
-            f"layers   most effect per nat of damage: layer {best['layer']} "
-            f"({_interval(best['ratio'])})"
+            f"layers   most effect for its damage: layer {best['layer']} "
+            f"({_interval(best['ratio'])} a root nat)"
+            if best["established"]
+            else "layers   no layer's effect for its damage leaves 0"
         )
     judge = summary["judge"]
     if judge and judge["failed"]:
@@ -238,6 +228,42 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
             f"({judge['problem']}); their gap is left open"
         )
     return lines
+
+
+def _dose_lines(summary: dict[str, Any]) -> list[str]:
+    """Return the usable range, the slopes, and what the strongest usable doses do to the text."""
+    usable, controls = summary["usable"], summary["n"]["random_controls"]
+    words = f"coeff {usable['low']:g} to {usable['high']:g}" if usable["coeffs"] else "no coeff"
+    lines = [
+        f"usable   {words} (perplexity at most {usable['bound']:g} times the unsteered, distinct "
+        f"bigrams at least 1/{usable['bound']:g})"
+    ]
+    used = summary["doses"]["score"]["coeffs"]
+    note = "" if used == usable["coeffs"] else ", damaged ones among them"
+    rank = (
+        f"; p is its rank among the controls, at least {1 / (1 + controls):.3f}" if controls else ""
+    )
+    lines.append(
+        f"slope a unit of coeff over {', '.join(f'{c:g}' for c in used)}{note}, 95 % over "
+        f"prompts{rank}"
+    )
+    for measure in _shown(summary, "effect", "behaviour"):
+        dose = summary["doses"][measure["name"]]
+        lines.append(f"  {measure['name']:<20}{_interval(dose['slope'])}  {_p(dose['p'])}")
+    ends = [c for c in summary["conditions"] if c["coeff"] in (used[0], 0, used[-1])]
+    ends = sorted(
+        (c for c in ends if c["direction"] in ("probe", "none")), key=lambda c: c["coeff"]
+    )
+    lines.append("damage at coeff " + ", ".join(f"{c['coeff']:g}" for c in ends))
+    for measure in _shown(summary, "damage"):
+        values = [c["values"][measure["name"]]["value"] for c in ends]
+        text = ", ".join("none" if v is None else f"{v:.3f}" for v in values)
+        lines.append(f"  {measure['name']:<20}{text}")
+    return lines
+
+
+def _shown(summary: dict[str, Any], *groups: str) -> list[dict[str, Any]]:
+    return [measure for measure in summary["measures"] if measure["group"] in groups]
 
 
 def _interval(metric: dict[str, Any]) -> str:

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.data.rows import Example, Message
 from probekit.errors import ModelError
-from probekit.models.chat import Rendered
+from probekit.models.chat import Rendered, render
 from probekit.models.head_input import head_input
 from probekit.models.load import LoadedModel
 
@@ -45,7 +46,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("max_new_tokens", 1, 1 << 20), ("samples", 1, 1 << 20), ("batch", 1, 1 << 20),
-            ("temperature", 0.0, 100.0), ("top_p", 1e-6, 1.0),
+            ("temperature", 0.0, 100.0), ("top_p", 1e-6, 1.0), ("seed", 0, 1 << 62),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:
@@ -89,6 +90,13 @@ def stop_ids(loaded: LoadedModel) -> list[int]:
     several = configured if isinstance(configured, list) else [configured]
     found = dict.fromkeys(i for i in [loaded.tokenizer.eos_token_id, *several] if i is not None)
     return [int(i) for i in found]
+
+
+def closing_id(loaded: LoadedModel) -> int | None:
+    """Return the token that the chat template closes a completion with, None where there is none."""
+    dummy = Example("closing", "closing", (Message("user", "a"),), "a")
+    row = render(dummy, loaded.tokenizer)
+    return None if row.turn_end is None else int(row.ids[row.turn_end])
 
 
 def sample(

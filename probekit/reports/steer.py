@@ -64,7 +64,7 @@ def render_steer(steer: Steer) -> str:
     if isinstance(model, dict):
         model = model.get("model") or model.get("name")
     name = Path(str(model or "")).name or "a model"
-    title = f"Steering {name} along a {probe.data_kind} probe"
+    title = f"Steering {name} along a {probe.kind} probe"
     if steer.ablate_only:
         title = f"Ablating the direction of a {probe.data_kind} probe in {name}"
     return render_page(
@@ -246,11 +246,11 @@ def _ranking(steer: Steer) -> Iterator[Plot | str]:
     yield Plot(
         "layer-ranking",
         rerank_figure(steer, ranking),
-        f"Above: held-out {metric} of each layer's probe. Below: what steering along that "
+        f"Above: {metric} of each layer's probe on the choose split. Below: what steering along that "
         f"layer's own direction does to the score (half the difference between coeffs ±"
-        f"{number(abs(ranking.coeff))}), for each nat per token of mean divergence. "
+        f"{number(abs(ranking.coeff))}), over the root of the mean divergence (nats per token). "
         "Bars: 95 % intervals. Rings: the best layer of each. Dotted: the "
         "layer steered in this run. The best of many layers flatters.",
-        "Held-out metric and effect for each nat of damage over layers.",
+        "Metric on the choose split and effect for its damage over layers.",
     )
     yield rerank_table(ranking)

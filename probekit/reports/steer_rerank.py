@@ -25,7 +25,7 @@ SHOWN = 12
 
 
 def rerank_figure(steer: Steer, ranking: Ranking) -> go.Figure:
-    """Draw the probes' metric above the effect for each nat of damage, on one axis of layers."""
+    """Draw the probes' metric above the effect for its damage, on one axis of layers."""
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, vertical_spacing=GAP / (2 * EACH + GAP)
     )
@@ -41,7 +41,7 @@ def rerank_figure(steer: Steer, ranking: Ranking) -> go.Figure:
     # Long names and their units share two rows, so that they stay within the panel's height.
     name = axis_title(ranking.metric).replace(" (", "<br>(")
     figure.update_yaxes(title_text=name, row=1, col=1)
-    figure.update_yaxes(title_text="Effect for damage<br>(change per nat)", row=2, col=1)
+    figure.update_yaxes(title_text="Effect for damage<br>(change per √nat)", row=2, col=1)
     rho = f"; Spearman ρ {with_interval(ranking.spearman)}" if ranking.spearman.known else ""
     prompts = steer.n["prompts"] if ranking.prompts is None else ranking.prompts
     return theme.finish(
@@ -92,7 +92,7 @@ def _panel(
     low, high = known or (0.0, 1.0)
     pad = 0.14 * (high - low) or 0.1
     figure.update_yaxes(range=[low - 0.5 * pad, high + pad], row=row, col=1)
-    best = best_layer(ranking, of)
+    best = best_layer(ranking, of) if row == 1 else ranking.first
     if best is not None:
         _mark(figure, best, of(best), row, _anchor(best.layer, ends))
 
@@ -147,15 +147,15 @@ def rerank_table(ranking: Ranking) -> str:
     rows = sorted(ranking.rows, key=lambda row: math.inf if row.rank is None else row.rank)
     name = metric_name(ranking.metric)
     header = ["Rank", "Layer", upper_first(name), "Effect (score)", "Damage (nats per token)",
-              "Effect per nat"]  # fmt: skip
+              "Effect per √nat"]  # fmt: skip
 
     def part(some: list[RankedLayer], caption: str) -> str:
         return table(header, [_row(row) for row in some], caption=caption, name="numbers")
 
     shown = part(
         rows[:SHOWN],
-        f"Layers by effect per nat of damage at coeff {coeff_text(ranking.coeff)}, with 95 % "
-        "intervals. <b>Bold</b>: the layer this run steered.",
+        f"Layers by effect per root of damage at coeff {coeff_text(ranking.coeff)}, with 95 % "
+        "intervals; those whose interval holds 0 come last. <b>Bold</b>: the layer this run steered.",
     )
     if len(rows) <= SHOWN:
         return shown

@@ -112,7 +112,7 @@ class RankedLayer:
     effect: Metric
     damage: Metric
     ratio: Metric
-    """Effect for each nat per token of damage."""
+    """Effect over the root of the damage."""
     rank: int | None
     steered: bool
 
@@ -128,6 +128,13 @@ class Ranking:
     spearman: Metric
     prompts: int | None = None
     """How many prompts it was run on, where they were fewer than all."""
+
+    @property
+    def first(self) -> RankedLayer | None:
+        """The layer of rank 1, None where its effect for its damage may be 0."""
+        known = [row for row in self.rows if row.ratio.has_interval and row.rank is not None]
+        best = min(known, key=lambda row: row.rank or 0, default=None)
+        return None if best is None or best.ratio.low <= 0 <= best.ratio.high else best
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ def _projected(change: Change, against: str = "") -> str:
 
 
 def _causal(steer: Steer, score: Change) -> str:
-    if steer.ablate_only or standing(score.metric, 0.0) is not Standing.BELOW:
+    specific = steer.controls and not score.as_large
+    if steer.ablate_only or not specific or standing(score.metric, 0.0) is not Standing.BELOW:
         return ""
     return (
         "What the probe reads goes along with the property, but adding more of it does the "
@@ -128,21 +129,27 @@ def _cost(steer: Steer, coeff: float, subject: str) -> str:
 
 def _behaviours(steer: Steer) -> str:
     followed: dict[str, list[str]] = {}
-    others = []
+    shared, others = [], []
     for measure in steer.grouped("behaviour"):
         change = steer.change(measure.name)
         found = standing(change.metric, 0.0)
         if found in (Standing.ABOVE, Standing.BELOW) and not change.as_large:
             said = _followed(steer, measure, change, found)
             followed.setdefault(against_controls(change), []).append(said)
+        elif found in (Standing.ABOVE, Standing.BELOW):
+            shared.append(f"{measure.label} ({change_text(change.metric)})")
         else:
             others.append(f"{measure.label} ({change_text(change.metric)})")
     sentences = []
     for against, said_alike in followed.items():
         each = "each " if len(said_alike) > 1 and against.startswith("more") else ""
         sentences.append(f"{upper_first(listed(said_alike))}, {each}{against}.")
+    cause = "the ablation" if steer.ablate_only else "the dose"
+    if shared:
+        sentences.append(
+            f"Moved by {cause}, but some random direction moves it as far: {listed(shared)}."
+        )
     if others:
-        cause = "the ablation" if steer.ablate_only else "the dose"
         sentences.append(f"Not shown to follow {cause}: {listed(others)}.")
     return " ".join(sentences)
 
@@ -191,7 +198,10 @@ def _ranking(steer: Steer) -> str:
     rows = [row for row in ranking.rows if row.ratio.known] if ranking else []
     if ranking is None or not rows:
         return ""
-    causal = max(rows, key=lambda row: row.ratio.value).layer
+    best = ranking.first
+    if best is None:
+        return "No layer's effect for its damage is shown to differ from 0."
+    causal = best.layer
     predictive = max(
         ranking.rows, key=lambda row: row.metric.value if row.metric.known else -math.inf
     ).layer

@@ -14,6 +14,10 @@ from probekit.steering.grid import BASELINE, Condition
 Row = Mapping[str, Any]
 
 
+MIN_PROMPTS = 5
+"""Fewer make no interval."""
+
+
 class Measure(NamedTuple):
     """Something read off every completion."""
 
@@ -128,8 +132,8 @@ class Doses:
     def _column(self) -> dict[Condition, int]:
         return {condition: i for i, condition in enumerate(self.conditions)}
 
-    def values(self, measure: Measure) -> tuple[Array, Array]:
-        """Return the measure of every condition, (n_conditions,), and in every draw (n_boot, ...)."""
+    def _sums(self, measure: Measure) -> tuple[Array, Array]:
+        """Return sums and weights of every prompt and condition, each (n_prompts, n_conditions)."""
         if measure.name not in self._cache:
             shape = (len(self._code), len(self.conditions))
             sums, weights = np.zeros(shape), np.zeros(shape)
@@ -140,52 +144,66 @@ class Doses:
                         i, weight = self._code[row["prompt_id"]], measure.weight(row)
                         sums[i, j] += value * weight
                         weights[i, j] += weight
-            with np.errstate(divide="ignore", invalid="ignore"):
-                value, drawn = (
-                    sums.sum(0) / weights.sum(0),
-                    (self._draws @ sums) / (self._draws @ weights),
-                )
+            self._cache[measure.name] = sums, weights
+        return self._cache[measure.name]
+
+    def values(self, measure: Measure, conditions: Sequence[Condition]) -> tuple[Array, Array]:
+        """Return the measure of some conditions, (n,), and in every draw, (n_boot, n).
+
+        Only prompts that have a value in all of them count: otherwise a strength that silences
+        some prompts would be compared with others.
+        """
+        sums, weights = self._sums(measure)
+        at = [self._column[condition] for condition in conditions]
+        whole = np.all(weights[:, at] > 0, axis=1).reshape(-1, 1)
+        sums, weights = sums[:, at] * whole, weights[:, at] * whole
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = sums.sum(0) / weights.sum(0)
+            drawn = (self._draws @ sums) / (self._draws @ weights)
             if measure.exponential:
                 value, drawn = np.exp(value), np.exp(drawn)
-            self._cache[measure.name] = (value, drawn)
-        return self._cache[measure.name]
+        # The bootstrap of a handful of prompts is far too narrow to be shown.
+        return value, drawn if int(whole.sum()) >= MIN_PROMPTS else np.full_like(drawn, np.nan)
+
+    def n_known(self, measure: Measure, condition: Condition) -> int:
+        """Return how many completions of a condition have a value."""
+        return sum(bool(np.isfinite(measure.value(row))) for row in self.rows[condition])
 
     def value(self, measure: Measure, condition: Condition) -> Interval:
         """Return a condition's value."""
-        value, drawn = self.values(measure)
-        at = self._column[condition]
-        return interval(value[at], drawn[:, at])
+        value, drawn = self.values(measure, [condition])
+        return interval(value[0], drawn[:, 0])
 
     def difference(self, measure: Measure, condition: Condition) -> Interval:
         """Return a condition's value minus the unsteered model's, paired over prompts."""
-        value, drawn = self.values(measure)
-        at, base = self._column[condition], self._column[BASELINE]
-        return interval(value[at] - value[base], drawn[:, at] - drawn[:, base])
+        value, drawn = self.values(measure, [condition, BASELINE])
+        return interval(value[0] - value[1], drawn[:, 0] - drawn[:, 1])
 
     def slope(self, measure: Measure, curve: Sequence[Condition]) -> Interval:
         """Return the least-squares slope of the measure over the coefficients of a curve."""
-        value, drawn = self.values(measure)
-        at = [self._column[condition] for condition in curve]
+        value, drawn = self.values(measure, curve)
         coeff = np.array([condition.coeff for condition in curve], dtype=float)
         centred = coeff - coeff.mean()
         weights = centred / (centred @ centred)
-        return interval(float(value[at] @ weights), drawn[:, at] @ weights)
+        return interval(float(value @ weights), drawn @ weights)
 
     def ratio(
         self, top: Measure, bottom: Measure, plus: Condition, minus: Condition
     ) -> tuple[Interval, Interval, Interval, Array]:
-        """Return effect, damage, effect per damage, and the last in every draw.
+        """Return effect, damage, effect per root of damage, and the last in every draw.
 
         Effect is half the difference of `top` between the two strengths, damage the mean of
-        `bottom` over them.
+        `bottom` over them. The root, because a divergence grows with the square of a small
+        strength and an effect with the strength: their plain ratio would say more about the
+        strength than about the layer, and grow without bound where nothing happens.
         """
-        a, b = self._column[plus], self._column[minus]
         parts = []
-        for pair in zip(self.values(top), self.values(bottom), strict=True):
-            effect = (pair[0][..., a] - pair[0][..., b]) / 2
-            damage = (pair[1][..., a] + pair[1][..., b]) / 2
+        pairs = self.values(top, [plus, minus]), self.values(bottom, [plus, minus])
+        for over, under in zip(*pairs, strict=True):
+            effect = (over[..., 0] - over[..., 1]) / 2
+            damage = (under[..., 0] + under[..., 1]) / 2
             with np.errstate(divide="ignore", invalid="ignore"):
-                parts.append((effect, damage, effect / damage))
+                parts.append((effect, damage, effect / np.sqrt(damage)))
         (effect, damage, ratio), drawn = parts
         return (
             interval(float(effect), drawn[0]),
@@ -198,7 +216,7 @@ class Doses:
 def interval(value: float, drawn: Array) -> Interval:
     """Return a value with the 95 % percentile interval of its draws."""
     good = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or len(good) < len(drawn) / 2:
+    if not np.isfinite(value) or not len(good) or len(good) < len(drawn) / 2:
         return Interval(float(value), float("nan"), float("nan"))
     low, high = np.quantile(good, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
@@ -227,7 +245,10 @@ class Usable(NamedTuple):
 def usable_range(
     doses: Doses, curve: Mapping[float, Condition], measures: Mapping[str, Measure], bound: float
 ) -> Usable:
-    """Return the unbroken run of coefficients around 0 whose damage stays within the bound.
+    """Return the unbroken run of coefficients around the gentlest one within the bound.
+
+    The gentlest is the one of the smallest divergence: 0 when adding, and when clamping the one
+    nearest to what the model's own component is.
 
     A strength is damaged when perplexity under the unsteered model is more than `bound` times the
     unsteered text's, or distinct bigrams are fewer than 1 / `bound` of it: loops have a low
@@ -242,15 +263,14 @@ def usable_range(
         distinct = doses.value(measures["distinct_2"], condition).value / base["distinct_2"]
         if not perplexity <= bound:
             reasons[coeff] = f"perplexity is {perplexity:.2f} times the unsteered"
-        elif not distinct >= 1 / bound:
+        elif distinct < 1 / bound:
             reasons[coeff] = f"distinct bigrams are {distinct:.2f} of the unsteered"
-    kept = []
-    for side in (
-        sorted(c for c in curve if c >= 0),
-        sorted((c for c in curve if c < 0), reverse=True),
-    ):
+    kept: list[float] = []
+    gentlest = min(curve, key=lambda c: (doses.value(measures["kl"], curve[c]).value, abs(c)))
+    above = sorted(c for c in curve if c >= gentlest)
+    for side in (above, sorted((c for c in curve if c < gentlest), reverse=True)):
         for coeff in side:
-            if coeff in reasons:
+            if coeff in reasons or (side is not above and gentlest in reasons):
                 break
             kept.append(coeff)
     for coeff in curve:

@@ -71,7 +71,7 @@ class Condition(NamedTuple):
     @property
     def name(self) -> str:
         """A name for files and messages."""
-        strength = "" if self.coeff is None else f"_{self.coeff:+g}"
+        strength = "" if self.coeff is None else f"_{self.coeff!r}"
         return f"{self.direction}_{self.mode}{strength}"
 
 

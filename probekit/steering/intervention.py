@@ -27,7 +27,7 @@ class Steering:
         """The model's forward pass with the edits in it; give it to `sample`."""
         self._where = where
         self._rows: Sequence[Rendered] | None = None
-        self._start: int | None = None
+        self._start = self._seen = 0
         self._covered: bool | Tensor = True
 
     @contextlib.contextmanager
@@ -50,23 +50,35 @@ class Steering:
         if self._rows is not None:
             self._covered = torch.from_numpy(self._where.mask(self._rows, n)).to(device)
             return
+        if self._where.name == "both":
+            self._covered = True
+            return
+        self._follow(kwargs, n)
+        columns = self._where.columns(self._start, self._seen - n, n)
+        everything = bool(columns.all())
+        whole = everything or not columns.any()
+        self._covered = everything if whole else torch.from_numpy(columns)[None].to(device)
+
+    def _follow(self, kwargs: Any, n: int) -> None:  # noqa: ANN401
+        """Keep account of where the prompt ends, from the key-value cache before each pass."""
         cache = kwargs.get("past_key_values")
-        offset = 0 if cache is None else int(cache.get_seq_length())
-        if cache is None and kwargs.get("use_cache") is False and self._where.name != "both":
+        if cache is None and not kwargs.get("use_cache"):
             raise SteeringError(
                 f"where {self._where.name!r}: without a key-value cache prompt and completion can "
                 "not be told apart. Generate with use_cache=True, or name the texts with "
                 "reading(rows)."
             )
-        # An empty cache begins a new text: all of that pass is prompt.
-        if offset == 0:
-            self._start = n
-        elif self._start is None:
-            self._start = offset
-        columns = self._where.columns(self._start or 0, offset, n)
-        everything = bool(columns.all())
-        whole = everything or not columns.any()
-        self._covered = everything if whole else torch.from_numpy(columns)[None].to(device)
+        offset = 0 if cache is None else int(cache.get_seq_length())
+        if offset not in (0, self._seen):
+            raise SteeringError(
+                f"where {self._where.name!r}: the key-value cache holds {offset} tokens that were "
+                "not written inside the block. Begin the text inside it, or steer both."
+            )
+        # An empty cache begins a new text. More than one column at once is prompt, in one piece or
+        # in chunks; after the first new token there is no more prompt.
+        if offset == 0 or (n > 1 and offset == self._start):
+            self._start = offset + n
+        self._seen = offset + n
 
     def edit(self, change: Callable[[Tensor], Tensor]) -> Edit:
         """Return `change` restricted to the tokens that are to be edited."""
@@ -142,17 +154,17 @@ def steered(
 
 
 def check_fits(vector: SteeringVector, backend: Backend) -> None:
-    """Raise `SteeringError` when the vector is of another width or names a layer too deep."""
+    """Raise `SteeringError` when the vector is of another width or names a layer that is none."""
     if vector.d_model != backend.d_model:
         raise SteeringError(
             f"steering vector: is {vector.d_model} wide, the model's residual stream "
             f"{backend.d_model}. Use a vector of this model."
         )
-    if vector.layers[-1] >= backend.n_layers:
-        raise SteeringError(
-            f"layer {vector.layers[-1]}: out of range. The model has layers 0 to "
-            f"{backend.n_layers - 1}."
-        )
+    for layer in vector.layers:
+        if not 0 <= layer < backend.n_layers:
+            raise SteeringError(
+                f"layer {layer}: out of range. The model has layers 0 to {backend.n_layers - 1}."
+            )
 
 
 def _changes(
@@ -167,11 +179,11 @@ def _changes(
             delta = (coeff * raw).to(like.dtype)
             found[layer] = lambda acts, by=delta: add(acts, by)  # type: ignore[misc]
             continue
-        unit = (raw / norms[layer]).float() if norms[layer] else raw.float()
         if not norms[layer]:
             raise SteeringError(
                 f"steering vector: is zero at layer {layer}, so it has no direction to {mode}."
             )
+        unit = (raw / norms[layer]).float()
         if mode == "ablate":
             found[layer] = lambda acts, u=unit: ablate(acts, u)  # type: ignore[misc]
         else:

@@ -26,7 +26,8 @@ class Journal(PartialFolder):
         path = self._file(condition)
         if not path.exists():
             return None
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not splitlines(): it also breaks at U+2028 and the like, which a text may hold.
+        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
     def write(self, condition: Condition, rows: list[dict[str, Any]]) -> None:
         """Keep the rows of a finished condition."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from probekit.activations.backends.base import Backend, Place
 from probekit.activations.backends.hooks import HooksBackend
 from probekit.activations.gather import pad, plan_batches
+from probekit.errors import SteeringError
 from probekit.models.chat import Rendered
 from probekit.models.load import LoadedModel
 
@@ -48,6 +49,8 @@ def residual_norms(
     dict[int, float]
         Layer to mean norm.
     """
+    if not rows:
+        raise SteeringError("residual norms: there are no prompts to measure them on.")
     backend = backend or HooksBackend(loaded)
     sums, count = dict.fromkeys(layers, 0.0), 0
     lengths = np.array([len(row.ids) for row in rows])

@@ -67,8 +67,8 @@ class Reader:
         rows: Sequence[Rendered],
         n_new: Sequence[int],
         steering: Callable[[], AbstractContextManager[Steering]] | None = None,
-    ) -> list[Reading | None]:
-        """Return a reading of every completion, None for one without any content token.
+    ) -> list[Reading]:
+        """Return a reading of every completion.
 
         Parameters
         ----------
@@ -79,7 +79,7 @@ class Reader:
         steering
             Opens the steered block that the texts were written in; None when they were not.
         """
-        found: list[Reading | None] = [None] * len(rows)
+        found: dict[int, Reading] = {}
         for index in self._groups(rows):
             lengths = np.array([len(rows[i].ids) for i in index])
             for batch in plan_batches(lengths, self.batch_tokens):
@@ -89,14 +89,12 @@ class Reader:
                 )
                 for i, reading in zip(chosen, readings, strict=True):
                     found[i] = reading
-        return found
+        return [found[i] for i in range(len(rows))]
 
     def _groups(self, rows: Sequence[Rendered]) -> list[list[int]]:
-        """Return the rows that the position rule can read, and those with content that it can not."""
+        """Return the rows that the position rule can read, and those that it can not."""
         readable, rest = [], []
         for i, row in enumerate(rows):
-            if row.start == row.stop:
-                continue
             try:
                 self.rule.resolve(row)
                 readable.append(i)

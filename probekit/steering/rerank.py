@@ -16,16 +16,20 @@ from probekit.steering.grid import Condition
 
 
 def rerank_coeff(config: SteerConfig, usable: Sequence[float]) -> float:
-    """Return the strength of the re-ranking: as asked, or half of what is usable on both sides.
+    """Return the strength of the re-ranking: as asked, or half of what is usable.
 
-    Half, because other layers may be more fragile than the probe's own. Half the smallest strength
-    of the grid where none was usable; 0.1 where there is no grid.
+    Half of the smaller side, of those that the grid has, because other layers may be more fragile
+    than the probe's own. Half the smallest strength of the grid where none was usable; 0.1 for
+    modes other than add, whose coefficients are no strengths to add.
     """
     if config.rerank_coeff is not None:
         return config.rerank_coeff
-    smallest = min((abs(c) for c in config.grid() if c), default=0.2)
-    both_sides = min(-min(usable, default=0.0), max(usable, default=0.0))
-    return max(both_sides, smallest) / 2
+    if config.mode != "add":
+        return 0.1
+    grid = config.grid()
+    sides = [-min(usable, default=0.0)] if grid[0] < 0 else []
+    sides += [max(usable, default=0.0)] if grid[-1] > 0 else []
+    return max(min(sides), min(abs(c) for c in grid if c)) / 2
 
 
 def rerank_conditions(layers: Sequence[int], coeff: float) -> list[Condition]:
@@ -48,8 +52,10 @@ def rank_layers(
     """Return every layer's predictive metric, causal effect, damage and their ratio, ranked.
 
     The effect of a layer is half the difference of the chosen probe's clean score between the two
-    strengths, its damage the mean KL to the unsteered model, in nats per token. The yardstick is
-    the same for all layers; only the place of the intervention changes.
+    strengths, its damage the mean KL to the unsteered model in nats per token, and the ratio the
+    effect over the root of the damage. The yardstick is the same for all layers; only the place
+    of the intervention changes. Layers whose ratio's interval holds 0 come after all others: a
+    ratio of noise to almost no damage can be large.
 
     Parameters
     ----------
@@ -84,7 +90,9 @@ def rank_layers(
                 "steered": layer in steered,
             }
         )
-    order = sorted(found, key=lambda row: -_comparable(row["ratio"]["value"]))
+    for row in found:
+        row["established"] = bool(row["ratio"]["low"] > 0 or row["ratio"]["high"] < 0)
+    order = sorted(found, key=lambda r: (not r["established"], -_comparable(r["ratio"]["value"])))
     for rank, row in enumerate(order, 1):
         row["rank"] = rank
     coeff = doses.conditions[0].coeff

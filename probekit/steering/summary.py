@@ -128,8 +128,13 @@ class Summary:
         for measure in self.measures:
             values[measure.name] = self.doses.value(measure, condition).to_json()
             differences[measure.name] = self.doses.difference(measure, condition).to_json()
-        n = len(self.rows[condition])
-        return {**condition._asdict(), "n": n, "values": values, "differences": differences}
+        return {
+            **condition._asdict(),
+            "n": len(self.rows[condition]),
+            "n_scored": self.doses.n_known(self.by_name["score"], condition),
+            "values": values,
+            "differences": differences,
+        }
 
     def _dose(self, measure: Measure) -> dict[str, Any]:
         """Return the slope over the usable strengths and its place among the random directions.
@@ -171,7 +176,7 @@ class Summary:
             "high": max(coeffs, default=None),
             "coeffs": coeffs,
             "bound": self.config.damage_bound,
-            "reasons": {f"{coeff:g}": words for coeff, words in sorted(reasons.items())},
+            "reasons": {f"{coeff:.10g}": words for coeff, words in sorted(reasons.items())},
         }
 
     def _rerank(self, rows: Rows, steered: Sequence[int]) -> dict[str, Any]:

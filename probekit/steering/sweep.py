@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def steer_sweep(
     judge: Judge | None = None,
     resume: bool = False,
     force: bool = False,
+    arguments: Mapping[str, Any] | None = None,
     progress: Progress = lambda what, done, total: None,
     finish: Callable[[Path], object] = lambda folder: None,
 ) -> SteerResult:
@@ -101,7 +102,10 @@ def steer_sweep(
     behaviours, judge
         Name what a completion does.
     resume, force
-        Continue an interrupted sweep; replace what is at `out`.
+        Continue an interrupted sweep; replace what is at `out`. A sweep can be continued with more
+        coefficients or controls, or in other batches: what is finished is kept.
+    arguments
+        For the run record, when there is more to it than the settings.
     progress
         Told `("steering", completions done, completions in all)`.
     finish
@@ -120,7 +124,7 @@ def steer_sweep(
     journal = Journal.beside(out)
     journal.open(plan.settings(), resume=resume, force=force)
     try:
-        result = plan.run(journal, progress)
+        result = plan.run(journal, progress, arguments)
         with atomic_directory(out, force=force) as folder:
             result.save(folder)
             finish(folder)
@@ -143,7 +147,9 @@ class _Plan:
     unit: SteeringVector
     """Of norm 1 at every steered layer."""
     norms: dict[int, float]
-    """Mean residual norm of every layer that is steered."""
+    """Mean residual norm of every steered layer at the vector's site."""
+    own_norms: dict[int, float]
+    """The same of the probes' layers at the probes' site, for the re-ranking; else empty."""
 
     @classmethod
     def make(
@@ -159,6 +165,8 @@ class _Plan:
         """Load the probes, check everything against the model, and measure its residual norms."""
         if not prompts:
             raise SteeringError("prompts: there are none. Expected at least one.")
+        if len({prompt.id for prompt in prompts}) < len(prompts):
+            raise SteeringError("prompts: two have the same id. Ids must be unique.")
         probes, chosen = Probe.load_layers(probe), Probe.load(probe)
         Scorer(chosen, loaded, batch_tokens=config.batch_tokens)  # proves that it is their model
         reader = Reader(loaded, probes, batch_tokens=config.batch_tokens)
@@ -169,18 +177,25 @@ class _Plan:
             wanted = None if config.layers is None else parse_layers(config.layers, n_layers)
             unit = (vector if wanted is None else vector.only(wanted)).unit()
         check_fits(unit, reader.backend)
+        _same_model(unit, loaded)
         writer = ConditionWriter(
             loaded, prompts, reader, layer=chosen.layer, where=config.where,
             behaviours=behaviours, judge=judge,
         )  # fmt: skip
-        every = sorted({*unit.layers, *([p.layer for p in probes] if config.rerank else [])})
-        norms = residual_norms(
-            loaded, writer.rendered, every, site=unit.site, backend=reader.backend,
-            batch_tokens=config.batch_tokens,
-        )  # fmt: skip
-        return cls(writer, config, str(probe), chosen, probes, unit, norms)
 
-    def run(self, journal: Journal, progress: Progress) -> SteerResult:
+        def norms(site: str, layers: Sequence[int]) -> dict[int, float]:
+            return residual_norms(
+                loaded, writer.rendered, layers, site=site, backend=reader.backend,
+                batch_tokens=config.batch_tokens,
+            )  # fmt: skip
+
+        own = norms(chosen.site, [p.layer for p in probes]) if config.rerank else {}
+        steered_norms = norms(unit.site, unit.layers)
+        return cls(writer, config, str(probe), chosen, probes, unit, steered_norms, own)
+
+    def run(
+        self, journal: Journal, progress: Progress, arguments: Mapping[str, Any] | None
+    ) -> SteerResult:
         """Take every direction through its strengths and compute the figures."""
         run, config, writer = (
             _Run(self.writer, journal, self.config, progress),
@@ -195,7 +210,7 @@ class _Plan:
         )  # fmt: skip
         reranked: Rows = {}
         if config.rerank:
-            own = SteeringVector.from_probes(self.probes).in_norms(self.norms)
+            own = SteeringVector.from_probes(self.probes).in_norms(self.own_norms)
             usable = summary.usable.coeffs if config.mode != "ablate" else []
             reranked = run.rerank(own, rerank_coeff(config, usable))
         found = summary.to_json(reranked, steered=self.unit.layers)
@@ -203,34 +218,42 @@ class _Plan:
         found["vector"] = {
             "source": self.unit.source,
             "site": self.unit.site,
+            "weights_fingerprint": self.unit.model.get("weights_fingerprint"),
             "layers": self.unit.layers,
             "norms": {layer: self.norms[layer] for layer in self.unit.layers},
         }
         found["judge"] = _judged(rows, writer.judge)
         found["provenance"] = {
-            **run_record("steer", dataclasses.asdict(config), seed=config.seed),
+            **run_record("steer", dict(arguments or dataclasses.asdict(config)), seed=config.seed),
             **writer.loaded.describe(),
         }
         return SteerResult(found, rows, reranked, scaled)
 
     def settings(self) -> dict[str, Any]:
         """Return what must not change between an interrupted sweep and its continuation."""
-        writer = self.writer
-        texts = [[p.id, [[m.role, m.content] for m in p.prompt or ()]] for p in writer.prompts]
-        arrays = b"".join(v.tobytes() for v in self.unit.vectors.values())
-        rules, judge = None, writer.judge
-        if writer.behaviours is not None and writer.behaviours.path is not None:
-            rules = _digest(writer.behaviours.path.read_bytes())
+        writer, config = self.writer, self.config
+        rows = [
+            [p.id, p.tags, r.ids.tolist()]
+            for p, r in zip(writer.prompts, writer.rendered, strict=True)
+        ]
+        judge = writer.judge
         return {
-            **dataclasses.asdict(self.config),
-            "probe": f"{self.chosen.cell} {_digest(self.chosen.coef.tobytes())}",
-            "directions": _digest(arrays),
-            "prompts": _digest(json.dumps(texts).encode()),
+            **{name: getattr(config, name) for name in DECISIVE},
+            "probes": _digest([[str(p.cell), p.coef.tolist(), p.bias] for p in self.probes]),
+            "directions": _digest([[n, v.tolist()] for n, v in self.unit.vectors.items()]),
+            "prompts": _digest(rows),
             "model": writer.loaded.fingerprint,
             "dtype": writer.loaded.dtype,
-            "behaviours": rules,
-            "judge": None if judge is None else [judge.url, judge.model],
+            "behaviours": writer.behaviours and _digest(writer.behaviours.describe()),
+            "judge": judge and [judge.url, judge.model],
         }
+
+
+DECISIVE = (
+    "where", "samples", "max_new_tokens", "temperature", "top_p", "rerank_prompts", "seed",
+)  # fmt: skip
+"""Settings that decide what is in a condition's rows. The others choose conditions, or batches, on
+which a completion does not depend."""
 
 
 class _Run:
@@ -270,6 +293,8 @@ class _Run:
         found: Rows = {}
         for i, condition in enumerate(todo):
             rows = self.journal.read(condition)
+            if rows is not None and self.writer.fill_gaps(rows):
+                self.journal.write(condition, rows)
             if rows is None:
                 rows = self.writer.write(
                     condition,
@@ -303,8 +328,18 @@ def _directions(
     return SteeringVector.from_probes([known[layer] for layer in wanted])
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def _digest(value: Any) -> str:  # noqa: ANN401 - a JSON value
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
+    """Refuse a vector that says it belongs to other weights."""
+    own = vector.model.get("weights_fingerprint", loaded.fingerprint)
+    if own != loaded.fingerprint:
+        raise SteeringError(
+            f"steering vector: was made for weights {own} ({vector.model.get('model')!r}), the "
+            f"model's are {loaded.fingerprint}. Use a vector of this model."
+        )
 
 
 def _judged(rows: Rows, judge: Judge | None) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ class SteeringVector:
     def __post_init__(self) -> None:
         if not self.vectors:
             raise SteeringError("steering vector: has no layer. Expected one vector at least.")
-        clean = {int(layer): np.asarray(v, dtype=np.float64) for layer, v in self.vectors.items()}
+        clean = {int(layer): np.array(v, dtype=np.float64) for layer, v in self.vectors.items()}
         object.__setattr__(self, "vectors", dict(sorted(clean.items())))
         widths = {vector.shape for vector in self.vectors.values()}
         if len(widths) > 1 or len(next(iter(widths))) != 1:

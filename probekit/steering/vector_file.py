@@ -72,8 +72,14 @@ def _read_safetensors(path: Path) -> SteeringVector:
             f"{path}: has format version {header['format_version']}, this probekit reads up to "
             f"{FORMAT_VERSION}. Update probekit."
         )
-    vectors = {int(name.removeprefix("layer.")): values for name, values in tensors.items()}
-    return SteeringVector(vectors, header["site"], header["source"], header["model"])
+    try:
+        vectors = {int(name.removeprefix("layer.")): values for name, values in tensors.items()}
+        return SteeringVector(vectors, header["site"], header["source"], header["model"])
+    except (ValueError, KeyError) as error:
+        raise SteeringError(
+            f"{path}: is damaged ({type(error).__name__}: {error}). Expected tensors layer.N and a "
+            "header with site, source and model."
+        ) from error
 
 
 def _write_gguf(vector: SteeringVector, path: Path) -> None:

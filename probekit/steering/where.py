@@ -19,8 +19,8 @@ EXPECTED = "both, prompt, generated, prompt_end, all, mean, first:K or token:I"
 class Where:
     """The tokens to edit: `prompt`, `generated`, `both`, or those that a position rule reads.
 
-    `all` and `mean` read every completion token, so they edit what `generated` edits (without the
-    token that closes the turn). Rules that count from the end of the completion (`last`,
+    `all` and `mean` read every completion token, so they edit what `generated` edits. Rules that
+    count from the end of the completion (`last`,
     `turn_end`, `token:-1`) are known only once a text is whole.
     """
 

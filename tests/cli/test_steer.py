@@ -68,7 +68,9 @@ def test_it_prints_slopes_controls_and_the_report(rating, tmp_path, capsys):
     assert run(*steer(rating, tmp_path / "out", "--behaviours", "sentiment")) == 0
     text = capsys.readouterr().out
     assert "4 prompts x 2 samples, 2 random controls" in text
-    assert "usable   coeff" in text
+    assert "usable   " in text
+    assert "at least 0.333" in text
+    assert "damage at coeff" in text
     assert "rate:positive" in text
     assert "p = " in text
     assert text.splitlines()[-1] == f"report   {tmp_path / 'out' / 'report.html'}"
@@ -93,7 +95,8 @@ def test_a_judge_that_answers_and_one_that_is_down(rating, tmp_path, capsys):
     assert run(*argv, "--judge-url", "http://127.0.0.1:9/v1", "--judge-timeout", "1") == 0
     assert "completions got no answer" in capsys.readouterr().out
     report = (tmp_path / "b" / "report.html").read_text()
-    assert "judge" in report
+    assert "http://127.0.0.1:9/v1" in report
+    assert "http://127.0.0.1:9/v1" not in (tmp_path / "a" / "report.html").read_text()
     assert run(*steer(rating, tmp_path / "c", "--judge-url", "http://x/v1")) == 1
     assert "Pass --behaviours" in capsys.readouterr().err
 
@@ -139,6 +142,7 @@ def bad_inputs(rating, folder, tiny):
         "too long": (ok("--max-new-tokens", "600"), "the model's context is 512"),
         "existing output": (steer(rating, folder / "there"), "already exists. Pass --force"),
         "negative limit": (ok("--limit", "-1"), "limit -1"),
+        "negative seed": (ok("--seed", "-1"), "seed -1"),
         "no temperature": (ok("--temperature", "-2"), "temperature -2.0"),
     }  # fmt: skip
 

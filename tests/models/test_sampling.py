@@ -11,7 +11,7 @@ from probekit.data.rows import Example, Message
 from probekit.errors import ModelError
 from probekit.models.chat import Rendered, render
 from probekit.models.load import load_model
-from probekit.models.sampling import SamplingConfig, choose, sample, stop_ids, uniforms
+from probekit.models.sampling import SamplingConfig, choose, closing_id, sample, stop_ids, uniforms
 from tests.tiny import ARCHITECTURES, save_tiny
 
 QUESTIONS = ["hi", "hello there, how are you?", "a b", "what?"]
@@ -136,9 +136,17 @@ def test_the_whole_range_of_uniforms_is_safe():
 
 
 def test_nucleus_of_a_large_flat_vocabulary_is_sorted_whole():
+    """Nine tenths of 5,000 equal tokens are 4,500 of them, not the first 1,024 looked at."""
+    uniform = (torch.arange(20_000) + 0.5) / 20_000
     config = SamplingConfig(top_p=0.9)
-    token, _ = choose(torch.zeros((1, 5000)), torch.tensor([0.99]), config)
-    assert token.item() < 5000
+    token, _ = choose(torch.zeros((1, 5000)).expand(20_000, 5000), uniform, config)
+    assert len(token.unique()) == pytest.approx(4500, abs=2)
+
+
+def test_a_completion_is_closed_as_the_chat_template_closes_one(llama):
+    closing = closing_id(llama)
+    row = render(Example("x", "x", (Message("user", "q"),), "answer"), llama.tokenizer)
+    assert row.ids[row.turn_end] == closing == 2
 
 
 def test_a_cut_completion_is_closed_as_the_template_would(llama):
@@ -164,6 +172,7 @@ def test_a_cut_completion_is_closed_as_the_template_would(llama):
         ({"temperature": -1.0}, "temperature -1.0: expected"),
         ({"top_p": 0.0}, "top_p 0.0: expected"),
         ({"samples": 0}, "samples 0: expected"),
+        ({"seed": -1}, "seed -1: expected"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):

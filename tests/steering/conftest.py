@@ -17,7 +17,7 @@ from probekit.steering import SteeringVector
 from tests.activations.memory import MemoryRows
 from tests.tiny import D_MODEL, save_tiny
 
-QUESTIONS = ["hi", "hello there, you", "a", "what is it?"]
+QUESTIONS = ["hi", "hello there, you", "a", "what is it?", "go on", "tell me more now"]
 
 
 def prompts(questions=QUESTIONS):

@@ -85,18 +85,48 @@ def test_no_effect_is_not_called_one():
 
 
 def test_perplexity_is_over_tokens_and_gaps_are_left_out():
+    def row(name, **fields):
+        return {
+            "prompt_id": name,
+            "nll": 1.0,
+            "n_tokens": 30,
+            "scores": {},
+            "category": None,
+            **fields,
+        }
+
+    full = {"nll": 4.0, "n_tokens": 10, "scores": {"3": 2.0}, "category": "yes"}
     rows = {
         BASELINE: [
-            {"prompt_id": "a", "nll": 1.0, "n_tokens": 30, "scores": {}, "category": None},
-            {"prompt_id": "b", "nll": 4.0, "n_tokens": 10, "scores": {"3": 2.0}, "category": "yes"},
-            {"prompt_id": "b", "nll": None, "n_tokens": 1, "scores": {"3": None}, "category": "no"},
+            *(row(f"p{i}") for i in range(4)),
+            row("b", **full),
+            row("b", **{**full, "nll": None, "scores": {"3": None}, "category": "no"}),
         ]
     }
     doses, m = Doses(rows), measures()
-    assert doses.value(m["perplexity"], BASELINE).value == pytest.approx(math.exp(70 / 40))
+    perplexity = doses.value(m["perplexity"], BASELINE)
+    assert perplexity.value == pytest.approx(math.exp((4 * 30 + 40) / 130))
+    assert perplexity.low < perplexity.value < perplexity.high
     assert doses.value(m["score"], BASELINE).value == 2.0
+    assert doses.n_known(m["score"], BASELINE) == 1
     assert doses.value(m["rate:yes"], BASELINE).value == 0.5
-    assert doses.value(m["length"], BASELINE).value == pytest.approx(41 / 3)
+    assert doses.value(m["length"], BASELINE).value == pytest.approx(140 / 6)
+    # One prompt with a score makes no interval.
+    assert math.isnan(doses.value(m["score"], BASELINE).low)
+
+
+def test_a_strength_that_silences_prompts_is_compared_on_those_that_still_speak():
+    """Without pairing, losing the low-scoring prompts would look like a rise."""
+    rows = sweep(lambda c: 0.0, noise=0.1)
+    order = sorted(rows[BASELINE], key=lambda row: row["scores"]["3"])
+    silenced = {row["prompt_id"] for row in order[: len(order) // 2]}
+    for row in rows[at(2.0)]:
+        if row["prompt_id"] in silenced:
+            row["scores"] = {"3": None}
+    doses, score = Doses(rows), measures()["score"]
+    assert doses.value(score, at(2.0)).value > doses.value(score, BASELINE).value + 1
+    assert abs(doses.difference(score, at(2.0)).value) < 0.2
+    assert abs(doses.slope(score, [at(c) for c in COEFFS]).value) < 0.1
 
 
 def test_the_rank_among_controls():
@@ -139,5 +169,27 @@ def test_effect_per_damage_in_closed_form():
     effect, damage, ratio, drawn = Doses(rows).ratio(m["score"], m["kl"], at(2.0), at(-2.0))
     assert effect.value == pytest.approx(1.0)
     assert damage.value == pytest.approx(2.0)
-    assert ratio.value == pytest.approx(0.5)
-    np.testing.assert_allclose(drawn, 0.5)
+    assert ratio.value == pytest.approx(1.0 / math.sqrt(2.0))
+    np.testing.assert_allclose(drawn, 1.0 / math.sqrt(2.0))
+    # Half the strength, a quarter of the divergence: the same ratio, so doses can be compared.
+    weak = Doses(sweep(lambda c: 0.5 * c, noise=0.0, kl=lambda c: c**2 / 2))
+    ratios = [weak.ratio(m["score"], m["kl"], at(c), at(-c))[2].value for c in (1.0, 2.0)]
+    assert ratios[0] == pytest.approx(ratios[1])
+
+
+def test_clamping_is_usable_around_the_gentlest_value():
+    curve = {c: Condition("probe", "clamp", c) for c in COEFFS}
+    rows = {
+        BASELINE: sweep(lambda c: c)[BASELINE],
+        **{
+            curve[c]: sweep(
+                lambda c: c,
+                nll=lambda _, c=c: 2.0 if c >= 1 else 3.0,
+                kl=lambda _, c=c: abs(c - 1),
+            )[BASELINE]
+            for c in COEFFS
+        },
+    }
+    usable = usable_range(Doses(rows), curve, measures(), 1.5)
+    assert usable.coeffs == [1.0, 2.0]
+    assert set(usable.reasons) == {-2.0, -1.0, 0.0}

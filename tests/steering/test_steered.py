@@ -82,6 +82,25 @@ def test_blocks_nest_and_add_up(loaded, rendered, vector):
         assert write(loaded, rendered) == written
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_blocks_nest_on_every_backend_and_close_one_by_one(loaded, vector, name):
+    backend = make_backend(name, loaded)
+    options = {"input_ids": TEXT, "attention_mask": torch.ones_like(TEXT), "use_cache": False}
+
+    def logits(forward):
+        with torch.inference_mode():
+            return forward(**options).logits.clone()
+
+    with steered(loaded, vector, 0.7, backend=backend) as single:
+        alone = logits(single.forward)
+    with steered(loaded, vector, 2.0, backend=backend) as double:
+        whole = logits(double.forward)
+    with steered(loaded, vector, 0.7, backend=backend) as outer:
+        with steered(loaded, vector, 1.3, backend=backend) as inner:
+            torch.testing.assert_close(logits(inner.forward), whole, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(logits(outer.forward), alone)
+
+
 def test_the_inner_block_edits_what_the_outer_left(loaded, vector):
     with steered(loaded, vector, 5.0), steered(loaded, vector, mode="ablate"):
         inner_last = residuals(loaded)[1]
@@ -221,8 +240,41 @@ def test_without_a_cache_prompt_and_completion_can_not_be_told_apart(loaded, vec
     ):
         loaded.model(input_ids=TEXT, use_cache=False)
     with (
+        steered(loaded, vector, 1.0, where="generated"),
+        pytest.raises(SteeringError, match="without a key-value cache"),
+    ):
+        loaded.model(input_ids=TEXT)  # makes a cache of its own, which nobody continues
+    with (
         steered(loaded, vector, 1.0, where="last"),
         pytest.raises(SteeringError, match="not known before"),
     ):
-        write(loaded, [])
-        loaded.model(input_ids=TEXT)
+        loaded.model(input_ids=TEXT, use_cache=True)
+
+
+def test_a_cache_from_outside_the_block_is_refused_where_it_matters(loaded, vector):
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=loaded.model.config)
+    with torch.inference_mode():
+        loaded.model(input_ids=TEXT, past_key_values=cache, use_cache=True)
+        with steered(loaded, vector, 1.0):
+            loaded.model(input_ids=TEXT[:, :1], past_key_values=cache, use_cache=True)
+        with (
+            steered(loaded, vector, 1.0, where="generated"),
+            pytest.raises(SteeringError, match="21 tokens that were not written inside the block"),
+        ):
+            loaded.model(input_ids=TEXT[:, :1], past_key_values=cache, use_cache=True)
+
+
+@pytest.mark.parametrize("where", ["prompt", "generated", "prompt_end"])
+def test_a_prompt_in_chunks_is_one_prompt(loaded, rendered, vector, where):
+    row = max(rendered, key=lambda r: len(r.ids))
+    ids = torch.from_numpy(row.ids.astype(np.int64))[None]
+    ids = ids[:, : len(row.ids) // 4 * 4]  # a last chunk of one token would look like a new one
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 2}
+    mask = torch.ones_like(ids)
+    with steered(loaded, vector, 2.0, where=where):
+        whole = loaded.model.generate(ids, attention_mask=mask, **options)
+        pieces = loaded.model.generate(ids, attention_mask=mask, prefill_chunk_size=4, **options)
+    if where != "prompt_end":  # which chunk is the last is not known while it runs
+        assert pieces.tolist() == whole.tolist()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from probekit.behaviours import Behaviours
-from probekit.errors import OutputError, ProbeError, SteeringError
+from probekit.behaviours import Behaviours, Judge
+from probekit.errors import ModelError, OutputError, ProbeError, SteeringError
 from probekit.models.load import load_model
 from probekit.probes import Probe
 from probekit.reports import write_steer_report
 from probekit.steering import SteerConfig, SteeringVector, steer_sweep
 from probekit.steering.grid import BASELINE, Condition
+from tests.behaviours.test_judge import Endpoint, says
 from tests.steering.conftest import prompts
 from tests.tiny import save_tiny
 
@@ -34,16 +37,20 @@ def test_the_directory_holds_everything_and_only_that(result):
     names = {"steer.json", "completions.jsonl", "run.json", "vector.safetensors", "report.html"}
     assert {path.name for path in out.iterdir()} == names
     summary = json.loads((out / "steer.json").read_text())
-    rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (out / "completions.jsonl").read_text().split("\n") if line
+    ]
     assert summary["complete"] is True
-    assert summary["n"]["completions"] == len(rows) == (1 + 3 * 3) * 8
+    assert summary["n"]["completions"] == len(rows) == (1 + 3 * 3) * 12
     assert summary["provenance"]["weights_fingerprint"]
     assert {m["name"] for m in summary["measures"]} == set(summary["doses"])
 
 
 def test_figures_follow_from_the_completions(result):
     found, out = result
-    rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (out / "completions.jsonl").read_text().split("\n") if line
+    ]
     for condition in found.summary["conditions"]:
         own = [
             r
@@ -51,7 +58,7 @@ def test_figures_follow_from_the_completions(result):
             if (r["direction"], r["coeff"]) == (condition["direction"], condition["coeff"])
             and r["mode"] == condition["mode"]
         ]
-        assert condition["n"] == len(own) == 8
+        assert condition["n"] == len(own) == 12
         scores = [r["score"] for r in own if r["score"] is not None]
         assert condition["values"]["score"]["value"] == pytest.approx(np.mean(scores))
         tokens = sum(r["n_tokens"] for r in own if r["nll"] is not None)
@@ -93,7 +100,7 @@ def test_an_interrupt_before_anything_is_finished_leaves_nothing(loaded, fitted,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("after", [8, 13, 37, 70])
+@pytest.mark.parametrize("after", [12, 20, 55, 105])
 def test_an_interrupted_sweep_resumes_to_the_same_result(loaded, fitted, result, tmp_path, after):
     found, _ = result
     out = tmp_path / "out"
@@ -106,7 +113,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_result(loaded, fitted, result,
         steer_sweep(loaded, fitted, prompts(), out, SMALL, progress=progress)
     assert not out.exists()
     kept = sorted(path.name for path in (tmp_path / "out.partial").glob("*.jsonl"))
-    assert len(kept) == after // 8
+    assert len(kept) == after // 12
     with pytest.raises(OutputError, match="an interrupted steering sweep is here. Pass --resume"):
         steer_sweep(loaded, fitted, prompts(), out, SMALL)
     changed = SteerConfig(coeffs="-1:1:1", samples=1, max_new_tokens=8, random_controls=2)
@@ -117,10 +124,92 @@ def test_an_interrupted_sweep_resumes_to_the_same_result(loaded, fitted, result,
         loaded, fitted, prompts(), out, SMALL, resume=True,
         progress=lambda what, done, total: seen.append(done),
     )  # fmt: skip
-    assert resumed.rows == found.rows
+    assert {c: resumed.rows[c] for c in found.rows} == found.rows
     for key in ("conditions", "doses", "ablation", "usable"):
         assert resumed.summary[key] == found.summary[key]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_sweep_can_be_continued_with_more_and_in_other_batches(loaded, fitted, result, tmp_path):
+    """What is finished stays; a completion depends neither on its batch nor on the grid."""
+    found, _ = result
+    out, few = tmp_path / "out", dataclasses.replace(SMALL, coeffs="1", random_controls=0)
+
+    def progress(what, done, total):
+        if done == total:
+            raise Stop
+
+    with pytest.raises(Stop):
+        steer_sweep(loaded, fitted, prompts(), out, few, progress=progress)
+    more = dataclasses.replace(SMALL, batch=3, batch_tokens=100)
+    assert (
+        steer_sweep(loaded, fitted, prompts(), out, more, resume=True).rows.keys()
+        == found.rows.keys()
+    )
+
+
+def test_what_decides_the_rows_must_not_change_on_resume(loaded, fitted, tmp_path):
+    fit = tmp_path / "fit"
+    shutil.copytree(fitted, fit)
+    out = tmp_path / "out"
+
+    def progress(what, done, total):
+        if done > 12:
+            raise Stop
+
+    with pytest.raises(Stop):
+        steer_sweep(loaded, fit, prompts(), out, SMALL, progress=progress)
+
+    def changed(match, **options):
+        with pytest.raises(OutputError, match=match):
+            steer_sweep(
+                loaded, fit, **{"prompts": prompts(), **options}, out=out, config=SMALL, resume=True
+            )
+
+    changed("was started with prompts", prompts=prompts()[:-1])
+    changed("was started with directions", vector=SteeringVector({1: np.ones(16)}))
+    rules = Behaviours("mine", (), "other")
+    changed("was started with behaviours", behaviours=rules)
+    tensors = load_file(fit / "probes.safetensors")
+    shifted = {k: v + 1.0 if k.endswith("bias") else v for k, v in tensors.items()}
+    save_file(shifted, fit / "probes.safetensors")
+    header = json.loads((fit / "probes.json").read_text())
+    (fit / "probes.json").write_text(json.dumps({**header, "reference": None}))
+    changed("was started with probes")
+
+
+def test_a_line_separator_in_a_text_is_no_end_of_a_row(loaded, fitted, tmp_path):
+    odd = [*prompts(), *prompts(["a\u2028b\x85c"])]
+    odd[-1] = dataclasses.replace(odd[-1], id="odd")
+    config = dataclasses.replace(SMALL, random_controls=0)
+    found = steer_sweep(loaded, fitted, odd, tmp_path / "out", config, finish=write_steer_report)
+    assert "\u2028" in found.rows[BASELINE][-1]["prompt"]
+
+
+def test_gaps_of_the_judge_are_asked_again_on_resume(loaded, fitted, tmp_path):
+    rules, down = Behaviours.load("sentiment"), "http://127.0.0.1:9/v1"
+    config = dataclasses.replace(SMALL, random_controls=1)
+
+    def progress(what, done, total):
+        if done > 24:
+            raise Stop
+
+    with Endpoint(lambda body, n: (500, "no") if down else (200, says("neutral"))) as endpoint:
+        judge = Judge(rules, endpoint.url, "m", give_up_after=1, attempts=1)
+        with pytest.raises(Stop):
+            steer_sweep(
+                loaded, fitted, prompts(), tmp_path / "out", config,
+                behaviours=rules, judge=judge, progress=progress,
+            )  # fmt: skip
+        down = ""
+        found = steer_sweep(
+            loaded, fitted, prompts(), tmp_path / "out", config,
+            behaviours=rules, judge=Judge(rules, endpoint.url, "m"), resume=True,
+        )  # fmt: skip
+    assert found.summary["judge"]["failed"] == 0
+    assert found.summary["judge"]["asked"] == 12 * 4  # baseline, two strengths, ablated
+    random = next(rows for c, rows in found.rows.items() if c.direction == "random-01")
+    assert {row["judge"] for row in random} == {None}
 
 
 def test_what_is_there_is_not_overwritten(loaded, fitted, result):
@@ -219,11 +308,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(loaded, fitted,
     refused("weights_fingerprint is", ProbeError, loaded=load_model(str(other), dtype="float32"))
     wide = save_tiny(tmp_path / "wide", "gpt2")
     refused("fingerprint|width", ProbeError, loaded=load_model(str(wide), dtype="float32"))
-    refused("layer 7: the model has 3", Exception, config=SteerConfig(layers="7"))
+    refused("layer 7: the model has 3", ModelError, config=SteerConfig(layers="7"))
     refused("7 wide, the model's residual stream 16", vector=SteeringVector({1: np.ones(7)}))
     refused("layer 3: out of range", vector=SteeringVector({3: np.ones(16)}))
     refused("zero at layer 1", vector=SteeringVector({1: np.zeros(16)}))
+    refused("layer -1: out of range", vector=SteeringVector({-1: np.ones(16)}))
+    foreign = SteeringVector({1: np.ones(16)}, model={"weights_fingerprint": "abc", "model": "m"})
+    refused("made for weights abc \\('m'\\)", vector=foreign)
     refused("there are none", prompts=[])
+    refused("two have the same id", prompts=[*prompts(), prompts()[0]])
     refused("is not a probe", ProbeError, probe=tmp_path / "nothing")
     broken = tmp_path / "broken"
     shutil.copytree(fitted, broken)
@@ -233,8 +326,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(loaded, fitted,
 
 def _spoil(folder):
     """Put NaN into every coefficient of a fit."""
-    from safetensors.numpy import load_file, save_file
-
     tensors = load_file(folder / "probes.safetensors")
     save_file(
         {k: np.full_like(v, np.nan) for k, v in tensors.items()}, folder / "probes.safetensors"

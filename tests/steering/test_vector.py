@@ -46,6 +46,13 @@ def test_layers_of_one_side_count_as_zero_in_the_other():
     assert u.cosine(v) == 0.0
 
 
+def test_it_is_a_value_and_not_a_view():
+    raw = np.ones(3)
+    vector = SteeringVector({1: raw})
+    raw[:] = 7.0
+    assert vector.norm() == pytest.approx(np.sqrt(3))
+
+
 def test_norm_and_cosine_are_those_of_all_layers_end_to_end():
     u, v = drawn(0), drawn(1)
     a, b = (np.concatenate(list(x.vectors.values())) for x in (u, v))
@@ -180,7 +187,10 @@ def test_files_that_are_no_vectors_are_refused(tmp_path):
     (tmp_path / "junk.gguf").write_bytes(b"junk")
     newer = '{"format": "probekit.steering_vector", "format_version": 99}'
     save_file({"layer.1": np.ones(3)}, tmp_path / "new.safetensors", metadata={"probekit": newer})
+    own = '{"format": "probekit.steering_vector", "format_version": 1}'
+    save_file({"x": np.ones(3)}, tmp_path / "odd.safetensors", metadata={"probekit": own})
     for name, message in (
+        ("odd.safetensors", "is damaged"),
         ("foreign.safetensors", "is not a steering vector"),
         ("junk.safetensors", "can not be read as safetensors"),
         ("junk.gguf", "can not be read as GGUF"),

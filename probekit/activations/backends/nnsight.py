@@ -38,6 +38,7 @@ class NNsightBackend:
         self.n_layers = len(self._envoy(self._names.blocks))
         self.d_model = int(model.config.get_text_config().hidden_size)
         self.backbone: nn.Module = model.base_model
+        self._edits: list[Mapping[Place, Edit]] = []
 
     def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
         """See `Backend.run`."""
@@ -52,7 +53,14 @@ class NNsightBackend:
     @contextlib.contextmanager
     def editing(self, edits: Mapping[Place, Edit]) -> Iterator[Forward]:
         """See `Backend.editing`; every call of the forward pass is one trace."""
-        ordered = sorted(edits, key=_depth)
+        self._edits.append(edits)
+        try:
+            yield self._forward()
+        finally:
+            self._edits.remove(edits)
+
+    def _forward(self) -> Forward:
+        """Return a forward pass under every block of edits that is open, the outer ones first."""
 
         def forward(
             input_ids: Tensor,
@@ -61,20 +69,20 @@ class NNsightBackend:
         ) -> Any:  # noqa: ANN401 - a transformers output
             import nnsight
 
-            traced, inputs = (
-                self._traced,
-                {"input_ids": input_ids, "attention_mask": attention_mask},
-            )
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+            traced, open_edits = self._traced, list(self._edits)
+            places = sorted({place for edits in open_edits for place in edits}, key=_depth)
             with traced.trace(inputs, **options):
-                for place in ordered:
+                for place in places:
                     acts = self._activation(place)
-                    new = edits[place](acts)
-                    if new is not None:
-                        acts[:] = new
+                    for edits in open_edits:
+                        new = edits[place](acts) if place in edits else None
+                        if new is not None:
+                            acts[:] = new
                 logits = nnsight.save(traced.output.logits)
             return SimpleNamespace(logits=logits)
 
-        yield forward
+        return forward
 
     def _activation(self, place: Place) -> Tensor:
         site, layer = place
