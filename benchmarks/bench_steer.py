@@ -4,10 +4,9 @@ Every method writes to the same prompts in turn, for several rounds; the figure 
 (prompts not counted), and the ratios are taken round by round.
 
     plain      the sampler, unsteered
-    one        add at one layer, the middle one
-    all        add at every layer
-    ablate     project out at every layer
-    clamp      set the component at every layer
+    one        add at one layer, the middle one; coefficient 0: the same tokens at all the cost
+    all        add at every layer, coefficient 0
+    ablate     project out at every layer; it writes other tokens, which may end sooner
     generate   Hugging Face generate on the same prompts, unsteered, drawn with multinomial
 """
 
@@ -47,7 +46,7 @@ def main() -> None:
     vectors = directions(loaded, rows, range(depth))
     middle = vectors.only([depth // 2])
 
-    def write(vector=None, coeff=0.05, mode="add"):
+    def write(vector=None, coeff=0.0, mode="add"):
         block = steered(loaded, vector, coeff, mode=mode) if vector else contextlib.nullcontext()
         with block:
             return sum(len(c.ids) for c in sample(loaded, rows, config))
@@ -55,9 +54,8 @@ def main() -> None:
     methods = {
         "plain": write,
         "one": lambda: write(middle),
-        "all": lambda: write(vectors, 0.01),
+        "all": lambda: write(vectors),
         "ablate": lambda: write(vectors, mode="ablate"),
-        "clamp": lambda: write(vectors, mode="clamp"),
         "generate": lambda: generate(loaded, rows, config),
     }
     print(
