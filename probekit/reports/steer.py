@@ -7,8 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probekit.container import atomic_file, refuse_existing
-from probekit.errors import OutputError
+from probekit.reports.output import write_page
 from probekit.reports.steer_load import load_steer
 from probekit.reports.steer_rows import Measure, Steer
 from probekit.reports.steer_verdict import SteerVerdict, steer_verdict
@@ -43,16 +42,8 @@ def write_steer_report(directory: Path, *, out: Path | None = None, force: bool 
     OutputError
         When `out` exists and `force` is not set, or can not be written.
     """
-    directory = Path(directory)
-    path = Path(out) if out is not None else directory / "report.html"
-    steer = load_steer(directory)
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory, expected a file. Give a name ending in .html.")
-    refuse_existing(path, force=force)
-    text = render_steer(steer)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
+    steer = load_steer(Path(directory))
+    return write_page(Path(directory), lambda: render_steer(steer), out=out, force=force)
 
 
 def render_steer(steer: Steer) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from probekit.errors import ProbeError
+from probekit.reports.output import Kind, json_number
 from probekit.reports.rows import NO_VALUE, Metric, Metrics
 from probekit.reports.steer_rows import (
     BASELINE,
@@ -25,14 +23,9 @@ from probekit.reports.steer_rows import (
     Usable,
 )
 
-FORMAT = "probekit.steer"
-FORMAT_VERSION = 1
+KIND = Kind("steer", "a steering run", "steer.json", "probekit.steer", 1)
 GROUPS = ("effect", "layers", "behaviour", "damage")
 MODES = ("add", "clamp", "ablate")
-
-_AGAIN = "Run probekit steer again with --force."
-_GIVE = "Give the directory that probekit steer wrote to --out."
-_Read = TypeVar("_Read")
 
 
 def load_steer(directory: Path) -> Steer:
@@ -50,88 +43,16 @@ def load_steer(directory: Path) -> Steer:
         or was written by a newer probekit.
     """
     directory = Path(directory)
-    path, expected = directory / "steer.json", "expected the output of a steering run"
-    if not directory.is_dir():
-        raise ProbeError(f"{directory}: no such directory, {expected}. {_GIVE}")
-    if not path.is_file():
-        raise ProbeError(f"{directory}: has no steer.json, {expected}. {_GIVE}")
-    value = _read_json(path)
-    _check_header(path, value)
-    completions = _read_completions(directory / "completions.jsonl")
-    steer = _whole(path, lambda: _steer(value, completions))
+    value = KIND.read(directory)
+    path = directory / "completions.jsonl"
+    completions = KIND.read_rows(path, _completion, "completion")
+    steer = KIND.whole(directory / KIND.file, lambda: _steer(value, completions))
     if len(completions) != steer.n["completions"]:
         raise ProbeError(
-            f"{directory}/completions.jsonl: has {len(completions)} rows, steer.json says "
-            f"{steer.n['completions']}; the file is partial or from another run. {_AGAIN}"
+            f"{path}: has {len(completions)} rows, steer.json says {steer.n['completions']}; the "
+            f"file is partial or from another run. {KIND.again}"
         )
     return steer
-
-
-def _whole(path: Path, read: Callable[[], _Read]) -> _Read:
-    try:
-        return read()
-    except KeyError as error:
-        raise ProbeError(
-            f"{path}: key {error.args[0]!r} is missing, the file is partial or damaged. {_AGAIN}"
-        ) from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ProbeError(f"{path}: holds a value of the wrong type ({error}). {_AGAIN}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ProbeError(
-            f"{path}:{error.lineno}: not JSON ({error.msg}), the file is partial or damaged. "
-            f"{_AGAIN}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ProbeError(f"{path}: not UTF-8 text, the file is damaged. {_AGAIN}") from error
-    if not isinstance(value, dict):
-        raise ProbeError(f"{path}: got a {type(value).__name__}, expected an object. {_AGAIN}")
-    return value
-
-
-def _check_header(path: Path, value: dict[str, Any]) -> None:
-    if value.get("format") != FORMAT:
-        raise ProbeError(f"{path}: format is {value.get('format')!r}, expected {FORMAT!r}. {_GIVE}")
-    version = value.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise ProbeError(f"{path}: format_version is {version!r}, expected a number. {_AGAIN}")
-    if version > FORMAT_VERSION:
-        raise ProbeError(
-            f"{path}: format version is {version}, this probekit reads up to {FORMAT_VERSION}. "
-            "Upgrade probekit."
-        )
-    if value.get("complete", True) is not True:
-        raise ProbeError(f"{path}: the run did not finish, the file is partial. {_AGAIN}")
-
-
-def _read_completions(path: Path) -> list[Completion]:
-    if not path.is_file():
-        raise ProbeError(f"{path}: missing, the output of this run is partial. {_AGAIN}")
-    found = []
-    # Only \n ends a row: str.splitlines would also break at the U+2028 a text may hold.
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(_completion(json.loads(line)))
-        except KeyError as error:
-            raise ProbeError(
-                f"{path}:{number}: key {error.args[0]!r} is missing, the file is damaged. {_AGAIN}"
-            ) from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ProbeError(
-                f"{path}:{number}: not a completion row ({error}), the file is partial or "
-                f"damaged. {_AGAIN}"
-            ) from error
-    return found
-
-
-def _number(value: Any) -> float:  # noqa: ANN401 - a JSON value
-    return math.nan if value is None else float(value)
 
 
 def _metric(value: dict[str, Any] | float | None) -> Metric:
@@ -139,7 +60,9 @@ def _metric(value: dict[str, Any] | float | None) -> Metric:
         return NO_VALUE
     if isinstance(value, (int, float)):
         return Metric(float(value))
-    return Metric(_number(value["value"]), _number(value.get("low")), _number(value.get("high")))
+    return Metric(
+        json_number(value["value"]), json_number(value.get("low")), json_number(value.get("high"))
+    )
 
 
 def _metrics(value: dict[str, Any]) -> Metrics:
@@ -161,7 +84,9 @@ def _steer(value: dict[str, Any], completions: list[Completion]) -> Steer:
         probe=_probe(value["probe"]),
         source=str(vector["source"]),
         layers=[int(layer) for layer in vector["layers"]],
-        norms={int(layer): _number(norm) for layer, norm in (vector.get("norms") or {}).items()},
+        norms={
+            int(layer): json_number(norm) for layer, norm in (vector.get("norms") or {}).items()
+        },
         mode=_one_of(value["mode"], MODES, "mode"),
         where=str(value["where"]),
         coeffs=sorted(float(coeff) for coeff in value["coeffs"]),
@@ -175,7 +100,7 @@ def _steer(value: dict[str, Any], completions: list[Completion]) -> Steer:
         rerank=_ranking(rerank) if rerank else None,
         judge=_judge(judge) if judge else None,
         reference=[
-            Reference(str(item["name"]), _number(item["mean"]), _number(item.get("sd")))
+            Reference(str(item["name"]), json_number(item["mean"]), json_number(item.get("sd")))
             for item in value.get("reference") or []
         ],
         seed=value.get("seed"),
@@ -217,7 +142,7 @@ def _condition(value: dict[str, Any]) -> Condition:
     return Condition(
         direction=str(value["direction"]),
         mode=str(value["mode"]),
-        coeff=_number(value["coeff"]),
+        coeff=json_number(value["coeff"]),
         n=int(value["n"]),
         values=_metrics(value["values"]),
         differences=_metrics(value.get("differences") or {}),
@@ -228,8 +153,8 @@ def _changes(value: dict[str, Any] | None, key: str) -> dict[str, Change]:
     return {
         name: Change(
             metric=_metric(item[key]),
-            random=tuple(_number(number) for number in item.get("random") or ()),
-            p=_number(item.get("p")),
+            random=tuple(json_number(number) for number in item.get("random") or ()),
+            p=json_number(item.get("p")),
             coeffs=tuple(float(coeff) for coeff in item.get("coeffs") or ()),
         )
         for name, item in (value or {}).items()
@@ -239,10 +164,10 @@ def _changes(value: dict[str, Any] | None, key: str) -> dict[str, Change]:
 
 def _usable(value: dict[str, Any], bound: float | None) -> Usable:
     return Usable(
-        low=_number(value.get("low")),
-        high=_number(value.get("high")),
+        low=json_number(value.get("low")),
+        high=json_number(value.get("high")),
         coeffs=tuple(sorted(float(coeff) for coeff in value["coeffs"])),
-        bound=_number(value.get("bound", bound)),
+        bound=json_number(value.get("bound", bound)),
         reasons={str(float(k)): str(reason) for k, reason in (value.get("reasons") or {}).items()},
     )
 
@@ -261,7 +186,7 @@ def _ranking(value: dict[str, Any]) -> Ranking:
         for row in value["rows"]
     ]
     return Ranking(
-        coeff=_number(value["coeff"]),
+        coeff=json_number(value["coeff"]),
         metric=str(value["metric"]),
         measure=str(value["measure"]),
         rows=sorted(rows, key=lambda row: row.layer),
@@ -285,14 +210,14 @@ def _completion(value: dict[str, Any]) -> Completion:
     return Completion(
         direction=str(value["direction"]),
         mode=str(value["mode"]),
-        coeff=_number(value["coeff"]),
+        coeff=json_number(value["coeff"]),
         prompt_id=str(value["prompt_id"]),
         sample=int(value["sample"]),
         prompt=str(value.get("prompt") or ""),
         text=str(value.get("text") or ""),
         n_tokens=int(value.get("n_tokens") or 0),
         finished=bool(value.get("finished", True)),
-        score=_number(value.get("score")),
+        score=json_number(value.get("score")),
         category=None if category is None else str(category),
         judge=None if judge is None else str(judge),
     )

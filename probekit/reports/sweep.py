@@ -7,9 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probekit.container import atomic_file, refuse_existing
-from probekit.errors import OutputError
 from probekit.reports.load import load_sweep
+from probekit.reports.output import write_page
 from probekit.reports.rows import EMBEDDING, Sweep, layers_of, positions_of, series_of, tag_values
 from probekit.reports.verdict import Verdict, verdict
 from probekit.reports.words import (
@@ -52,16 +51,8 @@ def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool 
     OutputError
         When `out` exists and `force` is not set, or can not be written.
     """
-    directory = Path(directory)
-    path = Path(out) if out is not None else directory / "report.html"
-    sweep = load_sweep(directory)
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory, expected a file. Give a name ending in .html.")
-    refuse_existing(path, force=force)
-    text = render_sweep(sweep)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
+    sweep = load_sweep(Path(directory))
+    return write_page(Path(directory), lambda: render_sweep(sweep), out=out, force=force)
 
 
 def render_sweep(sweep: Sweep) -> str:
