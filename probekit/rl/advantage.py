@@ -1,0 +1,55 @@
+"""Rewards of a group of completions to the advantages that weight their log-probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ESTIMATORS = ("grpo", "dr-grpo", "rloo")
+EPSILON = 1e-4
+
+
+def advantages(rewards: Tensor, estimator: str) -> Tensor:
+    """Return the advantage of every completion within its group.
+
+    With r the rewards of the G completions of one prompt::
+
+        grpo     (r - mean r) / (std r + 1e-4)     2402.03300; std with G - 1
+        dr-grpo   r - mean r                        2503.20783: no division, so easy prompts do not
+                                                   count more
+        rloo      r_i - mean of the others          2402.14740; equals G / (G - 1) times dr-grpo
+
+    Parameters
+    ----------
+    rewards
+        Shape (n_prompts, group_size), group_size at least 2.
+    estimator
+        `grpo`, `dr-grpo` or `rloo`.
+
+    Returns
+    -------
+    Tensor
+        Same shape; every row has mean 0.
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    if estimator == "grpo":
+        return centred / (rewards.std(dim=1, keepdim=True) + EPSILON)
+    if estimator == "rloo":
+        size = rewards.shape[1]
+        return centred * (size / (size - 1))
+    assert estimator == "dr-grpo"
+    return centred
+
+
+def spread(rewards: Tensor) -> Tensor:
+    """Return the share of groups whose rewards are all equal, so that they teach nothing."""
+    return (rewards.max(dim=1).values == rewards.min(dim=1).values).float().mean()
+
+
+def unit_scale(rewards: Tensor) -> Tensor:
+    """Return rewards divided by the standard deviation over the whole batch.
+
+    Keeps the step size when a target is in other units, without weighting groups differently.
+    """
+    deviation = rewards.std()
+    return rewards / deviation if torch.isfinite(deviation) and deviation > 0 else rewards

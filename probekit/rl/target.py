@@ -1,0 +1,89 @@
+"""Scores to rewards: the raw score, a bound on it, or the distribution of the chosen scores."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def raw(scores: Array) -> Array:
+    """Return the score itself: r = s. Unbounded, so an optimiser goes past anything it was fit on."""
+    return scores
+
+
+def clipped(scores: Array, chosen: Array) -> Array:
+    """Return r = min(s, mean of the chosen scores): nothing is gained beyond the typical good text.
+
+    Parameters
+    ----------
+    scores
+        Of the batch, shape (n,).
+    chosen
+        Scores of the head's own chosen rows, shape (m,).
+    """
+    return np.minimum(scores, chosen.mean())
+
+
+def gaussian(scores: Array, chosen: Array) -> Array:
+    """Return the log-density of a normal distribution fitted to the chosen scores.
+
+    r = -(s - m)^2 / (2 v) - log(2 pi v) / 2, with mean m and variance v of the chosen scores. Its
+    maximum is at m: a policy that follows it to the end puts every score there.
+    """
+    mean, variance = chosen.mean(), chosen.var() + 1e-12
+    return np.asarray(
+        -((scores - mean) ** 2) / (2 * variance) - 0.5 * math.log(2 * math.pi * variance)
+    )
+
+
+def kernel_density(scores: Array, chosen: Array) -> Array:
+    """Return the log of a Gaussian kernel density estimate of the chosen scores.
+
+    r = log mean_j N(s; c_j, h^2) with Silverman's bandwidth h = 0.9 min(sd, iqr / 1.34) m^(-1/5).
+    """
+    quartiles = np.quantile(chosen, [0.25, 0.75])
+    size = min(chosen.std(), float(quartiles[1] - quartiles[0]) / 1.34) or chosen.std()
+    width = max(0.9 * size * len(chosen) ** -0.2, 1e-6)
+    z = (scores[:, None] - chosen[None]) / width  # (n, m)
+    top = (-0.5 * z**2).max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(-0.5 * z**2 - top).sum(axis=1)) + top[:, 0]
+    return np.asarray(log_sum - math.log(len(chosen) * width * math.sqrt(2 * math.pi)))
+
+
+def transport(scores: Array, chosen: Array) -> Array:
+    """Return minus the potential of the optimal transport of the batch to the chosen scores.
+
+    In one dimension the optimal map T takes the i-th smallest score to the chosen scores'
+    quantile of the same rank. The squared Wasserstein distance of the policy's scores to the
+    chosen ones has the first variation phi with phi'(s) = 2 (s - T(s)), so r = -phi(s) makes the
+    policy gradient the gradient of that distance: it vanishes when the *distribution* is matched,
+    not when every score is the most likely one. Integrated by trapezoids over the sorted batch,
+    mean 0; equal scores get equal rewards.
+
+    Parameters
+    ----------
+    scores
+        Of the whole batch, shape (n,), n at least 2.
+    chosen
+        Shape (m,).
+    """
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    aim = np.quantile(chosen, (np.arange(len(scores)) + 0.5) / len(scores))
+    pull = ranked - aim
+    steps = np.diff(ranked) * (pull[:-1] + pull[1:])
+    potential = np.concatenate([[0.0], np.cumsum(steps)])
+    reward = np.empty(len(scores))
+    reward[order] = -potential
+    return reward - reward.mean()
+
+
+def wasserstein(scores: Array, chosen: Array) -> float:
+    """Return the 1-Wasserstein distance between two samples, in units of the score."""
+    from scipy.stats import wasserstein_distance
+
+    return float(wasserstein_distance(scores, chosen))
