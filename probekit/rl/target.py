@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from probekit.errors import ProbeError
 
 Array = NDArray[np.float64]
 
@@ -25,7 +29,7 @@ def clipped(scores: Array, chosen: Array) -> Array:
     chosen
         Scores of the head's own chosen rows, shape (m,).
     """
-    return np.minimum(scores, chosen.mean())
+    return np.asarray(np.minimum(scores, chosen.mean()))
 
 
 def gaussian(scores: Array, chosen: Array) -> Array:
@@ -79,7 +83,7 @@ def transport(scores: Array, chosen: Array) -> Array:
     potential = np.concatenate([[0.0], np.cumsum(steps)])
     reward = np.empty(len(scores))
     reward[order] = -potential
-    return reward - reward.mean()
+    return np.asarray(reward - reward.mean())
 
 
 def wasserstein(scores: Array, chosen: Array) -> float:
@@ -87,3 +91,83 @@ def wasserstein(scores: Array, chosen: Array) -> float:
     from scipy.stats import wasserstein_distance
 
     return float(wasserstein_distance(scores, chosen))
+
+
+TARGETS = {
+    "max": None,
+    "clip": clipped,
+    "gaussian": gaussian,
+    "kde": kernel_density,
+    "chosen": transport,
+}
+"""Name to function of scores and chosen scores; `max` needs no chosen scores."""
+
+
+class Target:
+    """One of the targets, with the chosen scores that it aims at, by class where a tag is named.
+
+    Parameters
+    ----------
+    name
+        Of the target.
+    distributions
+        `Probe.distributions` of the head.
+    tag
+        Aim at the chosen scores of each value of this tag separately.
+
+    Raises
+    ------
+    ProbeError
+        When the target needs chosen scores and the head has none, or not by that tag.
+    """
+
+    def __init__(
+        self, name: str, distributions: Mapping[str, Any], *, tag: str | None = None
+    ) -> None:
+        self.name, self.tag = name, tag
+        self._rule = TARGETS[name]
+        self.chosen: dict[str, Array] = {}
+        if self._rule is None:
+            return
+        parts = {"": distributions.get("all", {})}
+        if tag is not None:
+            parts |= distributions.get("by_tag", {}).get(tag, {})
+        self.chosen = {value: _good(found) for value, found in parts.items() if _good(found).size}
+        if not self.chosen or (tag is not None and len(self.chosen) < 2):
+            where = f" by tag {tag!r}" if tag else ""
+            raise ProbeError(
+                f"target {name!r}: the head holds no chosen scores{where}. Use the chosen probe of "
+                "a fit on pairs, labels or ratings, or --target max."
+            )
+
+    def rewards(self, scores: Array, values: Sequence[str]) -> Array:
+        """Return the reward of every completion of a step.
+
+        Parameters
+        ----------
+        scores
+            Shape (n,).
+        values
+            Value of the tag of each completion's prompt; ignored without a tag.
+        """
+        if self._rule is None:
+            return scores
+        found = np.empty(len(scores))
+        of = np.array(
+            [v if v in self.chosen else "" for v in values] if self.tag else [""] * len(scores)
+        )
+        for value in np.unique(of):
+            rows = of == value
+            found[rows] = self._rule(scores[rows], self.chosen[str(value)])
+        return found
+
+
+def _good(parts: Mapping[str, Any]) -> Array:
+    """Return the scores of the good side: chosen, class 1, or the upper half of rated rows."""
+    if "chosen" in parts:
+        return np.asarray(parts["chosen"], dtype=float)
+    if "score" in parts:
+        scores = np.asarray(parts["score"], dtype=float)
+        return scores[scores >= np.median(scores)] if scores.size else scores
+    names = list(parts)
+    return np.asarray(parts[names[1]], dtype=float) if len(names) == 2 else np.empty(0)

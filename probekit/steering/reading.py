@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.activations.backends.base import Backend, Edit, Forward, Place
+from probekit.activations.backends.base import Backend, Edit, Place
 from probekit.activations.backends.hooks import HooksBackend
 from probekit.activations.gather import Selection, pad, plan_batches
 from probekit.activations.positions import PositionRule
-from probekit.errors import DataError, ModelError
+from probekit.errors import DataError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered
-from probekit.models.head_input import head_input
 from probekit.models.load import LoadedModel
+from probekit.models.new_tokens import NewTokens
 from probekit.probes.probe import Probe
 from probekit.steering.intervention import Steering
 
@@ -110,13 +110,13 @@ class Reader:
         steering: Callable[[], AbstractContextManager[Steering]] | None,
     ) -> list[Reading]:
         ids, mask = pad(rows, self.loaded.device)
-        target = _Targets(rows, n_new, ids)
+        target = NewTokens(rows, n_new, ids)
         clean, scores = self._clean(rows, ids, mask, target)
-        nll = -clean.gather(1, target.ids[:, None])[:, 0]
+        nll = -target.of(clean)
         kl = torch.zeros_like(nll)
         if steering is not None:
             with steering() as steered, steered.reading(rows):
-                log_q = target.take(self.loaded.model, steered.forward, ids, mask)
+                log_q = target.distributions(self.loaded.model, steered.forward, ids, mask)
             kl = (log_q.exp() * (log_q - clean)).sum(-1).clamp_min(0.0)
         means = [
             torch.segment_reduce(values, "mean", lengths=target.lengths).tolist()
@@ -128,7 +128,7 @@ class Reader:
         ]
 
     def _clean(
-        self, rows: list[Rendered], ids: Tensor, mask: Tensor, target: _Targets
+        self, rows: list[Rendered], ids: Tensor, mask: Tensor, target: NewTokens
     ) -> tuple[Tensor, dict[int, list[float]]]:
         """Return log-probabilities (n_targets, n_vocabulary) and every layer's scores, in one pass."""
         scores: dict[int, list[float]] = {}
@@ -150,33 +150,7 @@ class Reader:
 
         edits = {place: watch(place, probe) for place, probe in self.probes.items()}
         with self.backend.editing(edits) as forward:
-            return target.take(self.loaded.model, forward, ids, mask), scores
-
-
-class _Targets:
-    """The new tokens of a batch: what is to be predicted, and where its logits are."""
-
-    def __init__(self, rows: list[Rendered], n_new: list[int], ids: Tensor) -> None:
-        lengths = np.array(n_new)
-        row = np.repeat(np.arange(len(rows)), lengths)
-        within = np.concatenate([np.arange(n) for n in n_new])
-        token = np.array([r.start for r in rows])[row] + within
-        self.row = torch.from_numpy(row).to(ids.device)
-        self.column = torch.from_numpy(token - 1).to(ids.device)  # predicts the token
-        self.ids = ids[self.row, self.column + 1]
-        self.lengths = torch.from_numpy(lengths).to(ids.device)
-
-    def take(self, model: Any, forward: Forward, ids: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
-        """Return log-probabilities over the vocabulary at every target, (n_targets, n_vocabulary)."""
-        with head_input(model, lambda hidden: hidden[self.row, self.column][None]):
-            output = forward(input_ids=ids, attention_mask=mask, use_cache=False)
-        logits: Tensor = output.logits[0]
-        if not bool(torch.isfinite(logits).all()):
-            raise ModelError(
-                "the model returned logits that are not finite. Use smaller coefficients, or "
-                "--dtype float32."
-            )
-        return logits.float().log_softmax(-1)
+            return target.distributions(self.loaded.model, forward, ids, mask), scores
 
 
 def _per_row(values: np.ndarray, selection: Selection) -> np.ndarray:

@@ -1,0 +1,70 @@
+"""The tokens a model wrote within texts: what is to be predicted, and where its logits are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.errors import ModelError
+from probekit.models.chat import Rendered
+from probekit.models.head_input import head_input
+
+
+class NewTokens:
+    """The new tokens of a right-padded batch, one after another.
+
+    Parameters
+    ----------
+    rows
+        Prompt and completion as one row each.
+    n_new
+        How many tokens the model wrote in each row, its end-of-turn token included.
+    ids
+        The batch, shape (n_rows, width).
+    """
+
+    def __init__(self, rows: Sequence[Rendered], n_new: Sequence[int], ids: Tensor) -> None:
+        lengths = np.array(n_new)
+        row = np.repeat(np.arange(len(rows)), lengths)
+        within = np.concatenate([np.arange(n) for n in n_new])
+        token = np.array([r.start for r in rows])[row] + within
+        self.row = torch.from_numpy(row).to(ids.device)
+        """Row of each token, shape (n_tokens,)."""
+        self.column = torch.from_numpy(token - 1).to(ids.device)
+        """Column whose logits predict it, shape (n_tokens,)."""
+        self.ids = ids[self.row, self.column + 1]
+        """The tokens, shape (n_tokens,)."""
+        self.lengths = torch.from_numpy(lengths).to(ids.device)
+        """Tokens of each row, shape (n_rows,)."""
+
+    def distributions(
+        self,
+        model: Any,  # noqa: ANN401 - a transformers model
+        forward: Callable[..., Any],
+        ids: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        """Return log-probabilities over the vocabulary at every token, (n_tokens, n_vocabulary).
+
+        Raises
+        ------
+        ModelError
+            When they are not finite.
+        """
+        with head_input(model, lambda hidden: hidden[self.row, self.column][None]):
+            output = forward(input_ids=ids, attention_mask=mask, use_cache=False)
+        logits: Tensor = output.logits[0]
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelError(
+                "the model returned logits that are not finite. Use smaller coefficients or "
+                "learning rates, or --dtype float32."
+            )
+        return logits.float().log_softmax(-1)
+
+    def of(self, distributions: Tensor) -> Tensor:
+        """Return the log-probability of each token, shape (n_tokens,)."""
+        return distributions.gather(1, self.ids[:, None])[:, 0]

@@ -1,0 +1,83 @@
+"""Where a run stands, on disk: adapter, optimiser and step, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probekit.container import atomic_directory, write_json
+from probekit.errors import OutputError
+from probekit.rl.learner import Learner
+from probekit.rl.policy import Policy
+
+LOGS = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
+
+
+class Checkpoint:
+    """The last checkpoint of a run, in `FOLDER/checkpoint`.
+
+    All randomness of a run is a function of seed and step, so no random state has to be kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "checkpoint"
+
+    def save(self, policy: Policy, learner: Learner, step: int) -> None:
+        """Replace the checkpoint; the old one stays until the new one is whole."""
+        from safetensors.torch import save_file
+
+        with atomic_directory(self.path, force=True) as target:
+            policy.save(target / "adapter")
+            state, numbers = _flat(learner.optimizer.state_dict())
+            save_file(state, target / "optimizer.safetensors")
+            sizes = {name: _size(self.folder / name) for name in LOGS}
+            write_json(
+                target / "checkpoint.json", {"step": step, "optimizer": numbers, "logs": sizes}
+            )
+
+    def load(self, policy: Policy, learner: Learner) -> int:
+        """Put policy and optimiser where they were, cut the logs there; return the steps done.
+
+        Returns 0, with nothing changed, when there is no checkpoint.
+        """
+        from safetensors.torch import load_file
+
+        if not (self.path / "checkpoint.json").is_file():
+            for name in LOGS:
+                (self.folder / name).unlink(missing_ok=True)
+            return 0
+        header = json.loads((self.path / "checkpoint.json").read_text(encoding="utf-8"))
+        policy.load_state(load_file(self.path / "adapter" / "adapter_model.safetensors"))
+        tensors = load_file(self.path / "optimizer.safetensors")
+        learner.optimizer.load_state_dict(_nested(tensors, header["optimizer"]))
+        for name, size in header["logs"].items():
+            if _size(self.folder / name) < size:
+                raise OutputError(f"{self.folder / name}: is shorter than at the checkpoint.")
+            with (self.folder / name).open("ab") as handle:
+                handle.truncate(size)
+        return int(header["step"])
+
+
+def _flat(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors of an optimiser's state by name, and the rest of it."""
+    tensors = {
+        f"{index}/{key}": value.contiguous()
+        for index, values in state["state"].items()
+        for key, value in values.items()
+    }
+    return tensors, {"param_groups": state["param_groups"]}
+
+
+def _nested(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = value
+    return {"state": state, "param_groups": rest["param_groups"]}
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

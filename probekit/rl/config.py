@@ -1,0 +1,92 @@
+"""How a run is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probekit.errors import ModelError
+from probekit.models.sampling import SamplingConfig
+from probekit.rl.advantage import ESTIMATORS
+from probekit.rl.target import TARGETS
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Settings of a run."""
+
+    steps: int = 40
+    prompts: int = 8
+    """Prompts of a step."""
+    group: int = 8
+    """Completions of each prompt (G)."""
+    balance: str | None = None
+    """Tag whose values are drawn equally often."""
+    max_new_tokens: int = 40
+    temperature: float = 1.0
+    top_p: float = 1.0
+    target: str = "chosen"
+    """`max`, `clip`, `gaussian`, `kde` or `chosen` (quantile transport)."""
+    target_tag: str | None = None
+    """Match the chosen scores of each value of this tag separately."""
+    ensemble_penalty: float = 0.0
+    """lambda of mean - lambda * std over several heads."""
+    estimator: str = "grpo"
+    """`grpo`, `dr-grpo` or `rloo`."""
+    epochs: int = 1
+    """Passes over a step's completions; more than one needs the clip."""
+    clip: float | None = 0.2
+    """PPO's clip of the ratio; None is plain REINFORCE."""
+    kl_coeff: float = 0.02
+    """Weight of the k3 divergence to the frozen model in the loss."""
+    entropy_bonus: float = 0.0
+    learning_rate: float = 2e-4
+    warmup: int = 5
+    """Steps over which the learning rate rises from 0."""
+    max_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    rank: int = 16
+    alpha: int = 32
+    lora_targets: str = "all-linear"
+    batch: int = 64
+    """Sequences decoded together."""
+    batch_tokens: int = 4096
+    """Padded tokens of a forward pass, and of a part of a step's gradient."""
+    eval_every: int = 10
+    eval_prompts: int = 32
+    eval_samples: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.group < 2:
+            raise ModelError(f"group {self.group}: expected 2 completions a prompt or more.")
+        if self.target not in TARGETS:
+            raise ModelError(f"target {self.target!r}: unknown. Expected {', '.join(TARGETS)}.")
+        if self.estimator not in ESTIMATORS:
+            raise ModelError(
+                f"estimator {self.estimator!r}: unknown. Expected {', '.join(ESTIMATORS)}."
+            )
+        for name in (
+            "steps",
+            "prompts",
+            "epochs",
+            "rank",
+            "eval_every",
+            "eval_prompts",
+            "eval_samples",
+        ):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} {getattr(self, name)}: expected 1 or more.")
+        if self.epochs > 1 and self.clip is None:
+            raise ModelError("epochs: more than one needs a clip. Pass --clip, or --epochs 1.")
+        self.sampling()
+
+    def sampling(self) -> SamplingConfig:
+        """Return how a step's completions are drawn."""
+        return SamplingConfig(
+            max_new_tokens=self.max_new_tokens,
+            samples=self.group,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            batch=self.batch,
+        )

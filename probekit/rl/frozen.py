@@ -1,0 +1,126 @@
+"""What the frozen model says of completions: scores of heads and reference log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.activations.backends.base import Edit, Place
+from probekit.activations.backends.hooks import HooksBackend
+from probekit.activations.gather import Selection, pad, plan_batches, read_batch
+from probekit.activations.positions import PositionRule
+from probekit.activations.table import Cell
+from probekit.errors import DataError
+from probekit.models.blocks import BlockNames
+from probekit.models.chat import Rendered
+from probekit.models.load import LoadedModel
+from probekit.models.new_tokens import NewTokens
+from probekit.probes.probe import Probe
+
+LOGIT_BYTES = 1 << 28
+"""Bound on the logits of one batch in float32."""
+
+
+class Frozen(NamedTuple):
+    """One batch of completions, read."""
+
+    scores: NDArray[np.float64]
+    """Of every head, shape (n_rows, n_heads); NaN where a head's position has no token."""
+    logprobs: list[NDArray[np.float32]] | None
+    """Of the new tokens of each row, when they were asked for."""
+
+
+class FrozenReader:
+    """Reads completions with heads on a frozen model, in one pass.
+
+    The pass stops at the deepest head unless log-probabilities are wanted as well.
+
+    Parameters
+    ----------
+    loaded
+        The model, frozen (`Policy.reference`) while it reads.
+    heads
+        Probes of any cells.
+    batch_tokens
+        Padded tokens of a batch.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, heads: Sequence[Probe], *, batch_tokens: int = 4096
+    ) -> None:
+        self.loaded, self.heads, self.batch_tokens = loaded, list(heads), batch_tokens
+        blocks = self.heads[0].provenance.get("settings", {}).get("blocks")
+        self.backend = HooksBackend(loaded, names=BlockNames.parse(blocks) if blocks else None)
+        self.rules = [PositionRule.parse(p) for p in sorted({h.position for h in self.heads})]
+        self.places: list[Place] = sorted({(h.site, h.layer) for h in self.heads})
+        vocabulary = loaded.model.config.get_text_config().vocab_size
+        self._logit_tokens = max(1, min(batch_tokens, LOGIT_BYTES // (4 * vocabulary)))
+
+    def read(
+        self, rows: Sequence[Rendered], n_new: Sequence[int], *, logprobs: bool = False
+    ) -> Frozen:
+        """Return scores and, where asked for, log-probabilities of the new tokens."""
+        scores = np.full((len(rows), len(self.heads)), np.nan)
+        found: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(rows)
+        readable = [i for i, row in enumerate(rows) if self._readable(row)]
+        rest = sorted(set(range(len(rows))) - set(readable)) if logprobs else []
+        budget = self._logit_tokens if logprobs else self.batch_tokens
+        for index, scored in ((readable, True), (rest, False)):
+            lengths = np.array([len(rows[i].ids) for i in index])
+            for batch in plan_batches(lengths, budget) if index else []:
+                chosen = [index[i] for i in batch]
+                part = [rows[i] for i in chosen]
+                if not logprobs:
+                    scores[chosen] = self._scores(part)
+                    continue
+                values, tokens = self._both(part, [n_new[i] for i in chosen], scored=scored)
+                scores[chosen] = values
+                for i, piece in zip(chosen, tokens, strict=True):
+                    found[i] = piece
+        return Frozen(scores, found if logprobs else None)
+
+    def _readable(self, row: Rendered) -> bool:
+        try:
+            for rule in self.rules:
+                rule.resolve(row)
+        except DataError:
+            return False
+        return True
+
+    def _scores(self, rows: list[Rendered]) -> NDArray[np.float64]:
+        acts = read_batch(self.backend, rows, self.places, self.rules, self.loaded.device)
+        return np.stack([head.score(acts[head.cell]) for head in self.heads], axis=1)
+
+    @torch.inference_mode()
+    def _both(
+        self, rows: list[Rendered], n_new: list[int], *, scored: bool
+    ) -> tuple[NDArray[np.float64], list[NDArray[np.float32]]]:
+        ids, mask = pad(rows, self.loaded.device)
+        acts: dict[Cell, NDArray[np.float32]] = {}
+        selections = (
+            [Selection.build(rule, rows, self.loaded.device) for rule in self.rules]
+            if scored
+            else []
+        )
+
+        def watch(place: Place) -> Edit:
+            def read(values: Tensor) -> None:
+                for selection in selections:
+                    cell = Cell(*place, selection.rule.name)
+                    acts[cell] = selection.take(values).float().cpu().numpy()
+
+            return read
+
+        tokens = NewTokens(rows, n_new, ids)
+        with self.backend.editing({place: watch(place) for place in self.places}) as forward:
+            logprob = tokens.of(tokens.distributions(self.loaded.model, forward, ids, mask))
+        values = np.full((len(rows), len(self.heads)), np.nan)
+        if scored:
+            values = np.stack([head.score(acts[head.cell]) for head in self.heads], axis=1)
+        pieces = np.split(logprob.float().cpu().numpy(), np.cumsum(n_new)[:-1])
+        return values, pieces

@@ -1,0 +1,133 @@
+"""One step of learning: log-probabilities with gradient, the loss, the optimiser."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probekit.activations.gather import pad, plan_batches
+from probekit.models.new_tokens import NewTokens
+from probekit.rl.config import RLConfig
+from probekit.rl.loss import Tokens, policy_loss
+from probekit.rl.policy import Policy
+from probekit.rl.rollout import Rollout
+
+LOGIT_BYTES = 1 << 28
+"""Bound on the logits of one part of a step in float32; their gradient takes as much again."""
+
+
+class StepStats(NamedTuple):
+    """What one step of learning did, means over its new tokens."""
+
+    loss: float
+    kl: float
+    entropy: float
+    """Of the policy, nats per token."""
+    clipped: float
+    grad_norm: float
+    """Before clipping."""
+    sampler_gap: float
+    """Mean absolute difference of log-probabilities between writing and learning, nats: rounding."""
+
+
+class Learner:
+    """AdamW on the policy's trainable weights."""
+
+    def __init__(self, policy: Policy, config: RLConfig) -> None:
+        self.policy, self.config = policy, config
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        vocabulary = policy.loaded.model.config.get_text_config().vocab_size
+        self._budget = max(1, min(config.batch_tokens, LOGIT_BYTES // (4 * vocabulary)))
+
+    def step(
+        self,
+        number: int,
+        rollout: Rollout,
+        advantage: NDArray[np.float64],
+        reference: list[NDArray[np.float32]] | None,
+    ) -> StepStats:
+        """Learn from a step's completions, in parts whose gradients add up to the whole step's.
+
+        Parameters
+        ----------
+        number
+            0-based, for the warm-up.
+        rollout
+            What was written.
+        advantage
+            Of every completion, shape (n,).
+        reference
+            The frozen model's log-probabilities of the new tokens; None without divergence.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * min(1.0, (number + 1) / self.config.warmup)
+        # Written under rounding of merged weights, so learning starts from its own log-probabilities.
+        old: dict[int, torch.Tensor] = {}
+        stats: list[StepStats] = []
+        for _ in range(self.config.epochs):
+            self.optimizer.zero_grad(set_to_none=True)
+            sums = np.zeros(5)
+            for batch in plan_batches(np.array([len(r.ids) for r in rollout.rows]), self._budget):
+                sums += self._part([int(i) for i in batch], rollout, advantage, reference, old)
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, self.config.max_norm)
+            self.optimizer.step()
+            loss, kl, entropy, clipped, gap = (sums / rollout.n_tokens).tolist()
+            stats.append(StepStats(loss, kl, entropy, clipped, float(norm), gap))
+        return stats[0]
+
+    def _part(
+        self,
+        index: list[int],
+        rollout: Rollout,
+        advantage: NDArray[np.float64],
+        reference: list[NDArray[np.float32]] | None,
+        old: dict[int, torch.Tensor],
+    ) -> NDArray[np.float64]:
+        """Add the gradient of some completions; return sums over their tokens."""
+        device, model = self.policy.loaded.device, self.policy.loaded.model
+        rows, n_new = [rollout.rows[i] for i in index], [rollout.n_new[i] for i in index]
+        ids, mask = pad(rows, device)
+        tokens = NewTokens(rows, n_new, ids)
+        every = tokens.distributions(model, model, ids, mask)
+        if self.config.temperature not in (0.0, 1.0):
+            every = (every / self.config.temperature).log_softmax(-1)
+        logprob = tokens.of(every)
+        entropy = -(every.exp() * every).sum(-1)
+        pieces = torch.split(logprob, n_new)
+        for i, piece in zip(index, pieces, strict=True):
+            old.setdefault(i, piece.detach())
+        weight = torch.from_numpy(np.repeat(advantage[index], n_new)).float().to(device)
+        frozen = None
+        if reference is not None:
+            frozen = torch.from_numpy(np.concatenate([reference[i] for i in index])).to(device)
+        found = policy_loss(
+            Tokens(
+                logprob=logprob,
+                old=torch.cat([old[i] for i in index]),
+                reference=frozen,
+                entropy=entropy if self.config.entropy_bonus else None,
+                advantage=weight,
+            ),
+            n_tokens=rollout.n_tokens,
+            clip=self.config.clip,
+            kl_coeff=self.config.kl_coeff,
+            entropy_bonus=self.config.entropy_bonus,
+        )
+        found.total.backward()  # type: ignore[no-untyped-call]
+        drawn = torch.from_numpy(np.concatenate([rollout.logprobs[i] for i in index])).to(device)
+        gap = (logprob.detach() - drawn).abs().sum()
+        n = rollout.n_tokens
+        return np.array(
+            [
+                float(found.total.detach()) * n,
+                float(found.kl) * n,
+                float(entropy.detach().sum()),
+                float(found.clipped) * n,
+                float(gap),
+            ]
+        )

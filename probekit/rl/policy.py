@@ -1,0 +1,120 @@
+"""The model that learns: LoRA on a loaded model, merged while it writes, off for the reference."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probekit.errors import ModelError
+from probekit.models.load import LoadedModel
+
+ADAPTER = "default"
+
+
+class Policy:
+    """A loaded model with a trainable adapter in it.
+
+    The adapter is put into the loaded model itself (peft replaces its linear layers in place), so
+    every other part of probekit can go on using `loaded`. With the adapter off the model computes
+    bit for bit what it did before: the frozen reference needs no second copy.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    rank
+        Of the LoRA matrices (2106.09685).
+    alpha
+        Their output is scaled by alpha / rank.
+    targets
+        `all-linear`, or names of linear layers with commas.
+    seed
+        Of the initial weights; the global random state is left alone.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        rank: int = 16,
+        alpha: int = 32,
+        targets: str = "all-linear",
+        seed: int = 0,
+    ) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self.loaded = loaded
+        names = targets if targets == "all-linear" else targets.split(",")
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM", lora_dropout=0.0
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                self.peft: Any = get_peft_model(loaded.model, config)
+            except ValueError as error:
+                raise ModelError(
+                    f"LoRA targets {targets!r}: {' '.join(str(error).split())[:200]}"
+                ) from error
+        self.parameters = [p for p in self.peft.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ModelError(
+                f"LoRA targets {targets!r}: leave nothing to train. Name other layers."
+            )
+        self._layers: list[Any] = [
+            m for m in self.peft.modules() if hasattr(m, "lora_A") and m.lora_A
+        ]
+
+    @property
+    def n_trainable(self) -> int:
+        """Trainable numbers."""
+        return sum(p.numel() for p in self.parameters)
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Switch the adapter off while the block lasts: the model is the frozen one."""
+        with self.peft.disable_adapter():
+            yield
+
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def merged(self) -> Iterator[None]:
+        """Add the adapter to the weights while the block lasts, so that writing costs no more.
+
+        The weights are copied back afterwards: subtracting what was added would leave rounding
+        behind, and after a thousand steps a reference that has drifted.
+        """
+        kept: list[tuple[Any, Tensor]] = []
+        try:
+            for layer in self._layers:
+                base = layer.get_base_layer()
+                kept.append((base, base.weight.detach().clone()))
+                base.weight += layer.get_delta_weight(ADAPTER).to(base.weight.dtype)
+                layer.merged_adapters.append(ADAPTER)
+            yield
+        finally:
+            for (base, weight), layer in zip(kept, self._layers, strict=False):
+                base.weight.copy_(weight)
+                if layer.merged_adapters:
+                    layer.merged_adapters.pop()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the adapter's weights."""
+        from peft import get_peft_model_state_dict
+
+        return {k: v.detach().clone() for k, v in get_peft_model_state_dict(self.peft).items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Set the adapter's weights."""
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.peft, state)
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter as peft does (safetensors), to be loaded with `PeftModel`."""
+        self.peft.save_pretrained(folder, safe_serialization=True)

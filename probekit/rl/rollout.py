@@ -1,0 +1,71 @@
+"""Completions of a step: groups of samples of each prompt, written by the policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.data.rows import Example
+from probekit.models.chat import Rendered, render
+from probekit.models.sampling import SamplingConfig, closing_id, sample
+from probekit.rl.policy import Policy
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Completions of some prompts, `samples` of each, in prompt-major order."""
+
+    prompt: NDArray[np.int64]
+    """Index of each completion's prompt among those given, shape (n,)."""
+    rows: list[Rendered]
+    """Prompt and completion as one row, closed where the limit cut it."""
+    n_new: list[int]
+    """Tokens written, the end-of-turn token included where there is one."""
+    logprobs: list[NDArray[np.float32]]
+    """Of the new tokens as they were drawn."""
+    texts: list[str]
+    finished: NDArray[np.bool_]
+
+    @property
+    def n_tokens(self) -> int:
+        """New tokens in all."""
+        return sum(self.n_new)
+
+
+class Writer:
+    """Lets the policy write, with the adapter merged.
+
+    Parameters
+    ----------
+    policy
+        Who writes.
+    prompts
+        Rows that end with their prompt; rendered once.
+    """
+
+    def __init__(self, policy: Policy, prompts: Sequence[Example]) -> None:
+        self.policy = policy
+        self._rendered = [render(prompt, policy.loaded.tokenizer) for prompt in prompts]
+        self._closing = closing_id(policy.loaded)
+
+    def write(self, index: Sequence[int], config: SamplingConfig, *, seed: int) -> Rollout:
+        """Return completions of the prompts `index`; `seed` makes their luck their own."""
+        loaded, prompts = self.policy.loaded, [self._rendered[i] for i in index]
+        with self.policy.merged():
+            done = sample(loaded, prompts, dataclasses.replace(config, seed=seed))
+        rows = [c.rendered(prompts[c.prompt], self._closing) for c in done]
+        return Rollout(
+            prompt=np.array([c.prompt for c in done]),
+            rows=rows,
+            n_new=[len(c.ids) for c in done],
+            logprobs=[c.logprobs for c in done],
+            texts=[
+                loaded.tokenizer.decode(row.ids[row.start : row.stop], skip_special_tokens=True)
+                for row in rows
+            ],
+            finished=np.array([c.finished for c in done]),
+        )

@@ -1,0 +1,106 @@
+"""Targets against closed forms, finite differences, and the distribution they aim at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import gaussian_kde, norm
+
+from probekit.errors import ProbeError
+from probekit.rl.target import Target, clipped, gaussian, kernel_density, transport
+
+
+def drawn(seed=0, n=60):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal(n), 1.0 + 2.0 * rng.standard_normal(200)
+
+
+def test_densities_are_those_of_scipy():
+    scores, chosen = drawn()
+    wanted = norm.logpdf(scores, chosen.mean(), chosen.std())
+    np.testing.assert_allclose(gaussian(scores, chosen), wanted, atol=1e-9)
+    quartiles = np.quantile(chosen, [0.25, 0.75])
+    width = 0.9 * min(chosen.std(), np.diff(quartiles)[0] / 1.34) * len(chosen) ** -0.2
+    kde = gaussian_kde(chosen, bw_method=width / chosen.std(ddof=1))
+    np.testing.assert_allclose(kernel_density(scores, chosen), kde.logpdf(scores), atol=1e-6)
+    far = kernel_density(np.array([1e4]), chosen)
+    assert np.isfinite(far).all()  # not log 0
+
+
+def test_clip_pays_nothing_beyond_the_mean():
+    scores, chosen = np.array([0.0, 5.0, 50.0]), np.array([4.0, 6.0])
+    np.testing.assert_array_equal(clipped(scores, chosen), [0.0, 5.0, 5.0])
+
+
+def test_transport_is_the_first_variation_of_the_squared_wasserstein_distance():
+    """Moving one score by a little changes the distance by -1/n of the reward's slope there."""
+    scores, chosen = drawn(n=400)
+    order = np.argsort(scores)
+    reward = transport(scores, chosen)
+
+    def distance(values):
+        aim = np.quantile(chosen, (np.arange(len(values)) + 0.5) / len(values))
+        return ((np.sort(values) - aim) ** 2).mean()
+
+    for i in (order[3], order[200], order[-4]):
+        moved = scores.copy()
+        moved[i] += 1e-6
+        slope = (distance(moved) - distance(scores)) / 1e-6 * len(scores)
+        ranked = np.flatnonzero(order == i)[0]
+        around = order[ranked - 1 : ranked + 2]
+        step = np.diff(scores[around])
+        estimate = -np.diff(reward[around]) / step
+        assert min(estimate) - 0.6 <= slope <= max(estimate) + 0.6
+
+
+def test_a_matched_distribution_is_paid_alike_and_a_shifted_one_is_pulled_back():
+    _, chosen = drawn()
+    matched = np.quantile(chosen, (np.arange(50) + 0.5) / 50)
+    np.testing.assert_allclose(transport(matched, chosen), 0.0, atol=1e-12)
+    low = transport(matched - 3.0, chosen)
+    assert np.all(np.diff(low) > 0)  # all below: the higher the better
+    high = transport(matched + 3.0, chosen)
+    assert np.all(np.diff(high) < 0)
+    narrow = transport(chosen.mean() + 0.01 * (matched - chosen.mean()), chosen)
+    assert narrow[0] > narrow[25] < narrow[-1]  # all in the middle: away from it on both sides
+    equal = transport(np.array([1.0, 1.0, 2.0, 2.0]), chosen)
+    assert equal[0] == equal[1]
+
+
+def test_following_the_transport_lands_on_the_distribution():
+    """Particles moved up their reward's slope end as the chosen scores are distributed."""
+    from scipy.stats import ks_2samp
+
+    rng = np.random.default_rng(0)
+    scores, chosen = rng.standard_normal(300) * 0.1 - 5.0, rng.exponential(2.0, 300)
+    for _ in range(200):
+        order = np.argsort(scores)
+        aim = np.quantile(chosen, (np.arange(300) + 0.5) / 300)
+        scores[order] -= 0.1 * (scores[order] - aim)
+    assert ks_2samp(scores, chosen, method="asymp").pvalue > 0.5
+    assert np.abs(transport(scores, chosen)).max() < 1e-6
+
+
+def test_targets_by_class_aim_at_their_own_chosen_scores():
+    distributions = {
+        "all": {"chosen": [0.0, 10.0], "rejected": [-5.0]},
+        "by_tag": {
+            "class": {
+                "a": {"chosen": [0.0], "rejected": []},
+                "b": {"chosen": [10.0], "rejected": []},
+            }
+        },
+    }
+    target = Target("clip", distributions, tag="class")
+    found = target.rewards(np.array([5.0, 5.0, 5.0]), ["a", "b", "unknown"])
+    np.testing.assert_array_equal(found, [0.0, 5.0, 5.0])
+    raw = Target("max", {})
+    np.testing.assert_array_equal(raw.rewards(np.array([3.0]), [""]), [3.0])
+
+
+@pytest.mark.parametrize(
+    ("distributions", "tag"), [({}, None), ({"all": {}}, None), ({"all": {"chosen": [1.0]}}, "x")]
+)
+def test_a_head_without_chosen_scores_can_not_be_aimed_at(distributions, tag):
+    with pytest.raises(ProbeError, match="holds no chosen scores"):
+        Target("chosen", distributions, tag=tag)

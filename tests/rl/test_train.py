@@ -1,0 +1,238 @@
+"""The loop on a tiny model: the reference stays, the optimum is found, a run resumes exactly."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ks_2samp
+
+from probekit.data.rows import Example, Message
+from probekit.errors import DataError, ModelError
+from probekit.models.load import load_model
+from probekit.models.sampling import SamplingConfig, sample
+from probekit.probes import Probe
+from probekit.probes.scoring import Scorer
+from probekit.rl import Policy, RLConfig, Trainer
+from probekit.rl.frozen import Frozen, FrozenReader
+from probekit.rl.prompts import PromptSampler
+from tests.steering.conftest import prompts
+
+FAST = RLConfig(
+    steps=4, prompts=2, group=4, max_new_tokens=6, eval_every=2, eval_prompts=4, rank=4,
+    learning_rate=5e-3, warmup=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def fresh(tiny_llama):
+    """A model of one's own: training changes it."""
+    return load_model(str(tiny_llama), dtype="float32")
+
+
+def trainer(fresh, fitted, folder, config=FAST, **options):
+    folder.mkdir(exist_ok=True)
+    probe = Probe.load(fitted)
+    return Trainer(fresh, [probe], prompts(), prompts(), config, folder, **options)
+
+
+def logits(model):
+    with torch.inference_mode():
+        return model(input_ids=torch.arange(3, 20)[None]).logits.clone()
+
+
+def test_the_reference_is_bit_equal_before_during_and_after_learning(fresh, fitted, tmp_path):
+    before = logits(fresh.model)
+    weights = [p.detach().clone() for p in fresh.model.parameters()]
+    run = trainer(fresh, fitted, tmp_path / "run")
+    run.run()
+    assert not torch.equal(logits(fresh.model), before)
+    with run.policy.reference():
+        assert torch.equal(logits(fresh.model), before)
+    frozen = [p for p in fresh.model.parameters() if not p.requires_grad]
+    assert all(torch.equal(a, b) for a, b in zip(weights, frozen, strict=True))
+
+
+def test_merged_writes_as_the_adapter_does_and_leaves_no_rounding(fresh):
+    policy = Policy(fresh, rank=4, seed=1)
+    with torch.no_grad():
+        for parameter in policy.parameters:
+            parameter.normal_(0.0, 0.2)
+    plain = logits(fresh.model)
+    for _ in range(3):
+        with policy.merged():
+            torch.testing.assert_close(logits(fresh.model), plain, atol=1e-3, rtol=1e-3)
+    assert torch.equal(logits(fresh.model), plain)
+    with pytest.raises(RuntimeError, match="inside"), policy.merged():
+        raise RuntimeError("inside")
+    assert torch.equal(logits(fresh.model), plain)
+
+
+def test_the_frozen_pass_gives_scores_and_log_probabilities_of_single_passes(
+    fresh,
+    fitted,
+    rendered,
+):
+    probes = Probe.load_layers(fitted)
+    done = sample(fresh, rendered, SamplingConfig(max_new_tokens=9, samples=2))
+    rows = [c.rendered(rendered[c.prompt], 2) for c in done]
+    n_new = [len(c.ids) for c in done]
+    reader = FrozenReader(fresh, probes, batch_tokens=60)
+    short, whole = reader.read(rows, n_new), reader.read(rows, n_new, logprobs=True)
+    np.testing.assert_allclose(short.scores, whole.scores, atol=1e-4)
+    for i, (row, completion) in enumerate(zip(rows, done, strict=True)):
+        if row.start < row.stop:
+            wanted = Scorer(probes[0], fresh).score([row])[0]
+            assert whole.scores[i, 0] == pytest.approx(wanted, abs=1e-4)
+        np.testing.assert_allclose(whole.logprobs[i], completion.logprobs, atol=1e-4)
+
+
+class ShareReader:
+    """A reward with a known optimum: the share of one token among the new ones."""
+
+    def __init__(self, token):
+        self.token = token
+
+    def read(self, rows, n_new, *, logprobs=False):
+        share = [
+            np.mean(r.ids[r.start : r.start + n] == self.token)
+            for r, n in zip(rows, n_new, strict=True)
+        ]
+        zeros = [np.zeros(n, dtype=np.float32) for n in n_new]
+        return Frozen(np.array(share)[:, None], zeros if logprobs else None)
+
+
+def bandit(fresh, fitted, folder, target, chosen):
+    config = RLConfig(
+        steps=120, prompts=4, group=16, max_new_tokens=8, eval_every=120, eval_prompts=4, rank=8,
+        learning_rate=3e-2, warmup=1, target="max", kl_coeff=0.0, estimator="dr-grpo",
+    )  # fmt: skip
+    run = trainer(fresh, fitted, folder, config)
+    run.reader = ShareReader(fresh.tokenizer.convert_tokens_to_ids("z"))
+    run.target._rule = target
+    run.target.chosen = {"": chosen}
+    scores = []
+    for number in range(config.steps):
+        scores.append(run._step(number)["score"])
+    final = run.writer.write([0, 1, 2, 3], SamplingConfig(max_new_tokens=8, samples=64), seed=99)
+    return scores, run.reader.read(final.rows, final.n_new).scores[:, 0]
+
+
+def test_a_bandit_is_driven_to_its_optimum_by_max(fresh, fitted, tmp_path):
+    scores, final = bandit(fresh, fitted, tmp_path / "run", None, np.empty(0))
+    assert np.mean(scores[:3]) < 0.2
+    assert final.mean() > 0.9
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo"])
+def test_a_run_resumes_exactly_where_it_was_cut(tiny_llama, fitted, tmp_path, estimator):
+    import dataclasses
+
+    config = dataclasses.replace(FAST, estimator=estimator, epochs=2)
+    whole = trainer(load_model(str(tiny_llama), dtype="float32"), fitted, tmp_path / "a", config)
+    whole.run()
+    cut = trainer(load_model(str(tiny_llama), dtype="float32"), fitted, tmp_path / "b", config)
+
+    class Stop(BaseException):
+        pass
+
+    def log(row):
+        if row.get("step") == 3 and "loss" in row:
+            raise Stop
+
+    with pytest.raises(Stop):
+        cut.run(log=log)
+    again = trainer(load_model(str(tiny_llama), dtype="float32"), fitted, tmp_path / "b", config)
+    again.run(resume=True)
+    for name, value in whole.policy.state().items():
+        assert torch.equal(value, again.policy.state()[name]), name
+    for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+        a, b = (rows(tmp_path / folder / name) for folder in ("a", "b"))
+        assert a == b
+    assert [row["step"] for row in rows(tmp_path / "b" / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def rows(path):
+    found = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in found]
+
+
+def test_a_reward_that_is_not_finite_stops_with_the_row(fresh, fitted, tmp_path):
+    run = trainer(fresh, fitted, tmp_path / "run")
+    run.run()
+
+    class Broken:
+        def rewards(self, scores, values):
+            return np.full(len(scores), np.nan)
+
+    run.target = Broken()
+    with pytest.raises(ModelError, match=r"step 5: the reward of completion 0 is nan"):
+        run._step(4)
+    assert (tmp_path / "run" / "checkpoint" / "checkpoint.json").exists()
+
+
+def examples(values):
+    return [
+        Example(f"p{i}", f"p{i}", (Message("user", str(i)),), tags={"class": v})
+        for i, v in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 7])
+def test_balanced_steps_draw_every_class_equally_and_every_prompt_once_an_epoch(n):
+    some = examples(["a"] * 9 + ["b"] * 3)
+    sampler = PromptSampler(some, n, balance="class", seed=0)
+    steps = [sampler.step(k) for k in range(60)]
+    assert all(len(step) == n for step in steps)
+    counts = np.bincount([i for step in steps for i in step], minlength=12)
+    of = np.array([counts[:9].sum(), counts[9:].sum()])
+    assert abs(of[0] - of[1]) <= 1
+    assert np.ptp(counts[:9]) <= 1
+    assert np.ptp(counts[9:]) <= 1
+    assert steps == [PromptSampler(some, n, balance="class", seed=0).step(k) for k in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("values", "n", "message"),
+    [
+        (["a", "a"], 2, "all are 'a'"),
+        (["a", ""], 2, "1 prompts have no such tag"),
+        (["a", "b"], 1, "has 2 values, a step 1 prompts"),
+        ([], 1, "there are none"),
+    ],
+)
+def test_prompts_that_can_not_be_balanced_are_refused(values, n, message):
+    with pytest.raises(DataError, match=message):
+        PromptSampler(examples(values), n, balance="class", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group": 1}, "group 1: expected 2"),
+        ({"target": "most"}, "target 'most': unknown"),
+        ({"estimator": "ppo"}, "estimator 'ppo': unknown"),
+        ({"steps": 0}, "steps 0"),
+        ({"epochs": 2, "clip": None}, "more than one needs a clip"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ModelError, match=message):
+        RLConfig(**options)
+
+
+def test_layers_that_are_not_there_leave_nothing_to_train(fresh):
+    with pytest.raises(ModelError, match="LoRA targets 'nothing'"):
+        Policy(fresh, targets="nothing")
+
+
+def test_chosen_lands_on_the_distribution_it_aims_at(fresh, fitted, tmp_path):
+    """Half of the completions with much of the token and half with little, not all in between."""
+    from probekit.rl.target import transport
+
+    chosen = np.repeat([0.25, 0.5, 0.75], 40)
+    scores, final = bandit(fresh, fitted, tmp_path / "run", transport, chosen)
+    assert abs(final.mean() - 0.5) < 0.12
+    assert ks_2samp(final, chosen, method="asymp").statistic < 0.4
