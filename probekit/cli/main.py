@@ -18,6 +18,7 @@ COMMANDS = {
     "fit": "probekit.cli.fit:fit",
     "score": "probekit.cli.score:score",
     "steer": "probekit.cli.steer:steer",
+    "rl": "probekit.cli.rl:rl",
     "behaviours": "probekit.cli.behaviours:behaviours",
     "report": "probekit.cli.report:report",
 }

@@ -106,7 +106,7 @@ class ShareReader:
 
 def bandit(fresh, fitted, folder, target, chosen):
     config = RLConfig(
-        steps=120, prompts=4, group=16, max_new_tokens=8, eval_every=120, eval_prompts=4, rank=8,
+        steps=60, prompts=4, group=16, max_new_tokens=8, eval_every=60, eval_prompts=4, rank=8,
         learning_rate=3e-2, warmup=1, target="max", kl_coeff=0.0, estimator="dr-grpo",
     )  # fmt: skip
     run = trainer(fresh, fitted, folder, config)
@@ -120,10 +120,30 @@ def bandit(fresh, fitted, folder, target, chosen):
     return scores, run.reader.read(final.rows, final.n_new).scores[:, 0]
 
 
+def best_share(loaded):
+    """Return the largest probability that any hidden state gives the token.
+
+    The adapter does not reach the output matrix, so a normalised state of 16 numbers is all that
+    can be chosen: on this model no policy writes the token more often than this.
+    """
+    token = loaded.tokenizer.convert_tokens_to_ids("z")
+    weight = loaded.model.get_output_embeddings().weight.detach()
+    gain = loaded.model.base_model.norm.weight.detach()
+    state = weight[token].clone().requires_grad_()
+    optimizer = torch.optim.Adam([state], lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        normed = state / state.pow(2).mean().sqrt() * gain
+        loss = -(weight @ normed).log_softmax(0)[token]
+        loss.backward()
+        optimizer.step()
+    return float((-loss).detach().exp())
+
+
 def test_a_bandit_is_driven_to_its_optimum_by_max(fresh, fitted, tmp_path):
     scores, final = bandit(fresh, fitted, tmp_path / "run", None, np.empty(0))
     assert np.mean(scores[:3]) < 0.2
-    assert final.mean() > 0.9
+    assert final.mean() == pytest.approx(best_share(fresh), abs=0.06)
 
 
 @pytest.mark.parametrize("estimator", ["grpo", "rloo"])

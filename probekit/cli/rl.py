@@ -1,0 +1,162 @@
+"""`probekit rl`: optimise a head and see whether behaviour follows its score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probekit.cli.options import (
+    echo_json,
+    force_option,
+    json_option,
+    log,
+    model_options,
+    out_option,
+    quiet_libraries,
+    seed_option,
+)
+
+
+def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
+    for option in (
+        click.option("--eval-samples", default=1, show_default=True, help="Samples of each."),
+        click.option("--eval-prompts", default=32, show_default=True, help="Held-out prompts."),
+        click.option("--eval-every", default=10, show_default=True, help="Steps between them."),
+        click.option("--lora-targets", default="all-linear", show_default=True, help="Layers."),
+        click.option("--rank", default=16, show_default=True, help="Of the LoRA adapter."),
+        click.option("--warmup", default=5, show_default=True, help="Steps of rising rate."),
+        click.option("--learning-rate", default=2e-4, show_default=True, help="Of AdamW."),
+        click.option("--entropy-bonus", default=0.0, show_default=True, help="Its weight."),
+        click.option("--kl-coeff", default=0.02, show_default=True, help="Weight of the KL."),
+        click.option("--clip", default=0.2, show_default=True, help="PPO's clip of the ratio."),
+        click.option("--epochs", default=1, show_default=True, help="Passes over a step."),
+        click.option("--estimator", default="grpo", show_default=True, help="grpo, dr-grpo, rloo."),
+        click.option(
+            "--ensemble-penalty",
+            default=0.0,
+            show_default=True,
+            help="lambda of mean - lambda std.",
+        ),
+        click.option("--target-tag", help="Aim at the chosen scores of each value of this tag."),
+        click.option(
+            "--target",
+            default="chosen",
+            show_default=True,
+            help="max, clip, gaussian, kde, or chosen (their distribution).",
+        ),
+        click.option("--batch", default=64, show_default=True, help="Sequences decoded together."),
+        click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from."),
+        click.option("--temperature", default=1.0, show_default=True, help="Of sampling."),
+        click.option("--max-new-tokens", default=40, show_default=True, help="Of a completion."),
+        click.option("--balance", help="Tag whose values are drawn equally often."),
+        click.option("--group", default=8, show_default=True, help="Completions a prompt."),
+        click.option(
+            "--prompts-per-step", "prompts", default=8, show_default=True, help="Prompts."
+        ),
+        click.option("--steps", default=40, show_default=True, help="Steps of learning."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option(
+    "--probe", "probes", required=True, multiple=True, type=click.Path(),
+    help="Directory written by fit; several make an ensemble.",
+)  # fmt: skip
+@click.option(
+    "--prompts", "source", required=True, help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME."
+)
+@out_option("Directory to write.")
+@_training_options
+@click.option("--behaviours", help="Behaviours file, or the name of a shipped one.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use the first N prompts.")
+@click.option("--model", help="Model to train.  [default: the one the probe was fitted on]")
+@click.option("--dtype", help="Forward pass.  [default: the one of the fit]")
+@model_options
+@seed_option
+@click.option("--resume", is_flag=True, help="Continue from the last checkpoint.")
+@force_option
+@json_option
+def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None:  # noqa: ANN401
+    """Train a model with a head as its reward, and see whether behaviour follows the score.
+
+    The head reads the completions on the frozen model; a quarter of the prompts is held out.
+
+    \b
+    Example:
+      probekit rl --probe sweep --prompts demo:researchers --out run --balance class \\
+        --behaviours knowledge-awareness
+    """
+    from probekit.behaviours import Behaviours
+    from probekit.data.prompts import open_prompts
+    from probekit.models.load import load_model
+    from probekit.probes import Probe
+    from probekit.rl import RLConfig
+    from probekit.rl.run import train_run
+
+    if options["force"] and options["resume"]:
+        raise click.UsageError("--force starts again and --resume continues: give one of them.")
+    names = RLConfig.__dataclass_fields__.keys() & options.keys()
+    config = RLConfig(**{name: options[name] for name in names})
+    behaviours = Behaviours.load(options["behaviours"]) if options["behaviours"] else None
+    first = Probe.load(probes[0])
+    rows = open_prompts(source, limit=options["limit"])
+    quiet_libraries(options["threads"])
+    loaded = load_model(
+        options["model"] or str(first.provenance.get("model")),
+        dtype=options["dtype"] or str(first.provenance.get("forward_dtype", "auto")),
+        device=options["device"],
+        revision=options["revision"] or first.provenance.get("revision"),
+        trust_remote_code=options["trust_remote_code"],
+        log=log,
+    )
+    found: list[dict[str, Any]] = []
+
+    def watch(row: dict[str, Any]) -> None:
+        if "evaluation" in row:
+            found.append(row)
+        log(progress_line(row))
+
+    train_run(
+        loaded, probes, rows, out, config, behaviours=behaviours, resume=options["resume"],
+        force=options["force"], arguments={"probes": probes, "prompts": source, "out": out, **options},
+        log=watch,
+    )  # fmt: skip
+    target = Path(out)
+    summary = {
+        "first": found[0] if found else None,
+        "last": found[-1] if found else None,
+        "paths": {
+            "directory": str(target),
+            "metrics": str(target / "metrics.jsonl"),
+            "evaluations": str(target / "evaluations.jsonl"),
+            "samples": str(target / "samples.jsonl"),
+            "adapter": str(target / "checkpoint" / "adapter"),
+        },
+    }
+    if options["as_json"]:
+        return echo_json(summary)
+    for row in found[:1] + found[1:][-1:]:
+        click.echo(progress_line(row))
+    click.echo(f"adapter  {target / 'checkpoint' / 'adapter'}")
+
+
+def progress_line(row: dict[str, Any]) -> str:
+    """Return a step's or an evaluation's key figures in a line."""
+    if "evaluation" in row:
+        found = row["evaluation"]["all"]
+        shown = ["score", "kl", "entropy", *(name for name in found if name.startswith("rate:"))]
+        words = ", ".join(
+            f"{name} {found[name]['value']:.3f} [{found[name]['low']:.3f}, {found[name]['high']:.3f}]"
+            for name in shown
+        )
+        return f"held out after {row['step']} steps: {words}"
+    words = (
+        f"step {row['step']:>4}: score {row['score']:+.3f}, reward {row['reward']:+.3f}, kl "
+        f"{row['kl']:.4f}, entropy {row['entropy']:.2f}, tokens {row['n_tokens']:.0f}, "
+        f"{row['seconds']:.1f} s"
+    )
+    return words + "".join(f"\n  alarm: {alarm}" for alarm in row["alarms"])
