@@ -17,6 +17,7 @@ LIBRARIES = (
     "transformers",
     "transformer-lens",
     "nnsight",
+    "peft",
     "scikit-learn",
     "numpy",
     "h5py",

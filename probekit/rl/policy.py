@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ class Policy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                self.peft: Any = get_peft_model(loaded.model, config)
+                with warnings.catch_warnings():  # of attributes that peft still asks for
+                    warnings.simplefilter("ignore", FutureWarning)
+                    self.peft: Any = get_peft_model(loaded.model, config)
             except ValueError as error:
                 raise ModelError(
                     f"LoRA targets {targets!r}: {' '.join(str(error).split())[:200]}"

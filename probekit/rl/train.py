@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ class Trainer:
     behaviours: Behaviours | None = None
 
     def __post_init__(self) -> None:
+        self._done, self._whole = 0, True
         config = self.config
         tag = config.target_tag
         self.target = Target(config.target, self.heads[0].distributions, tag=tag)
@@ -95,6 +97,8 @@ class Trainer:
     def run(self, *, resume: bool = False, log: Log = lambda row: None) -> None:
         """Train from the last checkpoint, or from the start, to the last step.
 
+        An interrupt (Ctrl-C) saves the last whole step first.
+
         Raises
         ------
         ModelError
@@ -102,16 +106,26 @@ class Trainer:
         """
         checkpoint = Checkpoint(self.folder)
         first = checkpoint.load(self.policy, self.learner) if resume else 0
+        self._done = first
         if first == 0:
             self._evaluate(0, log)
+        try:
+            self._steps(first, checkpoint, log)
+        except KeyboardInterrupt:
+            # In the middle of a step of learning the weights are between two states.
+            if self._whole and self._done > first:
+                checkpoint.save(self.policy, self.learner, self._done)
+            raise
+
+    def _steps(self, first: int, checkpoint: Checkpoint, log: Log) -> None:
         for number in range(first, self.config.steps):
             row = self._step(number)
             self._write("metrics.jsonl", row)
+            self._done, self._whole = number + 1, True
             log(row)
-            done = number + 1
-            if done % self.config.eval_every == 0 or done == self.config.steps:
-                self._evaluate(done, log)
-                checkpoint.save(self.policy, self.learner, done)
+            if self._done % self.config.eval_every == 0 or self._done == self.config.steps:
+                self._evaluate(self._done, log)
+                checkpoint.save(self.policy, self.learner, self._done)
 
     def _step(self, number: int) -> dict[str, Any]:
         config, started = self.config, time.perf_counter()
@@ -126,6 +140,7 @@ class Trainer:
         groups = torch.from_numpy(reward.total).reshape(len(index), config.group)
         advantage = advantages(groups, config.estimator).reshape(-1).numpy()
         read = time.perf_counter()
+        self._whole = False
         stats = self.learner.step(number, rollout, advantage, frozen.logprobs)
         known = reward.score[np.isfinite(reward.score)]
         return {
@@ -153,8 +168,6 @@ class Trainer:
             )
 
     def _evaluate(self, step: int, log: Log) -> None:
-        import dataclasses
-
         config = dataclasses.replace(self.config.sampling(), samples=self.config.eval_samples)
         found, rows = self.evaluator.evaluate(config, seed=self.config.seed)
         row = {"step": step, "evaluation": found}

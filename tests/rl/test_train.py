@@ -174,6 +174,25 @@ def test_a_run_resumes_exactly_where_it_was_cut(tiny_llama, fitted, tmp_path, es
     assert [row["step"] for row in rows(tmp_path / "b" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
+def test_an_interrupt_saves_the_last_whole_step(tiny_llama, fitted, tmp_path):
+    def log(row):
+        if row.get("step") == 3 and "loss" in row:
+            raise KeyboardInterrupt
+
+    whole = trainer(load_model(str(tiny_llama), dtype="float32"), fitted, tmp_path / "a")
+    whole.run()
+    cut = trainer(load_model(str(tiny_llama), dtype="float32"), fitted, tmp_path / "b")
+    with pytest.raises(KeyboardInterrupt):
+        cut.run(log=log)
+    header = json.loads((tmp_path / "b" / "checkpoint" / "checkpoint.json").read_text())
+    assert header["step"] == 3  # evaluations, and with them checkpoints, are every second step
+    again = trainer(load_model(str(tiny_llama), dtype="float32"), fitted, tmp_path / "b")
+    again.run(resume=True)
+    assert rows(tmp_path / "a" / "metrics.jsonl") == rows(tmp_path / "b" / "metrics.jsonl")
+    for name, value in whole.policy.state().items():
+        assert torch.equal(value, again.policy.state()[name])
+
+
 def rows(path):
     found = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in found]
