@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
 @out_option("Directory to write.")
 @_training_options
 @click.option("--behaviours", help="Behaviours file, or the name of a shipped one.")
+@click.option("--behaviour", help="The category that should become more frequent.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use the first N prompts.")
 @click.option("--model", help="Model to train.  [default: the one the probe was fitted on]")
 @click.option("--dtype", help="Forward pass.  [default: the one of the fit]")
@@ -87,8 +89,8 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
 
     \b
     Example:
-      probekit rl --probe sweep --prompts demo:researchers --out run --balance class \\
-        --behaviours knowledge-awareness
+      probekit rl --probe sweep --prompts demo:sentiment --out run \\
+        --behaviours sentiment --behaviour positive
     """
     from probekit.behaviours import Behaviours
     from probekit.data.prompts import open_prompts
@@ -121,14 +123,16 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
         log(progress_line(row))
 
     train_run(
-        loaded, probes, rows, out, config, behaviours=behaviours, resume=options["resume"],
+        loaded, probes, rows, out, config, behaviours=behaviours,
+        behaviour=options["behaviour"], resume=options["resume"],
         force=options["force"], arguments={"probes": probes, "prompts": source, "out": out, **options},
         log=watch,
     )  # fmt: skip
     target = Path(out)
-    summary = {
+    summary: dict[str, Any] = {
         "first": found[0] if found else None,
         "last": found[-1] if found else None,
+        "goodhart": json.loads((target / "goodhart.json").read_text(encoding="utf-8")),
         "paths": {
             "directory": str(target),
             "metrics": str(target / "metrics.jsonl"),
@@ -141,6 +145,8 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
         return echo_json(summary)
     for row in found[:1] + found[1:][-1:]:
         click.echo(progress_line(row))
+    verdict = summary["goodhart"]
+    click.echo(f"verdict  {verdict['verdict']}: {'; '.join(verdict['evidence'])}")
     click.echo(f"adapter  {target / 'checkpoint' / 'adapter'}")
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from probekit.behaviours import Behaviours
 from probekit.container import disk_errors, refuse_existing, write_json
 from probekit.data.rows import Example
-from probekit.errors import DataError, OutputError
+from probekit.errors import BehaviourError, DataError, OutputError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
 from probekit.rl.checkpoint import LOGS
 from probekit.rl.config import RLConfig
+from probekit.rl.goodhart import goodhart
 from probekit.rl.train import Log, Trainer
 
 HELD_OUT = 0.25
@@ -71,6 +72,7 @@ def train_run(
     config: RLConfig | None = None,
     *,
     behaviours: Behaviours | None = None,
+    behaviour: str | None = None,
     resume: bool = False,
     force: bool = False,
     arguments: Mapping[str, Any] | None = None,
@@ -93,6 +95,8 @@ def train_run(
         Settings.
     behaviours
         Counted at evaluations.
+    behaviour
+        The category among them that should become more frequent, for the verdict.
     resume, force
         Continue from the last checkpoint; replace what is at `out`.
     arguments
@@ -109,6 +113,9 @@ def train_run(
     heads = [Probe.load(directory) for directory in probes]
     if not heads:
         raise DataError("probes: there are none. Expected one directory at least.")
+    if behaviour is not None and (behaviours is None or behaviour not in behaviours.names):
+        known = ", ".join(behaviours.names) if behaviours else "none, without a behaviours file"
+        raise BehaviourError(f"behaviour {behaviour!r}: is no category. Expected {known}.")
     if not resume:
         refuse_existing(out, force=force)
     for head in heads:
@@ -135,7 +142,17 @@ def train_run(
         _make(out)
     write_json(out / "run.json", record)
     trainer.run(resume=continued, log=log)
+    _judge(out, heads, behaviour)
     return trainer
+
+
+def _judge(out: Path, heads: Sequence[Probe], behaviour: str | None) -> None:
+    """Write goodhart.json from the samples of all evaluations."""
+    lines = (out / "samples.jsonl").read_bytes().split(b"\n")
+    rows = [json.loads(line) for line in lines if line]
+    optimised = [f"{head.kind}/{head.cell}" for head in heads]
+    found = goodhart(rows, optimised=optimised, behaviour=behaviour)
+    write_json(out / "goodhart.json", found.to_json())
 
 
 def _same_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -153,7 +170,7 @@ def _make(out: Path) -> None:
     """Make the directory of a run, without what an earlier one left in it."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        for name in (*LOGS, "run.json"):
+        for name in (*LOGS, "run.json", "goodhart.json"):
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / "checkpoint", ignore_errors=True)
 

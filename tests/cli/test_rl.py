@@ -35,7 +35,22 @@ def lines(path):
 
 def test_a_run_leaves_its_record_metrics_and_adapter(pairs, tmp_path, capsys):
     out = tmp_path / "run"
-    assert run(*rl(pairs, out, "--balance", "half", "--behaviours", "sentiment", "--json")) == 0
+    assert (
+        run(
+            *rl(
+                pairs,
+                out,
+                "--balance",
+                "half",
+                "--behaviours",
+                "sentiment",
+                "--behaviour",
+                "positive",
+                "--json",
+            )
+        )
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert [found["first"]["step"], found["last"]["step"]] == [0, 2]
     by_tag = found["last"]["evaluation"]
@@ -43,6 +58,10 @@ def test_a_run_leaves_its_record_metrics_and_adapter(pairs, tmp_path, capsys):
     assert {"value", "low", "high"} == set(by_tag["all"]["rate:positive"])
     assert [row["step"] for row in lines(out / "metrics.jsonl")] == [1, 2]
     assert [row["step"] for row in lines(out / "evaluations.jsonl")] == [0, 1, 2]
+    assert found["goodhart"]["verdict"] in (
+        "behaviour followed", "score only", "nothing moved", "score fell"
+    )  # fmt: skip
+    assert [point["step"] for point in found["goodhart"]["points"]] == [0, 1, 2]
     record = json.loads((out / "run.json").read_text())
     assert record["n_train"] + record["n_held_out"] == 60
     assert record["settings"]["balance"] == "half"
@@ -75,6 +94,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(pairs, tiny_llama, tmp_path, c
         "holds no chosen scores by tag 'x'": rl(pairs, out, "--target-tag", "x"),
         "no such file": rl(pairs, out, "--prompts", tmp_path / "none.jsonl"),
         "already exists": rl(pairs, tmp_path / "there"),
+        "behaviour 'lies': is no category": rl(
+            pairs, out, "--behaviours", "sentiment", "--behaviour", "lies"
+        ),
         "two or more": rl(pairs, out, "--limit", "1"),
     }
     capsys.readouterr()

@@ -1,0 +1,164 @@
+"""Did behaviour follow the score? The optimised score against what nobody optimised, over a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from probekit.probes.bootstrap import Array, Interval, Resampler
+
+FOLLOWED = "behaviour followed"
+SCORE_ONLY = "score only"
+NOTHING = "nothing moved"
+REVERSED = "score fell"
+UNKNOWN = "no behaviour was named"
+
+Row = Mapping[str, Any]
+
+
+class Point(NamedTuple):
+    """One evaluation, as changes from the start, paired over prompts."""
+
+    step: int
+    root_kl: float
+    """Root of the mean divergence per token, the usual measure of how far a policy has gone."""
+    score: Interval
+    independent: Interval
+    """Mean over heads that are not optimised of their change, each in its own standard deviations."""
+    behaviour: Interval | None
+    """Change of the rate of the named behaviour."""
+
+
+class Goodhart(NamedTuple):
+    """The curve, the evaluation to keep, and the verdict in words."""
+
+    points: list[Point]
+    sweet_spot: int
+    """Step at which the independent measure was highest."""
+    verdict: str
+    evidence: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        points = [
+            {
+                key: value.to_json() if isinstance(value, Interval) else value
+                for key, value in point._asdict().items()
+            }
+            for point in self.points
+        ]
+        return {**self._asdict(), "points": points}
+
+
+def goodhart(
+    rows: Sequence[Row], *, optimised: Sequence[str], behaviour: str | None = None
+) -> Goodhart:
+    """Return the Goodhart curve of a run and what it says.
+
+    With changes from the first evaluation to the last, "moved" meaning that the 95 % interval over
+    prompts leaves 0::
+
+        behaviour followed   the score rose, and the rate of the named behaviour with it
+        score only           the score rose and the behaviour did not: hacked, or not that behaviour
+        nothing moved        the score did not rise or fall
+        score fell           it fell
+
+    Parameters
+    ----------
+    rows
+        Rows of samples.jsonl: several evaluations of the same prompts with the same luck.
+    optimised
+        Names of the optimised heads among the rows' `heads`.
+    behaviour
+        Category that should become more frequent; without one the independent heads stand for it.
+
+    References
+    ----------
+    Gao et al. 2022 (2210.10760) plot proxy and gold reward against the root of the divergence.
+    """
+    steps = sorted({int(row["step"]) for row in rows})
+    read = {name for row in rows for name, value in row["heads"].items() if value is not None}
+    heads = sorted(read - set(optimised))
+    table = {step: _values(rows, step, heads, behaviour) for step in steps}
+    first = table[steps[0]]
+    points = [_point(step, table[step], first) for step in steps]
+    best = max(points, key=lambda point: _level(point, behaviour))
+    verdict, evidence = _verdict(points[-1], behaviour)
+    return Goodhart(points, best.step, verdict, evidence)
+
+
+def _values(
+    rows: Sequence[Row], step: int, names: Sequence[str], behaviour: str | None
+) -> dict[str, Any]:
+    own = [row for row in rows if int(row["step"]) == step]
+    number = np.array
+
+    def column(read: Any) -> Array:  # noqa: ANN401 - a function of a row
+        values = [read(row) for row in own]
+        return number([np.nan if value is None else value for value in values], dtype=float)
+
+    return {
+        "prompt": number([row["prompt_id"] for row in own]),
+        "kl": column(lambda row: row["kl"]),
+        "score": column(lambda row: row["score"]),
+        "heads": np.stack([column(lambda row, n=name: row["heads"][n]) for name in names], axis=1)
+        if names
+        else np.empty((len(own), 0)),
+        "behaviour": None
+        if behaviour is None
+        else column(lambda row: row["category"] == behaviour),
+    }
+
+
+def _point(step: int, now: dict[str, Any], start: dict[str, Any]) -> Point:
+    draws = Resampler(now["prompt"])
+
+    def change(after: Array, before: Array) -> Interval:
+        gap = after - before
+        known = np.isfinite(gap)
+        both = np.stack([np.where(known, gap, 0.0), known.astype(float)], axis=1)
+        return draws.interval(both, lambda s: s[..., 0] / s[..., 1])
+
+    spread = np.nanstd(start["heads"], axis=0) + 1e-12
+    independent = Interval(np.nan, np.nan, np.nan)
+    if start["heads"].shape[1]:
+        scaled = (now["heads"] - start["heads"]) / spread
+        independent = change(scaled.mean(axis=1), np.zeros(len(scaled)))
+    moved = None
+    if now["behaviour"] is not None:
+        moved = change(now["behaviour"], start["behaviour"])
+    return Point(
+        step=step,
+        root_kl=float(np.sqrt(max(0.0, float(np.nanmean(now["kl"]))))),
+        score=change(now["score"], start["score"]),
+        independent=independent,
+        behaviour=moved,
+    )
+
+
+def _level(point: Point, behaviour: str | None) -> float:
+    found = point.independent if behaviour is None or point.behaviour is None else point.behaviour
+    return found.value if np.isfinite(found.value) else -np.inf
+
+
+def _verdict(last: Point, behaviour: str | None) -> tuple[str, list[str]]:
+    evidence = [f"score {_words(last.score)} at a root divergence of {last.root_kl:.2f}"]
+    if np.isfinite(last.independent.value):
+        evidence.append(
+            f"heads that are not optimised {_words(last.independent)} standard deviations"
+        )
+    if behaviour is not None and last.behaviour is not None:
+        evidence.append(f"rate of {behaviour} {_words(last.behaviour)}")
+    if not (last.score.low > 0 or last.score.high < 0):
+        return NOTHING, evidence
+    if last.score.high < 0:
+        return REVERSED, evidence
+    if last.behaviour is None:
+        return UNKNOWN, evidence
+    return (FOLLOWED if last.behaviour.low > 0 else SCORE_ONLY), evidence
+
+
+def _words(found: Interval) -> str:
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"

@@ -1,0 +1,77 @@
+"""The verdict on planted runs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from probekit.rl.goodhart import FOLLOWED, NOTHING, REVERSED, SCORE_ONLY, UNKNOWN, goodhart
+
+HEAD = "ridge/a"
+
+
+def run(score, rate, other, *, seed=0, n=40):
+    """Rows of four evaluations; prompts differ by more than any change."""
+    rng = np.random.default_rng(seed)
+    own = 5 * rng.standard_normal(n)
+    luck = rng.random(n)
+    return [
+        {
+            "step": step,
+            "prompt_id": f"p{i}",
+            "score": own[i] + score(step) + 0.3 * rng.standard_normal(),
+            "heads": {HEAD: 0.0, "other": own[i] + other(step), "gap": None},
+            "kl": 0.01 * step,
+            "category": "yes" if luck[i] < rate(step) else "no",
+        }
+        for step in (0, 10, 20, 30)
+        for i in range(n)
+    ]
+
+
+def flat(step):
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("score", "rate", "verdict"),
+    [
+        (lambda s: 0.1 * s, lambda s: 0.2 + 0.02 * s, FOLLOWED),
+        (lambda s: 0.1 * s, lambda s: 0.2, SCORE_ONLY),
+        (lambda s: 0.1 * s, lambda s: 0.5 - 0.01 * s, SCORE_ONLY),
+        (flat, lambda s: 0.2, NOTHING),
+        (lambda s: -0.1 * s, lambda s: 0.2, REVERSED),
+    ],
+)
+def test_the_verdict_names_what_happened(score, rate, verdict):
+    found = goodhart(run(score, rate, flat), optimised=[HEAD], behaviour="yes")
+    assert found.verdict == verdict
+    assert len(found.evidence) == 3
+    json.dumps(found.to_json())
+
+
+def test_without_a_behaviour_there_is_no_verdict_on_it():
+    found = goodhart(run(lambda s: s, lambda s: 0.5, flat), optimised=[HEAD])
+    assert found.verdict == UNKNOWN
+    assert found.points[-1].behaviour is None
+
+
+def test_changes_are_paired_and_the_curve_is_over_the_root_of_the_divergence():
+    rows = run(lambda s: 0.1 * s, lambda s: 0.2, lambda s: 0.05 * s)
+    found = goodhart(rows, optimised=[HEAD], behaviour="yes")
+    assert [p.step for p in found.points] == [0, 10, 20, 30]
+    np.testing.assert_allclose([p.root_kl for p in found.points], np.sqrt([0, 0.1, 0.2, 0.3]))
+    last = found.points[-1]
+    assert last.score.value == pytest.approx(3.0, abs=0.2)
+    assert last.score.high - last.score.low < 0.6  # prompts' own spread of 5 cancels
+    assert found.points[0].score.value == 0.0
+
+
+def test_the_sweet_spot_is_where_the_behaviour_was_best():
+    rate = {0: 0.2, 10: 0.5, 20: 0.9, 30: 0.4}
+    found = goodhart(run(lambda s: s, rate.get, flat), optimised=[HEAD], behaviour="yes")
+    assert found.sweet_spot == 20
+    falling = goodhart(run(lambda s: s, lambda s: 0.2, lambda s: -0.1 * s), optimised=[HEAD])
+    assert falling.sweet_spot in (0, 10, 20, 30)
