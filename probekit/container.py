@@ -15,10 +15,28 @@ from typing import Any
 from probekit.errors import OutputError
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise `OutputError` when `path` exists and `force` is not set; touch nothing."""
+def refuse_existing(path: Path, *, force: bool, marker: str | None = None) -> None:
+    """Raise `OutputError` when `path` exists and may not be replaced; touch nothing.
+
+    Parameters
+    ----------
+    path
+        The output.
+    force
+        Whether the user allowed it to be replaced.
+    marker
+        A file that every output of this kind holds: even with `force`, a directory without it is
+        somebody's own and stays. An empty directory may be replaced.
+    """
     if path.exists() and not force:
         raise OutputError(f"{path}: already exists. Pass --force to replace it, or another --out.")
+    if marker is None or not path.exists():
+        return
+    if not path.is_dir() or (any(path.iterdir()) and not (path / marker).is_file()):
+        raise OutputError(
+            f"{path}: holds no {marker}, so it is not an earlier output of this command, and "
+            "--force does not replace it. Choose another --out, or remove it yourself."
+        )
 
 
 @contextlib.contextmanager

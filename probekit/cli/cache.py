@@ -31,7 +31,9 @@ from probekit.cli.options import (
 )
 @click.option("--data", required=True, help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME.")
 @out_option("HDF5 file to write.")
-@click.option("--layers", default="all", show_default=True, help="all, or e.g. 0,4,8:24:2,-1.")
+@click.option(
+    "--layers", default="all", show_default=True, help="all, or layers and slices: 0,4,8:24:2,-1."
+)
 @click.option(
     "--sites", default="resid_post", show_default=True, help="resid_post, attn_out, mlp_out."
 )

@@ -33,7 +33,9 @@ from probekit.cli.options import (
     type=click.Choice(["linear", "projection"]),
     help="Of bradley-terry: exact convex solve, or a trained matrix.",
 )
-@click.option("--layers", default="all", show_default=True, help="all, or e.g. 0,4,8:24:2,-1.")
+@click.option(
+    "--layers", default="all", show_default=True, help="all, or layers and slices: 0,4,8:24:2,-1."
+)
 @click.option("--positions", help="Position rules of the store.  [default: all of them]")
 @click.option("--sites", help="Sites of the store.  [default: all but the embedding]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
@@ -58,7 +60,7 @@ def fit(store: str, out: str, **options: Any) -> None:  # noqa: ANN401
     from probekit.reports import write_sweep_report
 
     target = Path(out)
-    refuse_existing(target, force=options["force"])
+    refuse_existing(target, force=options["force"], marker="sweep.json")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     config = SweepConfig(

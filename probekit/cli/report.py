@@ -21,8 +21,14 @@ def report(directory: str, out: str | None, *, force: bool, as_json: bool) -> No
     Example:
       probekit report sweep --out sweep.html
     """
+    from probekit.errors import ProbeError
     from probekit.reports import write_steer_report, write_sweep_report
 
+    if not any((Path(directory) / name).is_file() for name in ("steer.json", "sweep.json")):
+        raise ProbeError(
+            f"{directory}: holds neither sweep.json nor steer.json. Expected a directory that "
+            "probekit fit or probekit steer wrote."
+        )
     steered = (Path(directory) / "steer.json").is_file()
     write = write_steer_report if steered else write_sweep_report
     path = write(Path(directory), out=Path(out) if out else None, force=force)

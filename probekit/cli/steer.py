@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from probekit.cli.options import (
     out_option,
     progress_bar,
     quiet_libraries,
-    seed_option,
 )
 
 
@@ -25,7 +26,9 @@ def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
     for option in (
         click.option("--rerank-prompts", default=16, show_default=True, help="Prompts of it."),
         click.option(
-            "--rerank-coeff", type=float, help="Strength of it.  [default: half the usable]"
+            "--rerank-coeff",
+            type=float,
+            help="Strength of it.  [default: half the smaller usable side]",
         ),
         click.option("--rerank", is_flag=True, help="Steer at every layer too, and rank layers."),
         click.option(
@@ -46,13 +49,13 @@ def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
         ),
         click.option("--samples", default=2, show_default=True, help="Completions of each prompt."),
         click.option(
-            "--layers", help="Layers to steer, e.g. 12 or 8:20:4.  [default: the probe's]"
+            "--layers", help="Layers and slices to steer: 12 or 8:20:4.  [default: the probe's]"
         ),
         click.option(
             "--where",
             default="both",
             show_default=True,
-            help="Tokens to steer: both, prompt, generated, or a position rule.",
+            help="Tokens to steer: both, prompt, generated, prompt_end, first:K or token:I.",
         ),
         click.option(
             "--mode",
@@ -66,7 +69,8 @@ def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             "coeffs",
             default="-0.3:0.3:0.1",
             show_default=True,
-            help="LOW:HIGH:STEP or a list, in mean residual norms of the layer.",
+            help="LOW:HIGH:STEP (both ends taken) or a list, in mean residual norms of the layer; "
+            "ablate has none.",
         ),
     ):
         command = option(command)
@@ -101,7 +105,9 @@ def _judge_options(command: Any) -> Any:  # noqa: ANN401 - a click command
 @click.option("--model", help="Model to run.  [default: the one the probe was fitted on]")
 @click.option("--dtype", help="Forward pass.  [default: the one of the fit]")
 @model_options
-@seed_option
+@click.option(
+    "--seed", default=0, show_default=True, help="Of sampling, random directions and intervals."
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted sweep.")
 @force_option
 @json_option
@@ -127,8 +133,10 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
 
     if options["force"] and options["resume"]:
         raise click.UsageError("--force starts again and --resume continues: give one of them.")
+    if options["rerank_coeff"] is not None and not options["rerank"]:
+        raise click.UsageError("--rerank-coeff is the strength of --rerank: pass that too.")
     if not options["resume"]:
-        refuse_existing(Path(out), force=options["force"])
+        refuse_existing(Path(out), force=options["force"], marker="steer.json")
     if options["limit"] < 0:
         raise DataError(f"limit {options['limit']}: expected 0 or more prompts.")
     names = SteerConfig.__dataclass_fields__.keys() & options.keys()
@@ -148,7 +156,7 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
         trust_remote_code=options["trust_remote_code"],
         log=log,
     )
-    with progress_bar() as progress:
+    with progress_bar() as progress, _kept(Path(out)):
         result = steer_sweep(
             loaded, probe, rows, out, config,
             vector=vector, behaviours=behaviours, judge=judge,
@@ -176,6 +184,21 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
     click.echo(f"report   {summary['paths']['report']}")
 
 
+@contextlib.contextmanager
+def _kept(out: Path) -> Iterator[None]:
+    """Say at an interrupt what of the sweep is kept, and how to go on."""
+    from probekit.steering.journal import Journal
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        folder = Journal.path_beside(out)
+        n = len(list(folder.glob("*.jsonl")))
+        if n:
+            log(f"{n} finished conditions are kept in {folder}; --resume continues")
+        raise
+
+
 def _classifiers(options: dict[str, Any]) -> tuple[Any, Any]:
     """Return the behaviours and the judge that were asked for."""
     from probekit.behaviours import Behaviours, Judge
@@ -200,6 +223,8 @@ def _classifiers(options: dict[str, Any]) -> tuple[Any, Any]:
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return the slopes beside their controls, the usable range and the ablation."""
+    from probekit.steering.dose import MIN_PROMPTS
+
     probe, n = summary["probe"], summary["n"]
     where = f"layer {', '.join(map(str, summary['vector']['layers']))}"
     lines = [
@@ -207,19 +232,21 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"prompts x {n['samples']} samples, {n['random_controls']} random controls; score of the "
         f"{probe['kind']} probe at layer {probe['layer']} in a clean pass"
     ]
+    if n["prompts"] < MIN_PROMPTS:
+        lines.append(f"         fewer than {MIN_PROMPTS} prompts make no interval")
     if summary["doses"]:
         lines += _dose_lines(summary)
     lines.append("ablated minus unsteered")
     for measure in _shown(summary, "effect", "behaviour", "damage"):
         found = summary["ablation"][measure["name"]]
-        lines.append(f"  {measure['name']:<20}{_interval(found['difference'])}  {_p(found['p'])}")
+        lines.append(_measured(measure["name"], found["difference"], found["p"]))
     if summary["rerank"]:
         best = min(summary["rerank"]["rows"], key=lambda row: row["rank"])
         lines.append(
             f"layers   most effect for its damage: layer {best['layer']} "
             f"({_interval(best['ratio'])} a root nat)"
             if best["established"]
-            else "layers   no layer's effect for its damage leaves 0"
+            else "layers   no layer's effect for its damage is shown to differ from 0"
         )
     judge = summary["judge"]
     if judge and judge["failed"]:
@@ -238,6 +265,8 @@ def _dose_lines(summary: dict[str, Any]) -> list[str]:
         f"usable   {words} (perplexity at most {usable['bound']:g} times the unsteered, distinct "
         f"bigrams at least 1/{usable['bound']:g})"
     ]
+    reasons = list(usable["reasons"].items())[:6]
+    lines += [f"         not {coeff}: {why}" for coeff, why in reasons]
     used = summary["doses"]["score"]["coeffs"]
     note = "" if used == usable["coeffs"] else ", damaged ones among them"
     rank = (
@@ -249,14 +278,15 @@ def _dose_lines(summary: dict[str, Any]) -> list[str]:
     )
     for measure in _shown(summary, "effect", "behaviour"):
         dose = summary["doses"][measure["name"]]
-        lines.append(f"  {measure['name']:<20}{_interval(dose['slope'])}  {_p(dose['p'])}")
-    ends = [c for c in summary["conditions"] if c["coeff"] in (used[0], 0, used[-1])]
-    ends = sorted(
-        (c for c in ends if c["direction"] in ("probe", "none")), key=lambda c: c["coeff"]
-    )
-    lines.append("damage at coeff " + ", ".join(f"{c['coeff']:g}" for c in ends))
+        lines.append(_measured(measure["name"], dose["slope"], dose["p"]))
+    curve = [
+        c for c in summary["conditions"] if c["direction"] == "probe" and c["coeff"] is not None
+    ]
+    curve = sorted((c for c in curve if c["coeff"] in used), key=lambda c: c["coeff"])
+    shown = [next(c for c in summary["conditions"] if c["direction"] == "none"), *curve]
+    lines.append("damage   unsteered, then at coeff " + ", ".join(f"{c['coeff']:g}" for c in curve))
     for measure in _shown(summary, "damage"):
-        values = [c["values"][measure["name"]]["value"] for c in ends]
+        values = [c["values"][measure["name"]]["value"] for c in shown]
         text = ", ".join("none" if v is None else f"{v:.3f}" for v in values)
         lines.append(f"  {measure['name']:<20}{text}")
     return lines
@@ -266,12 +296,15 @@ def _shown(summary: dict[str, Any], *groups: str) -> list[dict[str, Any]]:
     return [measure for measure in summary["measures"] if measure["group"] in groups]
 
 
+def _measured(name: str, metric: dict[str, Any], p: float | None) -> str:
+    return f"  {name:<20}{_interval(metric)}" + ("" if p is None else f"  p = {p:.3f}")
+
+
 def _interval(metric: dict[str, Any]) -> str:
     value, low, high = (
-        float("nan") if metric[key] is None else metric[key] for key in ("value", "low", "high")
+        float("nan") if metric[key] is None else round(metric[key], 3) + 0.0
+        for key in ("value", "low", "high")
     )
+    if low != low:  # NaN
+        return f"{value:+.3f} (no interval)"
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else f"p = {value:.3f}"

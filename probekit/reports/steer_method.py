@@ -98,7 +98,7 @@ def _damage(steer: Steer) -> str:
 
 def _fitted(steer: Steer) -> str:
     if steer.slopes_on_all:
-        return "all doses here, as fewer than three are usable"
+        return "the three doses nearest to 0 here, as fewer are usable"
     return "the unbroken run of usable doses around 0"
 
 

@@ -45,7 +45,7 @@ def setting_table(steer: Steer) -> str:
     ]
     if probe.metric.known:
         held = f"{with_interval(probe.metric)} {escape(metric_name(probe.metric_name))}"
-        rows.insert(1, ("Held out", held))
+        rows.insert(1, ("On the choose split", held))
     if not steer.own_direction:
         rows.insert(2, ("Direction", f"<code>{escape(steer.source)}</code>"))
     if probe.classes:

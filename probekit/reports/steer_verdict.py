@@ -47,7 +47,7 @@ def _dose_headline(steer: Steer, score: Change) -> str:
     found = standing(score.metric, 0.0)
     slope = f"slope {change_text(score.metric)} per mean residual norm"
     if steer.slopes_on_all:
-        slope += " over all doses, damaged text among them"
+        slope += " over doses with damaged text among them"
     if found is Standing.UNKNOWN:
         known = f" ({slope})" if score.metric.known else ""
         return f"Whether the score follows the dose is not known: its slope has no interval{known}."
@@ -199,6 +199,8 @@ def _ranking(steer: Steer) -> str:
     if ranking is None or not rows:
         return ""
     best = ranking.first
+    if best is None and not any(row.ratio.has_interval for row in rows):
+        return "Layers are not compared: their effects have no interval."
     if best is None:
         return "No layer's effect for its damage is shown to differ from 0."
     causal = best.layer
@@ -224,7 +226,9 @@ def _warnings(steer: Steer) -> list[str]:
             f"With {directions(controls)} the smallest possible p is 1/{controls + 1} = "
             f"{number(smallest_p(controls), 3)}, so p can not fall below {SIGNIFICANT:g}."
         )
-    if steer.n["prompts"] < FEW_PROMPTS:
+    if not any(item.value("score").has_interval for item in steer.conditions):
+        found.append(f"{count(steer.n['prompts'])} prompts are too few for any interval.")
+    elif steer.n["prompts"] < FEW_PROMPTS:
         found.append(
             f"Only {count(steer.n['prompts'])} prompts: bootstrap intervals are too narrow."
         )

@@ -117,7 +117,7 @@ def train_run(
         known = ", ".join(behaviours.names) if behaviours else "none, without a behaviours file"
         raise BehaviourError(f"behaviour {behaviour!r}: is no category. Expected {known}.")
     if not resume:
-        refuse_existing(out, force=force)
+        refuse_existing(out, force=force, marker="run.json")
     for head in heads:
         Scorer(head, loaded, batch_tokens=config.batch_tokens)  # proves that it is their model
     train, held_out = split_prompts(prompts, seed=config.seed, balance=config.balance)

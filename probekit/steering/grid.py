@@ -31,7 +31,8 @@ def parse_coeffs(text: str) -> list[float]:
         elif re.fullmatch(rf"{NUMBER}:{NUMBER}:{NUMBER}", part):
             found.update(_range(text, *map(float, part.split(":"))))
         else:
-            raise SteeringError(f"coeff {text!r}: {part!r} is not a number. Expected {EXPECTED}.")
+            what = "has no step" if part.count(":") == 1 else "is not a finite number"
+            raise SteeringError(f"coeff {text!r}: {part!r} {what}. Expected {EXPECTED}.")
     if not found - {0.0}:
         raise SteeringError(
             f"coeff {text!r}: names no strength but 0. Expected {EXPECTED}."

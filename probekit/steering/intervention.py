@@ -48,11 +48,17 @@ class Steering:
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
         n, device = int(tokens.shape[1]), tokens.device
         if self._rows is not None:
+            if len(self._rows) != int(tokens.shape[0]):
+                raise SteeringError(
+                    f"reading: {len(self._rows)} texts were named, the pass runs "
+                    f"{int(tokens.shape[0])}. Name the texts of this batch, in its order."
+                )
             self._covered = torch.from_numpy(self._where.mask(self._rows, n)).to(device)
             return
         if self._where.name == "both":
             self._covered = True
             return
+        self._where.columns(0, 0, 0)  # refuses rules that count from the end
         self._follow(kwargs, n)
         columns = self._where.columns(self._start, self._seen - n, n)
         everything = bool(columns.all())

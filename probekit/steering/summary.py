@@ -139,11 +139,12 @@ class Summary:
     def _dose(self, measure: Measure) -> dict[str, Any]:
         """Return the slope over the usable strengths and its place among the random directions.
 
-        Fewer than three usable strengths make no slope; all of them are taken then, and `coeffs`
-        says so.
+        Fewer than three usable strengths make no slope; the three nearest to 0 are taken then,
+        and `coeffs` says so.
         """
-        usable = self.usable.coeffs
-        coeffs = usable if len(usable) >= 3 else self.config.grid()
+        coeffs = self.usable.coeffs
+        if len(coeffs) < 3:
+            coeffs = sorted(sorted(self.config.grid(), key=abs)[:3])
 
         def slope(direction: str) -> Any:  # noqa: ANN401 - an Interval
             return self.doses.slope(measure, [self._at(direction, c) for c in coeffs])

@@ -119,7 +119,7 @@ def steer_sweep(
     config, out = config or SteerConfig(), Path(out)
     if out.exists() and resume:
         raise SteeringError(f"{out}: is whole already. Leave out --resume, or pass --force.")
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force, marker="steer.json")
     plan = _Plan.make(loaded, probe, prompts, config, vector, behaviours, judge)
     journal = Journal.beside(out)
     journal.open(plan.settings(), resume=resume, force=force)

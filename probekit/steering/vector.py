@@ -53,6 +53,13 @@ class SteeringVector:
                     "again, or check the file."
                 )
 
+    def __repr__(self) -> str:
+        """Return layers, width and norm; not the numbers."""
+        return (
+            f"SteeringVector({_words(self.layers)}, d_model {self.d_model}, norm {self.norm():.4g}, "
+            f"site {self.site}, {self.source or 'no source'})"
+        )
+
     @property
     def layers(self) -> list[int]:
         """The layers it acts at, ascending."""
@@ -198,6 +205,13 @@ class SteeringVector:
         """
         if positive.keys() != negative.keys():
             raise SteeringError("steering vector: the two sides have other layers.")
+        for layer, side in [*positive.items(), *negative.items()]:
+            width = np.shape(next(iter(positive.values())))[-1:]
+            if np.ndim(side) != 2 or not len(side) or np.shape(side)[-1:] != width:
+                raise SteeringError(
+                    f"steering vector: layer {layer} has activations of shape {np.shape(side)}. "
+                    "Expected (n, d_model) with n of 1 or more, on both sides."
+                )
         means = {n: _mean(positive[n]) - _mean(negative[n]) for n in positive}
         return cls(means, site=site, source="difference of means")
 
@@ -259,4 +273,4 @@ def _mean(acts: NDArray[Any]) -> Vector:
 
 
 def _words(layers: Sequence[int]) -> str:
-    return "layer " + ", ".join(map(str, layers))
+    return ("layer " if len(layers) == 1 else "layers ") + ", ".join(map(str, layers))

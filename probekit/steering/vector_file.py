@@ -21,6 +21,8 @@ IDENTITY = ("model", "revision", "model_type", "weights_fingerprint")
 
 def save(vector: SteeringVector, path: Path) -> None:
     """Write a vector whole or not at all; the suffix `.gguf` chooses that layout."""
+    if path.suffix not in (".safetensors", ".gguf"):
+        raise SteeringError(f"{path}: unknown file type. Expected .safetensors or .gguf.")
     write = _write_gguf if path.suffix == ".gguf" else _write_safetensors
     with atomic_file(path) as temporary:
         write(vector, temporary)

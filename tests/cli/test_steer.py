@@ -70,7 +70,8 @@ def test_it_prints_slopes_controls_and_the_report(rating, tmp_path, capsys):
     assert "4 prompts x 2 samples, 2 random controls" in text
     assert "usable   " in text
     assert "at least 0.333" in text
-    assert "damage at coeff" in text
+    assert "damage   unsteered, then at coeff" in text
+    assert "fewer than 5 prompts make no interval" in text
     assert "rate:positive" in text
     assert "p = " in text
     assert text.splitlines()[-1] == f"report   {tmp_path / 'out' / 'report.html'}"
@@ -110,6 +111,8 @@ def bad_inputs(rating, folder, tiny):
     )
     (folder / "bad.toml").write_text("[categories.a]\npatterns = [\n '(',\n]\n")
     (folder / "there").mkdir()
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.txt").write_text("years of work")
     SteeringVector({1: np.ones(5)}).save(folder / "narrow.safetensors")
     SteeringVector({9: np.ones(16)}).save(folder / "deep.safetensors")
     other, wide = folder / "other", folder / "wide"
@@ -124,7 +127,7 @@ def bad_inputs(rating, folder, tiny):
         "another model": (ok("--model", other), "weights_fingerprint is"),
         "another width": (ok("--model", wide), "error: model"),
         "layer out of range": (ok("--layers", "12"), "layer 12: the model has 3 layers"),
-        "malformed grid": (ok("--coeff", "-8:8"), "is not a number"),
+        "malformed grid": (ok("--coeff", "-8:8"), "has no step"),
         "empty grid": (ok("--coeff", ""), "is empty"),
         "grid of 0": (ok("--coeff", "0"), "no strength but 0"),
         "backwards grid": (ok("--coeff", "8:-8:2"), "low first"),
@@ -141,6 +144,8 @@ def bad_inputs(rating, folder, tiny):
         "no address": (ok("--behaviours", "sentiment", "--judge-url", "x"), "is not an address"),
         "too long": (ok("--max-new-tokens", "600"), "the model's context is 512"),
         "existing output": (steer(rating, folder / "there"), "already exists. Pass --force"),
+        "somebody's folder": (steer(rating, folder / "mine", "--force"), "is not an earlier output"),
+        "the probe itself": (steer(rating, rating / "sweep", "--force"), "is not an earlier output"),
         "negative limit": (ok("--limit", "-1"), "limit -1"),
         "negative seed": (ok("--seed", "-1"), "seed -1"),
         "no temperature": (ok("--temperature", "-2"), "temperature -2.0"),
@@ -164,6 +169,8 @@ def test_every_bad_input_is_one_line_and_leaves_nothing(rating, tiny_llama, tmp_
 def test_force_and_resume_together_are_a_usage_error(rating, tmp_path, capsys):
     assert run(*steer(rating, tmp_path / "x", "--force", "--resume")) == 2
     assert "give one of them" in capsys.readouterr().err
+    assert run(*steer(rating, tmp_path / "x", "--rerank-coeff", "0.1")) == 2
+    assert "pass that too" in capsys.readouterr().err
 
 
 def test_an_interrupt_keeps_what_is_finished_and_resume_continues(rating, tmp_path):
@@ -185,6 +192,7 @@ def test_an_interrupt_keeps_what_is_finished_and_resume_continues(rating, tmp_pa
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 130, done.stderr
     assert done.stderr.endswith("interrupted\n")
+    assert "finished conditions are kept in" in done.stderr
     assert not out.exists()
     assert len(list((tmp_path / "out.partial").glob("*.jsonl"))) >= 5
     assert run(*argv, "--resume") == 0

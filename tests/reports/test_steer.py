@@ -361,10 +361,10 @@ def test_slopes_over_damaged_doses_are_named(tmp_path: Path) -> None:
     few = dataclasses.replace(steer.usable, coeffs=(0.0, 0.2))
     steer = dataclasses.replace(steer, usable=few)
     found = steer_verdict(steer)
-    assert "over all doses, damaged text among them" in found.headline
+    assert "over doses with damaged text among them" in found.headline
     assert any("Fewer than three doses are usable" in item for item in found.warnings)
     assert "over the doses" in text_of(slopes_table(steer))
-    assert "all doses here" in method_html(steer)
+    assert "the three doses nearest to 0 here" in method_html(steer)
 
 
 def test_a_judge_is_not_held_against_random_directions(tmp_path: Path) -> None:

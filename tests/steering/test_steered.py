@@ -251,6 +251,15 @@ def test_without_a_cache_prompt_and_completion_can_not_be_told_apart(loaded, vec
         loaded.model(input_ids=TEXT, use_cache=True)
 
 
+def test_texts_that_are_not_the_batch_are_refused(loaded, rendered, vector):
+    with (
+        steered(loaded, vector, 1.0, where="prompt") as steering,
+        steering.reading(rendered[:2]),
+        pytest.raises(SteeringError, match="2 texts were named, the pass runs 1"),
+    ):
+        loaded.model(input_ids=TEXT)
+
+
 def test_a_cache_from_outside_the_block_is_refused_where_it_matters(loaded, vector):
     from transformers import DynamicCache
 
