@@ -3,5 +3,6 @@
 from probekit.behaviours.definitions import Behaviours, Category
 from probekit.behaviours.judge import Judge
 from probekit.behaviours.quality import Quality, measure_quality
+from probekit.behaviours.wanted import Wanted
 
-__all__ = ["Behaviours", "Category", "Judge", "Quality", "measure_quality"]
+__all__ = ["Behaviours", "Category", "Judge", "Quality", "Wanted", "measure_quality"]

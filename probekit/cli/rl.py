@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from probekit.cli.options import (
-    echo_json,
     force_option,
     json_option,
     log,
@@ -18,6 +16,7 @@ from probekit.cli.options import (
     quiet_libraries,
     seed_option,
 )
+from probekit.cli.rl_output import Watch, finish
 
 
 def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
@@ -30,7 +29,9 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
         click.option("--warmup", default=5, show_default=True, help="Steps of rising rate."),
         click.option("--learning-rate", default=2e-4, show_default=True, help="Of AdamW."),
         click.option("--entropy-bonus", default=0.0, show_default=True, help="Its weight."),
+        click.option("--kl-in", default="loss", show_default=True, help="loss (k3), or reward."),
         click.option("--kl-coeff", default=0.02, show_default=True, help="Weight of the KL."),
+        click.option("--full-weights", is_flag=True, help="Train all weights, no adapter."),
         click.option("--clip", default=0.2, show_default=True, help="PPO's clip of the ratio."),
         click.option("--epochs", default=1, show_default=True, help="Passes over a step."),
         click.option("--estimator", default="grpo", show_default=True, help="grpo, dr-grpo, rloo."),
@@ -39,6 +40,27 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             default=0.0,
             show_default=True,
             help="lambda of mean - lambda std.",
+        ),
+        click.option(
+            "--refit-rate", default=1.0, show_default=True, help="Share of the refitted head."
+        ),
+        click.option(
+            "--refit-keep", default=640, show_default=True, help="Recent outputs of a refit."
+        ),
+        click.option(
+            "--refit-every", default=0, show_default=True, help="Steps between refits; 0: none."
+        ),
+        click.option(
+            "--reward",
+            "rewards",
+            multiple=True,
+            help="Further reward, NAME=WEIGHT: length, repetition, pattern:REGEX, module:function.",
+        ),
+        click.option(
+            "--clip-margin",
+            default=0.0,
+            show_default=True,
+            help="Of --target clip: chosen mean plus this many sd.",
         ),
         click.option("--target-tag", help="Aim at the chosen scores of each value of this tag."),
         click.option(
@@ -73,7 +95,14 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
 @out_option("Directory to write.")
 @_training_options
 @click.option("--behaviours", help="Behaviours file, or the name of a shipped one.")
-@click.option("--behaviour", help="The category that should become more frequent.")
+@click.option(
+    "--behaviour",
+    multiple=True,
+    help="Categories that should become more frequent, NAME[,NAME] or TAG=VALUE:NAME[,NAME].",
+)
+@click.option("--ensemble-layers", help="Layers of the fit whose heads join, such as 14,20,26.")
+@click.option("--store", type=click.Path(), help="Of the fit.  [default: where the fit found it]")
+@click.option("--tensorboard", is_flag=True, help="Write event files to OUT/tensorboard too.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use the first N prompts.")
 @click.option("--model", help="Model to train.  [default: the one the probe was fitted on]")
 @click.option("--dtype", help="Forward pass.  [default: the one of the fit]")
@@ -92,6 +121,7 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
       probekit rl --probe sweep --prompts demo:sentiment --out run \\
         --behaviours sentiment --behaviour positive
     """
+    from probekit.activations.layers import parse_layers
     from probekit.behaviours import Behaviours
     from probekit.data.prompts import open_prompts
     from probekit.models.load import load_model
@@ -115,54 +145,14 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
         trust_remote_code=options["trust_remote_code"],
         log=log,
     )
-    found: list[dict[str, Any]] = []
-
-    def watch(row: dict[str, Any]) -> None:
-        if "evaluation" in row:
-            found.append(row)
-        log(progress_line(row))
-
+    layers = options["ensemble_layers"]
+    n_layers = loaded.model.config.get_text_config().num_hidden_layers
+    watch = Watch(config.steps, Path(out) / "tensorboard" if options["tensorboard"] else None)
     train_run(
         loaded, probes, rows, out, config, behaviours=behaviours,
-        behaviour=options["behaviour"], resume=options["resume"],
+        behaviour=options["behaviour"], store=options["store"], resume=options["resume"],
+        ensemble_layers=parse_layers(layers, n_layers) if layers else (),
         force=options["force"], arguments={"probes": probes, "prompts": source, "out": out, **options},
         log=watch,
     )  # fmt: skip
-    target = Path(out)
-    summary: dict[str, Any] = {
-        "first": found[0] if found else None,
-        "last": found[-1] if found else None,
-        "goodhart": json.loads((target / "goodhart.json").read_text(encoding="utf-8")),
-        "paths": {
-            "directory": str(target),
-            "metrics": str(target / "metrics.jsonl"),
-            "evaluations": str(target / "evaluations.jsonl"),
-            "samples": str(target / "samples.jsonl"),
-            "adapter": str(target / "checkpoint" / "adapter"),
-        },
-    }
-    if options["as_json"]:
-        return echo_json(summary)
-    for row in found[:1] + found[1:][-1:]:
-        click.echo(progress_line(row))
-    verdict = summary["goodhart"]
-    click.echo(f"verdict  {verdict['verdict']}: {'; '.join(verdict['evidence'])}")
-    click.echo(f"adapter  {target / 'checkpoint' / 'adapter'}")
-
-
-def progress_line(row: dict[str, Any]) -> str:
-    """Return a step's or an evaluation's key figures in a line."""
-    if "evaluation" in row:
-        found = row["evaluation"]["all"]
-        shown = ["score", "kl", "entropy", *(name for name in found if name.startswith("rate:"))]
-        words = ", ".join(
-            f"{name} {found[name]['value']:.3f} [{found[name]['low']:.3f}, {found[name]['high']:.3f}]"
-            for name in shown
-        )
-        return f"held out after {row['step']} steps: {words}"
-    words = (
-        f"step {row['step']:>4}: score {row['score']:+.3f}, reward {row['reward']:+.3f}, kl "
-        f"{row['kl']:.4f}, entropy {row['entropy']:.2f}, tokens {row['n_tokens']:.0f}, "
-        f"{row['seconds']:.1f} s"
-    )
-    return words + "".join(f"\n  alarm: {alarm}" for alarm in row["alarms"])
+    finish(Path(out), watch.evaluations, as_json=options["as_json"])

@@ -145,16 +145,23 @@ class Probe:
         )
 
     @classmethod
-    def load_layers(cls, directory: str | Path) -> list[Probe]:
-        """Load the probes of every layer that are as the chosen one in kind, site and position."""
+    def load_all(cls, directory: str | Path) -> list[Probe]:
+        """Load every probe of a fit, ordered by layer."""
         directory = Path(directory)
         header = _read_header(directory)
         chosen = header["probes"][header["chosen"]]
         return [
             _from_row(directory, header, row, is_chosen=row is chosen)
             for row in sorted(header["probes"], key=lambda row: int(row["layer"]))
-            if all(row[key] == chosen[key] for key in ("kind", "site", "position"))
         ]
+
+    @classmethod
+    def load_layers(cls, directory: str | Path) -> list[Probe]:
+        """Load the probes of every layer that are as the chosen one in kind, site and position."""
+        chosen = cls.load(directory)
+        alike = chosen.kind, chosen.site, chosen.position
+        every = cls.load_all(directory)
+        return [probe for probe in every if (probe.kind, probe.site, probe.position) == alike]
 
 
 def save_probes(directory: Path, probes: Sequence[Probe], chosen: int) -> None:

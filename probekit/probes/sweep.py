@@ -21,6 +21,7 @@ from probekit.probes.controls import (
     spread,
     tfidf_scores,
 )
+from probekit.probes.distributions import score_distributions
 from probekit.probes.heads import Head, HeadFitter, resolve_kinds
 from probekit.probes.probe import Probe
 from probekit.probes.result import SweepResult, SweepRow
@@ -216,31 +217,11 @@ class _Report:
             classes=examples.classes,
             score_range=task.score_range,
             metrics={name: value.to_json() for name, value in item.choose.items()},
-            distributions=self._distributions(item) if is_chosen else {},
+            distributions=score_distributions(task, item.head.scores(self.source.read(item.cell)))
+            if is_chosen
+            else {},
             provenance=self.source.provenance,
         )
-
-    def _distributions(self, item: _Fitted) -> dict[str, Any]:
-        """Return the choose split's scores by side or class, in all and by tag."""
-        task, examples = self.task, self.source.examples
-        scores = item.head.scores(self.source.read(item.cell))
-        rows = task.rows[task.splits.choose]
-
-        def of(rows: NDArray[np.int64]) -> dict[str, list[float]]:
-            if task.kind == "pair":
-                parts = {"chosen": scores[rows], "rejected": scores[rows + 1]}
-            elif examples.label is not None and examples.classes is not None:
-                label = examples.label[rows]
-                parts = {name: scores[rows[label == k]] for k, name in enumerate(examples.classes)}
-            else:
-                parts = {"score": scores[rows]}
-            return {name: np.round(part, 6).tolist() for name, part in parts.items()}
-
-        tags = {
-            tag: {str(v): of(rows[values[rows] == v]) for v in np.unique(values[rows]) if v}
-            for tag, values in examples.tags.items()
-        }
-        return {"split": "choose", "all": of(rows), "by_tag": tags}
 
 
 def _fitter(task: Task, kind: str, config: SweepConfig, *, head: str | None = None) -> HeadFitter:

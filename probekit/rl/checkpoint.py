@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from probekit.container import atomic_directory, write_json
 from probekit.errors import OutputError
 from probekit.rl.learner import Learner
-from probekit.rl.policy import Policy
+from probekit.rl.policy import AnyPolicy
+from probekit.rl.refit import Refitter
 
 LOGS = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
 
@@ -25,7 +27,9 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "checkpoint"
 
-    def save(self, policy: Policy, learner: Learner, step: int) -> None:
+    def save(
+        self, policy: AnyPolicy, learner: Learner, step: int, refitter: Refitter | None = None
+    ) -> None:
         """Replace the checkpoint; the old one stays until the new one is whole."""
         from safetensors.torch import save_file
 
@@ -33,12 +37,30 @@ class Checkpoint:
             policy.save(target / "adapter")
             state, numbers = _flat(learner.optimizer.state_dict())
             save_file(state, target / "optimizer.safetensors")
+            outputs = None
+            if refitter is not None:
+                tensors, outputs = refitter.state()
+                save_file(tensors, target / "heads.safetensors")
             sizes = {name: _size(self.folder / name) for name in LOGS}
             write_json(
-                target / "checkpoint.json", {"step": step, "optimizer": numbers, "logs": sizes}
+                target / "checkpoint.json",
+                {"step": step, "optimizer": numbers, "logs": sizes, "outputs": outputs},
             )
 
-    def load(self, policy: Policy, learner: Learner) -> int:
+    def save_best(self, policy: AnyPolicy, step: int, level: float) -> None:
+        """Keep the policy as the best one so far, when `level` is higher than all before it."""
+        known = self.best()
+        if np.isfinite(level) and (known is None or level > known["level"]):
+            with atomic_directory(self.folder / "best", force=True) as target:
+                policy.save(target / "adapter")
+                write_json(target / "best.json", {"step": step, "level": level})
+
+    def best(self) -> dict[str, Any] | None:
+        """Return step and level of the best policy so far."""
+        path = self.folder / "best" / "best.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def load(self, policy: AnyPolicy, learner: Learner, refitter: Refitter | None = None) -> int:
         """Put policy and optimiser where they were, cut the logs there; return the steps done.
 
         Returns 0, with nothing changed, when there is no checkpoint.
@@ -50,9 +72,11 @@ class Checkpoint:
                 (self.folder / name).unlink(missing_ok=True)
             return 0
         header = json.loads((self.path / "checkpoint.json").read_text(encoding="utf-8"))
-        policy.load_state(load_file(self.path / "adapter" / "adapter_model.safetensors"))
+        policy.load(self.path / "adapter")
         tensors = load_file(self.path / "optimizer.safetensors")
         learner.optimizer.load_state_dict(_nested(tensors, header["optimizer"]))
+        if refitter is not None:
+            refitter.load_state(load_file(self.path / "heads.safetensors"), header["outputs"])
         for name, size in header["logs"].items():
             if _size(self.folder / name) < size:
                 raise OutputError(f"{self.folder / name}: is shorter than at the checkpoint.")

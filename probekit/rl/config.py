@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from probekit.errors import ModelError
 from probekit.models.sampling import SamplingConfig
 from probekit.rl.advantage import ESTIMATORS
+from probekit.rl.extra import ExtraReward
 from probekit.rl.target import TARGETS
 
 
@@ -28,8 +29,18 @@ class RLConfig:
     """`max`, `clip`, `gaussian`, `kde` or `chosen` (quantile transport)."""
     target_tag: str | None = None
     """Match the chosen scores of each value of this tag separately."""
+    clip_margin: float = 0.0
+    """`clip` bounds the score at the chosen mean plus this many of their standard deviations."""
     ensemble_penalty: float = 0.0
     """lambda of mean - lambda * std over several heads."""
+    rewards: tuple[str, ...] = ()
+    """Further rewards, `NAME=WEIGHT` each: see `rl.extra`."""
+    refit_every: int = 0
+    """Steps between refits of the heads on the policy's own outputs; 0 keeps them fixed."""
+    refit_keep: int = 640
+    """Most recent outputs that a refit uses."""
+    refit_rate: float = 1.0
+    """Share of the refitted head in the next one; below 1 heads change slowly."""
     estimator: str = "grpo"
     """`grpo`, `dr-grpo` or `rloo`."""
     epochs: int = 1
@@ -37,13 +48,17 @@ class RLConfig:
     clip: float | None = 0.2
     """PPO's clip of the ratio; None is plain REINFORCE."""
     kl_coeff: float = 0.02
-    """Weight of the k3 divergence to the frozen model in the loss."""
+    """Weight of the divergence to the frozen model."""
+    kl_in: str = "loss"
+    """`loss` (k3, a token at a time) or `reward` (summed over the completion)."""
     entropy_bonus: float = 0.0
     learning_rate: float = 2e-4
     warmup: int = 5
     """Steps over which the learning rate rises from 0."""
     max_norm: float = 1.0
     """Gradients are clipped to this norm."""
+    full_weights: bool = False
+    """Train all weights in place of an adapter; the reference then takes as much memory again."""
     rank: int = 16
     alpha: int = 32
     lora_targets: str = "all-linear"
@@ -73,9 +88,22 @@ class RLConfig:
             "eval_every",
             "eval_prompts",
             "eval_samples",
+            "refit_keep",
+            "batch_tokens",
         ):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} {getattr(self, name)}: expected 1 or more.")
+        if self.kl_in not in ("loss", "reward"):
+            raise ModelError(f"kl_in {self.kl_in!r}: unknown. Expected loss or reward.")
+        if not 0 < self.refit_rate <= 1:
+            raise ModelError(f"refit_rate {self.refit_rate}: expected more than 0, up to 1.")
+        for name in ("refit_every", "kl_coeff", "entropy_bonus", "ensemble_penalty", "warmup"):
+            if not getattr(self, name) >= 0:
+                raise ModelError(f"{name} {getattr(self, name)}: expected 0 or more.")
+        if not self.learning_rate > 0:
+            raise ModelError(f"learning_rate {self.learning_rate}: expected more than 0.")
+        for spec in self.rewards:
+            ExtraReward.parse(spec)
         if self.epochs > 1 and self.clip is None:
             raise ModelError("epochs: more than one needs a clip. Pass --clip, or --epochs 1.")
         self.sampling()

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.behaviours import Behaviours
+from probekit.behaviours import Behaviours, Wanted
 from probekit.data.rows import Example
 from probekit.models.sampling import SamplingConfig
 from probekit.probes.bootstrap import Resampler
-from probekit.rl.frozen import FrozenReader
-from probekit.rl.reward import ensemble
-from probekit.rl.rollout import Writer
-from probekit.rl.target import wasserstein
+from probekit.probes.probe import Probe
+from probekit.rl.extra import repetition
+from probekit.rl.frozen import Frozen, FrozenReader
+from probekit.rl.reward import Ensemble
+from probekit.rl.rollout import Rollout, Writer
+from probekit.rl.target import good_scores, wasserstein
 
 Array = NDArray[np.float64]
+MEANS = (
+    "score", "score_first", "disjoint", "drift", "mahalanobis",
+    "kl", "entropy", "n_tokens", "finished", "distinct_2",
+)  # fmt: skip
+
+
+@dataclass
+class Readings:
+    """Heads that read an evaluation, by what they are for."""
+
+    optimised: list[Probe]
+    first: list[Probe] = field(default_factory=list)
+    """The optimised heads as the run began, where they are refitted."""
+    independent: list[Probe] = field(default_factory=list)
+    """Of other layers and positions."""
+    disjoint: list[Probe] = field(default_factory=list)
+    """Twins of the optimised heads from groups that those were not fitted on."""
+
+    @property
+    def all(self) -> list[Probe]:
+        """Every head, in the order of the fields."""
+        return [*self.optimised, *self.first, *self.independent, *self.disjoint]
+
+    def columns(self, scores: Array) -> dict[str, Array]:
+        """Return the columns of `scores` (n, n_heads) by field."""
+        sizes = [len(self.optimised), len(self.first), len(self.independent)]
+        names = ("optimised", "first", "independent", "disjoint")
+        return dict(zip(names, np.split(scores, np.cumsum(sizes), axis=1), strict=True))
 
 
 class Evaluator:
@@ -30,15 +61,17 @@ class Evaluator:
     prompts
         The same prompts.
     reader
-        Reads with the optimised heads first, then with the independent ones.
-    n_heads
-        How many of the reader's heads are optimised.
-    penalty
-        Of the ensemble.
-    chosen
-        Chosen scores of the head, for the margin to them; may be empty.
+        Reads with `readings.all`.
+    readings
+        What its heads are for.
+    ensemble
+        Of the optimised heads.
     behaviours
         Name what a completion does; may be absent.
+    wanted
+        The behaviour that is hoped for; may be absent.
+    distance
+        Mahalanobis distance of activations of the first head's cell, where its data is known.
     """
 
     def __init__(
@@ -47,14 +80,22 @@ class Evaluator:
         prompts: Sequence[Example],
         reader: FrozenReader,
         *,
-        n_heads: int,
-        penalty: float,
-        chosen: Array,
-        behaviours: Behaviours | None,
+        readings: Readings,
+        ensemble: Ensemble,
+        behaviours: Behaviours | None = None,
+        wanted: Wanted | None = None,
+        distance: Callable[[NDArray[np.float32]], Array] | None = None,
     ) -> None:
         self.writer, self.prompts, self.reader = writer, list(prompts), reader
-        self.n_heads, self.penalty, self.chosen = n_heads, penalty, chosen
-        self.behaviours = behaviours
+        self.readings, self.ensemble = readings, ensemble
+        self.first = ensemble
+        self.behaviours, self.wanted, self.distance = behaviours, wanted, distance
+
+    def refitted(self, heads: Sequence[Probe], ensemble: Ensemble) -> None:
+        """Go on with refitted heads; what the first ones say is still measured."""
+        self.readings.optimised = list(heads)
+        self.reader.replace(heads)
+        self.ensemble = ensemble
 
     def evaluate(
         self, config: SamplingConfig, *, seed: int
@@ -64,36 +105,58 @@ class Evaluator:
         rollout = self.writer.write(index, config, seed=seed)
         with self.writer.policy.reference():
             frozen = self.reader.read(rollout.rows, rollout.n_new, logprobs=True)
+        own = self.reader.read(rollout.rows, rollout.n_new)
+        rows = self._rows(rollout, frozen, own.scores)
+        return self._metrics(rows), rows
+
+    def _rows(self, rollout: Rollout, frozen: Frozen, own: Array) -> list[dict[str, Any]]:
         assert frozen.logprobs is not None
-        score = ensemble(frozen.scores[:, : self.n_heads], self.penalty)
+        parts, own_parts = self.readings.columns(frozen.scores), self.readings.columns(own)
+        score = self.ensemble.score(parts["optimised"])
+        columns = {"score": score, "drift": self.ensemble.score(own_parts["optimised"]) - score}
+        if self.readings.first:
+            columns["score_first"] = self.first.score(parts["first"])
+        if self.readings.disjoint:
+            columns["disjoint"] = self.first.score(parts["disjoint"])
+        if self.distance is not None:
+            columns["mahalanobis"] = self._distances(frozen)
+        shown = [*self.readings.optimised, *self.readings.independent]
+        heads = np.concatenate([parts["optimised"], parts["independent"]], axis=1)
         rows = []
         for i, at in enumerate(rollout.prompt):
             prompt = self.prompts[int(at)]
             question = prompt.prompt[-1].content if prompt.prompt else ""
-            written = rollout.rows[i].ids[rollout.rows[i].start : rollout.rows[i].stop].tolist()
-            grams = list(zip(written, written[1:], strict=False))
+            category = self.behaviours and self.behaviours.classify(question, rollout.texts[i])
             rows.append(
                 {
                     "prompt_id": prompt.id,
                     "prompt": question,
                     "tags": prompt.tags,
                     "text": rollout.texts[i],
-                    "score": float(score[i]),
+                    **{name: float(values[i]) for name, values in columns.items()},
                     "heads": {
-                        f"{h.kind}/{h.cell}": float(s)
-                        for h, s in zip(self.reader.heads, frozen.scores[i], strict=True)
+                        f"{h.kind}/{h.cell}": float(s) for h, s in zip(shown, heads[i], strict=True)
                     },
                     "n_tokens": rollout.n_new[i],
                     "finished": bool(rollout.finished[i]),
                     "kl": float(np.mean(rollout.logprobs[i] - frozen.logprobs[i])),
                     "entropy": float(-np.mean(rollout.logprobs[i])),
-                    "distinct_2": len(set(grams)) / len(grams) if grams else float("nan"),
-                    "category": self.behaviours.classify(question, rollout.texts[i])
-                    if self.behaviours
+                    "distinct_2": 1.0 - repetition(rollout.written(i)),
+                    "category": category,
+                    "wanted": self.wanted.holds(category, prompt.tags)
+                    if self.wanted and category
                     else None,
                 }
             )
-        return self._metrics(rows), rows
+        return rows
+
+    def _distances(self, frozen: Frozen) -> Array:
+        acts = frozen.acts[self.readings.optimised[0].cell]
+        found = np.full(len(acts), np.nan)
+        read = np.isfinite(acts).all(axis=1)
+        if self.distance is not None and read.any():
+            found[read] = self.distance(acts[read])
+        return found
 
     def _metrics(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         found = {"all": self._of(rows)}
@@ -115,17 +178,18 @@ class Evaluator:
             both = np.stack([np.nan_to_num(array) * known, known], axis=1)
             return draws.interval(both, lambda s: s[..., 0] / s[..., 1]).to_json()
 
-        found = {
-            name: mean([row[name] for row in rows])
-            for name in ("score", "kl", "entropy", "n_tokens", "finished", "distinct_2")
-        }
+        found = {name: mean([row[name] for row in rows]) for name in MEANS if name in rows[0]}
         for head in rows[0]["heads"]:
             found[f"head:{head}"] = mean([row["heads"][head] for row in rows])
         if self.behaviours is not None:
             for name in self.behaviours.names:
                 found[f"rate:{name}"] = mean([float(row["category"] == name) for row in rows])
+        wanted = [np.nan if row["wanted"] is None else float(row["wanted"]) for row in rows]
+        if np.isfinite(wanted).any():
+            found["wanted"] = mean(wanted)
         scores = np.array([row["score"] for row in rows])
-        if self.chosen.size and np.isfinite(scores).any():
-            distance = wasserstein(scores[np.isfinite(scores)], self.chosen)
+        chosen = good_scores(self.ensemble.distributions.get("all", {}))
+        if chosen.size and np.isfinite(scores).any():
+            distance = wasserstein(scores[np.isfinite(scores)], chosen)
             found["distance_to_chosen"] = {"value": distance, "low": np.nan, "high": np.nan}
         return found

@@ -33,6 +33,8 @@ class Frozen(NamedTuple):
     """Of every head, shape (n_rows, n_heads); NaN where a head's position has no token."""
     logprobs: list[NDArray[np.float32]] | None
     """Of the new tokens of each row, when they were asked for."""
+    acts: dict[Cell, NDArray[np.float32]]
+    """Of the cells that are kept, each (n_rows, d_model); NaN where a position has no token."""
 
 
 class FrozenReader:
@@ -48,12 +50,23 @@ class FrozenReader:
         Probes of any cells.
     batch_tokens
         Padded tokens of a batch.
+    temperature
+        That the completions were drawn at: log-probabilities are of softmax(logits / temperature).
+    keep
+        Cells whose activations are returned as well.
     """
 
     def __init__(
-        self, loaded: LoadedModel, heads: Sequence[Probe], *, batch_tokens: int = 4096
+        self,
+        loaded: LoadedModel,
+        heads: Sequence[Probe],
+        *,
+        batch_tokens: int = 4096,
+        temperature: float = 1.0,
+        keep: Sequence[Cell] = (),
     ) -> None:
         self.loaded, self.heads, self.batch_tokens = loaded, list(heads), batch_tokens
+        self.temperature, self.keep = temperature or 1.0, list(dict.fromkeys(keep))
         blocks = self.heads[0].provenance.get("settings", {}).get("blocks")
         self.backend = HooksBackend(loaded, names=BlockNames.parse(blocks) if blocks else None)
         self.rules = [PositionRule.parse(p) for p in sorted({h.position for h in self.heads})]
@@ -66,6 +79,8 @@ class FrozenReader:
     ) -> Frozen:
         """Return scores and, where asked for, log-probabilities of the new tokens."""
         scores = np.full((len(rows), len(self.heads)), np.nan)
+        width = len(self.heads[0].coef)
+        kept = {cell: np.full((len(rows), width), np.nan, np.float32) for cell in self.keep}
         found: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(rows)
         readable = [i for i, row in enumerate(rows) if self._readable(row)]
         rest = sorted(set(range(len(rows))) - set(readable)) if logprobs else []
@@ -75,14 +90,25 @@ class FrozenReader:
             for batch in plan_batches(lengths, budget) if index else []:
                 chosen = [index[i] for i in batch]
                 part = [rows[i] for i in chosen]
-                if not logprobs:
-                    scores[chosen] = self._scores(part)
-                    continue
-                values, tokens = self._both(part, [n_new[i] for i in chosen], scored=scored)
-                scores[chosen] = values
-                for i, piece in zip(chosen, tokens, strict=True):
-                    found[i] = piece
-        return Frozen(scores, found if logprobs else None)
+                acts: dict[Cell, NDArray[np.float32]]
+                if logprobs:
+                    acts, tokens = self._both(part, [n_new[i] for i in chosen], scored=scored)
+                    for i, piece in zip(chosen, tokens, strict=True):
+                        found[i] = piece
+                else:
+                    acts = read_batch(
+                        self.backend, part, self.places, self.rules, self.loaded.device
+                    )
+                if scored:
+                    scores[chosen] = np.stack([h.score(acts[h.cell]) for h in self.heads], axis=1)
+                    for cell, values in kept.items():
+                        values[chosen] = acts[cell]
+        return Frozen(scores, found if logprobs else None, kept)
+
+    def replace(self, heads: Sequence[Probe]) -> None:
+        """Read with other heads of the same cells in place of the first ones."""
+        assert [h.cell for h in heads] == [h.cell for h in self.heads[: len(heads)]]
+        self.heads[: len(heads)] = heads
 
     def _readable(self, row: Rendered) -> bool:
         try:
@@ -92,14 +118,10 @@ class FrozenReader:
             return False
         return True
 
-    def _scores(self, rows: list[Rendered]) -> NDArray[np.float64]:
-        acts = read_batch(self.backend, rows, self.places, self.rules, self.loaded.device)
-        return np.stack([head.score(acts[head.cell]) for head in self.heads], axis=1)
-
     @torch.inference_mode()
     def _both(
         self, rows: list[Rendered], n_new: list[int], *, scored: bool
-    ) -> tuple[NDArray[np.float64], list[NDArray[np.float32]]]:
+    ) -> tuple[dict[Cell, NDArray[np.float32]], list[NDArray[np.float32]]]:
         ids, mask = pad(rows, self.loaded.device)
         acts: dict[Cell, NDArray[np.float32]] = {}
         selections = (
@@ -118,9 +140,8 @@ class FrozenReader:
 
         tokens = NewTokens(rows, n_new, ids)
         with self.backend.editing({place: watch(place) for place in self.places}) as forward:
-            logprob = tokens.of(tokens.distributions(self.loaded.model, forward, ids, mask))
-        values = np.full((len(rows), len(self.heads)), np.nan)
-        if scored:
-            values = np.stack([head.score(acts[head.cell]) for head in self.heads], axis=1)
-        pieces = np.split(logprob.float().cpu().numpy(), np.cumsum(n_new)[:-1])
-        return values, pieces
+            every = tokens.distributions(self.loaded.model, forward, ids, mask)
+        if self.temperature != 1.0:
+            every = (every / self.temperature).log_softmax(-1)
+        pieces = np.split(tokens.of(every).float().cpu().numpy(), np.cumsum(n_new)[:-1])
+        return acts, pieces

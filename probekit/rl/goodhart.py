@@ -72,7 +72,7 @@ def goodhart(
     optimised
         Names of the optimised heads among the rows' `heads`.
     behaviour
-        Category that should become more frequent; without one the independent heads stand for it.
+        What the rows' `wanted` says, in words; without it the independent heads stand for it.
 
     References
     ----------
@@ -106,9 +106,7 @@ def _values(
         "heads": np.stack([column(lambda row, n=name: row["heads"][n]) for name in names], axis=1)
         if names
         else np.empty((len(own), 0)),
-        "behaviour": None
-        if behaviour is None
-        else column(lambda row: row["category"] == behaviour),
+        "behaviour": None if behaviour is None else column(lambda row: row.get("wanted")),
     }
 
 

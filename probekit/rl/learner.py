@@ -12,7 +12,7 @@ from probekit.activations.gather import pad, plan_batches
 from probekit.models.new_tokens import NewTokens
 from probekit.rl.config import RLConfig
 from probekit.rl.loss import Tokens, policy_loss
-from probekit.rl.policy import Policy
+from probekit.rl.policy import AnyPolicy
 from probekit.rl.rollout import Rollout
 
 LOGIT_BYTES = 1 << 28
@@ -36,7 +36,7 @@ class StepStats(NamedTuple):
 class Learner:
     """AdamW on the policy's trainable weights."""
 
-    def __init__(self, policy: Policy, config: RLConfig) -> None:
+    def __init__(self, policy: AnyPolicy, config: RLConfig) -> None:
         self.policy, self.config = policy, config
         self.optimizer = torch.optim.AdamW(
             policy.parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
@@ -65,7 +65,9 @@ class Learner:
             The frozen model's log-probabilities of the new tokens; None without divergence.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * min(1.0, (number + 1) / self.config.warmup)
+            group["lr"] = self.config.learning_rate * min(
+                1.0, (number + 1) / max(1, self.config.warmup)
+            )
         # Written under rounding of merged weights, so learning starts from its own log-probabilities.
         old: dict[int, torch.Tensor] = {}
         stats: list[StepStats] = []
@@ -115,7 +117,7 @@ class Learner:
             ),
             n_tokens=rollout.n_tokens,
             clip=self.config.clip,
-            kl_coeff=self.config.kl_coeff,
+            kl_coeff=self.config.kl_coeff if self.config.kl_in == "loss" else 0.0,
             entropy_bonus=self.config.entropy_bonus,
         )
         found.total.backward()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The model that learns: LoRA on a loaded model, merged while it writes, off for the reference."""
+"""The model that learns: an adapter, merged while it writes and off for the reference; or all of it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,60 @@ from probekit.errors import ModelError
 from probekit.models.load import LoadedModel
 
 ADAPTER = "default"
+
+
+class FullPolicy:
+    """A loaded model all of whose weights are trained.
+
+    The reference needs the weights a second time; they are exchanged in place, tensor for tensor,
+    so that there is one module and every part of probekit can go on using `loaded`.
+
+    Parameters
+    ----------
+    loaded
+        The model. In bfloat16 small updates are rounded away: load it in float32.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.parameters = list(loaded.model.parameters())
+        for parameter in self.parameters:
+            parameter.requires_grad_(requires_grad=True)
+        self._frozen = [p.detach().clone() for p in self.parameters]
+
+    @property
+    def n_trainable(self) -> int:
+        """Trainable numbers."""
+        return sum(p.numel() for p in self.parameters)
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Put the weights of the start in place while the block lasts."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @contextlib.contextmanager
+    def merged(self) -> Iterator[None]:
+        """Do nothing: there is no adapter to merge."""
+        yield
+
+    def save(self, folder: Path) -> None:
+        """Write the model as transformers does."""
+        self.loaded.model.save_pretrained(folder)
+
+    def load(self, folder: Path) -> None:
+        """Set the weights to those of a saved one."""
+        found = type(self.loaded.model).from_pretrained(folder, dtype=self.loaded.model.dtype)
+        with torch.no_grad():
+            for own, other in zip(self.parameters, found.parameters(), strict=True):
+                own.copy_(other)
+
+    def _exchange(self) -> None:
+        for i, parameter in enumerate(self.parameters):
+            parameter.data, self._frozen[i] = self._frozen[i], parameter.data
 
 
 class Policy:
@@ -106,18 +160,16 @@ class Policy:
                 if layer.merged_adapters:
                     layer.merged_adapters.pop()
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the adapter's weights."""
-        from peft import get_peft_model_state_dict
-
-        return {k: v.detach().clone() for k, v in get_peft_model_state_dict(self.peft).items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Set the adapter's weights."""
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(self.peft, state)
-
     def save(self, folder: Path) -> None:
         """Write the adapter as peft does (safetensors), to be loaded with `PeftModel`."""
         self.peft.save_pretrained(folder, safe_serialization=True)
+
+    def load(self, folder: Path) -> None:
+        """Set the adapter's weights to those of a saved one."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(self.peft, load_file(folder / "adapter_model.safetensors"))
+
+
+AnyPolicy = Policy | FullPolicy

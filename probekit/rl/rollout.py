@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from probekit.data.rows import Example
 from probekit.models.chat import Rendered, render
 from probekit.models.sampling import SamplingConfig, closing_id, sample
-from probekit.rl.policy import Policy
+from probekit.rl.policy import AnyPolicy
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Rollout:
         """New tokens in all."""
         return sum(self.n_new)
 
+    def written(self, i: int) -> list[int]:
+        """Return the content tokens of a completion, without the end of the turn."""
+        row = self.rows[i]
+        return [int(token) for token in row.ids[row.start : row.stop]]
+
 
 class Writer:
     """Lets the policy write, with the adapter merged.
@@ -47,7 +52,7 @@ class Writer:
         Rows that end with their prompt; rendered once.
     """
 
-    def __init__(self, policy: Policy, prompts: Sequence[Example]) -> None:
+    def __init__(self, policy: AnyPolicy, prompts: Sequence[Example]) -> None:
         self.policy = policy
         self._rendered = [render(prompt, policy.loaded.tokenizer) for prompt in prompts]
         self._closing = closing_id(policy.loaded)

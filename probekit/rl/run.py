@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from probekit.behaviours import Behaviours
+from probekit.behaviours import Behaviours, Wanted
 from probekit.container import disk_errors, refuse_existing, write_json
 from probekit.data.rows import Example
-from probekit.errors import BehaviourError, DataError, OutputError
+from probekit.errors import DataError, OutputError, ProbeError, StoreError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
@@ -22,6 +22,8 @@ from probekit.provenance import run_record
 from probekit.rl.checkpoint import LOGS
 from probekit.rl.config import RLConfig
 from probekit.rl.goodhart import goodhart
+from probekit.rl.head_data import HeadData
+from probekit.rl.target import bad_scores, good_scores
 from probekit.rl.train import Log, Trainer
 
 HELD_OUT = 0.25
@@ -72,7 +74,9 @@ def train_run(
     config: RLConfig | None = None,
     *,
     behaviours: Behaviours | None = None,
-    behaviour: str | None = None,
+    behaviour: str | Sequence[str] = (),
+    ensemble_layers: Sequence[int] = (),
+    store: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
     arguments: Mapping[str, Any] | None = None,
@@ -86,7 +90,8 @@ def train_run(
         The model that the probes were fitted on; gets an adapter in place.
     probes
         Directories written by `probekit fit`. The chosen probe of each is optimised, all together
-        as an ensemble; the first one's probes at three other layers are read along.
+        as an ensemble; other probes of the first are read along: three other layers, and other
+        positions of the same layer.
     prompts
         A quarter of their groups is held out for evaluation.
     out
@@ -96,7 +101,12 @@ def train_run(
     behaviours
         Counted at evaluations.
     behaviour
-        The category among them that should become more frequent, for the verdict.
+        The category that should become more frequent, `NAME[,NAME...]`, or several of
+        `TAG=VALUE:NAME[,NAME...]`: for the verdict, the best checkpoint and refits.
+    ensemble_layers
+        Layers of the first fit whose heads join the ensemble; needs the store.
+    store
+        What the first probe was fitted on, where it is not at the path that its fit recorded.
     resume, force
         Continue from the last checkpoint; replace what is at `out`.
     arguments
@@ -110,30 +120,30 @@ def train_run(
         When probes, prompts and model do not fit each other, or `out` exists.
     """
     config, out = config or RLConfig(), Path(out)
-    heads = [Probe.load(directory) for directory in probes]
-    if not heads:
-        raise DataError("probes: there are none. Expected one directory at least.")
-    if behaviour is not None and (behaviours is None or behaviour not in behaviours.names):
-        known = ", ".join(behaviours.names) if behaviours else "none, without a behaviours file"
-        raise BehaviourError(f"behaviour {behaviour!r}: is no category. Expected {known}.")
+    specs = [behaviour] if isinstance(behaviour, str) else list(behaviour)
+    wanted = Wanted.parse(specs, behaviours)
     if not resume:
         refuse_existing(out, force=force, marker="run.json")
+    heads, data = open_heads(probes, ensemble_layers, store, needed=bool(config.refit_every))
     for head in heads:
         Scorer(head, loaded, batch_tokens=config.batch_tokens)  # proves that it is their model
     train, held_out = split_prompts(prompts, seed=config.seed, balance=config.balance)
-    settings = dataclasses.asdict(config)
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
     continued = resume and (out / "run.json").is_file()
     if continued:
         _same_settings(out, settings)
     trainer = Trainer(
-        loaded, heads, train, held_out, config, out,
-        independent=_others(probes[0], heads[0]), behaviours=behaviours,
+        loaded, heads, train, held_out, config, out, independent=_others(probes[0], heads),
+        behaviours=behaviours, wanted=wanted, data=data,
     )  # fmt: skip
     record = {
         **run_record("rl", dict(arguments or settings), seed=config.seed),
         **loaded.describe(),
         "settings": settings,
         "probes": [str(directory) for directory in probes],
+        "optimised": [f"{head.kind}/{head.cell}" for head in heads],
+        "behaviour": str(wanted) if wanted else None,
+        "target": _target(trainer),
         "n_train": len(train),
         "n_held_out": len(held_out),
         "n_trainable": trainer.policy.n_trainable,
@@ -142,17 +152,65 @@ def train_run(
         _make(out)
     write_json(out / "run.json", record)
     trainer.run(resume=continued, log=log)
-    _judge(out, heads, behaviour)
+    judge(out, record)
     return trainer
 
 
-def _judge(out: Path, heads: Sequence[Probe], behaviour: str | None) -> None:
+def open_heads(
+    probes: Sequence[str | Path],
+    layers: Sequence[int] = (),
+    store: str | Path | None = None,
+    *,
+    needed: bool = False,
+) -> tuple[list[Probe], list[HeadData]]:
+    """Return the heads of an ensemble and, where their stores are there, what they were fitted on.
+
+    Raises
+    ------
+    ProbekitError
+        When a probe can not be read, or a store is `needed` and is not there.
+    """
+    if not probes:
+        raise DataError("probes: there are none. Expected one directory at least.")
+    named = [(directory, Probe.load(directory)) for directory in probes]
+    named += [(probes[0], Probe.load(probes[0], layer=layer)) for layer in layers]
+    data: list[HeadData] = []
+    try:
+        for directory, head in named:
+            own = store if directory == probes[0] else None
+            data.append(HeadData.open(directory, head, own))
+    except (ProbeError, StoreError):
+        # The run can do without, unless somebody asked for what needs it.
+        if needed or store or layers:
+            raise
+        data = []
+    heads = [head for _, head in named]
+    for k, item in enumerate(data):
+        if not heads[k].distributions:
+            heads[k] = item.with_distributions(heads[k])
+            data[k] = dataclasses.replace(item, head=heads[k])
+    return heads, data
+
+
+def judge(out: Path, record: Mapping[str, Any]) -> None:
     """Write goodhart.json from the samples of all evaluations."""
     lines = (out / "samples.jsonl").read_bytes().split(b"\n")
     rows = [json.loads(line) for line in lines if line]
-    optimised = [f"{head.kind}/{head.cell}" for head in heads]
-    found = goodhart(rows, optimised=optimised, behaviour=behaviour)
+    found = goodhart(rows, optimised=record["optimised"], behaviour=record["behaviour"])
     write_json(out / "goodhart.json", found.to_json())
+
+
+def _target(trainer: Trainer) -> dict[str, Any]:
+    """Return what the run aims at: scores of the chosen and the rejected rows, by class."""
+    tag, found = trainer.config.target_tag, trainer.ensemble.distributions
+    parts = {"": found.get("all", {})}
+    parts |= found.get("by_tag", {}).get(tag or trainer.tag, {})
+    return {
+        "name": trainer.config.target,
+        "tag": tag,
+        "chosen": {value: good_scores(part).tolist() for value, part in parts.items()},
+        "rejected": {value: bad_scores(part).tolist() for value, part in parts.items()},
+    }
 
 
 def _same_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -172,11 +230,15 @@ def _make(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name in (*LOGS, "run.json", "goodhart.json"):
             (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / "checkpoint", ignore_errors=True)
+        for name in ("checkpoint", "best"):
+            shutil.rmtree(out / name, ignore_errors=True)
 
 
-def _others(directory: str | Path, chosen: Probe) -> list[Probe]:
-    """Return the probes of three layers other than the chosen one, spread over the model."""
-    rest = [probe for probe in Probe.load_layers(directory) if probe.layer != chosen.layer]
-    at = sorted({round(q * (len(rest) - 1)) for q in (0.25, 0.6, 1.0)}) if rest else []
-    return [rest[i] for i in at]
+def _others(directory: str | Path, heads: Sequence[Probe]) -> list[Probe]:
+    """Return probes that nothing optimises: three other layers, two other positions."""
+    chosen, taken = heads[0], {head.cell for head in heads}
+    every = [p for p in Probe.load_all(directory) if p.kind == chosen.kind and p.cell not in taken]
+    same = [p for p in every if (p.site, p.position) == (chosen.site, chosen.position)]
+    at = sorted({round(q * (len(same) - 1)) for q in (0.25, 0.6, 1.0)}) if same else []
+    places = [p for p in every if (p.site, p.layer) == (chosen.site, chosen.layer)]
+    return [same[i] for i in at] + places[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +20,8 @@ def raw(scores: Array) -> Array:
     return scores
 
 
-def clipped(scores: Array, chosen: Array) -> Array:
-    """Return r = min(s, mean of the chosen scores): nothing is gained beyond the typical good text.
+def clipped(scores: Array, chosen: Array, margin: float = 0.0) -> Array:
+    """Return r = min(s, mean + margin * sd of the chosen scores): beyond it nothing is gained.
 
     Parameters
     ----------
@@ -28,8 +29,10 @@ def clipped(scores: Array, chosen: Array) -> Array:
         Of the batch, shape (n,).
     chosen
         Scores of the head's own chosen rows, shape (m,).
+    margin
+        In standard deviations of the chosen scores.
     """
-    return np.asarray(np.minimum(scores, chosen.mean()))
+    return np.asarray(np.minimum(scores, chosen.mean() + margin * chosen.std()))
 
 
 def gaussian(scores: Array, chosen: Array) -> Array:
@@ -114,6 +117,8 @@ class Target:
         `Probe.distributions` of the head.
     tag
         Aim at the chosen scores of each value of this tag separately.
+    margin
+        Of `clip`, in standard deviations of the chosen scores.
 
     Raises
     ------
@@ -122,17 +127,26 @@ class Target:
     """
 
     def __init__(
-        self, name: str, distributions: Mapping[str, Any], *, tag: str | None = None
+        self,
+        name: str,
+        distributions: Mapping[str, Any],
+        *,
+        tag: str | None = None,
+        margin: float = 0.0,
     ) -> None:
         self.name, self.tag = name, tag
         self._rule = TARGETS[name]
+        if name == "clip":
+            self._rule = functools.partial(clipped, margin=margin)
         self.chosen: dict[str, Array] = {}
         if self._rule is None:
             return
         parts = {"": distributions.get("all", {})}
         if tag is not None:
             parts |= distributions.get("by_tag", {}).get(tag, {})
-        self.chosen = {value: _good(found) for value, found in parts.items() if _good(found).size}
+        self.chosen = {
+            value: good_scores(found) for value, found in parts.items() if good_scores(found).size
+        }
         if not self.chosen or (tag is not None and len(self.chosen) < 2):
             where = f" by tag {tag!r}" if tag else ""
             raise ProbeError(
@@ -162,7 +176,7 @@ class Target:
         return found
 
 
-def _good(parts: Mapping[str, Any]) -> Array:
+def good_scores(parts: Mapping[str, Any]) -> Array:
     """Return the scores of the good side: chosen, class 1, or the upper half of rated rows."""
     if "chosen" in parts:
         return np.asarray(parts["chosen"], dtype=float)
@@ -171,3 +185,14 @@ def _good(parts: Mapping[str, Any]) -> Array:
         return scores[scores >= np.median(scores)] if scores.size else scores
     names = list(parts)
     return np.asarray(parts[names[1]], dtype=float) if len(names) == 2 else np.empty(0)
+
+
+def bad_scores(parts: Mapping[str, Any]) -> Array:
+    """Return the scores of the other side: rejected, class 0, or the lower half of rated rows."""
+    if "rejected" in parts:
+        return np.asarray(parts["rejected"], dtype=float)
+    if "score" in parts:
+        scores = np.asarray(parts["score"], dtype=float)
+        return scores[scores < np.median(scores)] if scores.size else scores
+    names = list(parts)
+    return np.asarray(parts[names[0]], dtype=float) if len(names) == 2 else np.empty(0)

@@ -12,24 +12,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from probekit.behaviours import Behaviours
-from probekit.container import jsonable
+from probekit.behaviours import Behaviours, Wanted
+from probekit.container import disk_errors, jsonable
 from probekit.data.rows import Example
 from probekit.errors import ModelError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.rl.advantage import advantages, spread
+from probekit.rl.alarms import Start, evaluation_alarms, step_alarms
 from probekit.rl.checkpoint import Checkpoint
 from probekit.rl.config import RLConfig
-from probekit.rl.evaluation import Evaluator
-from probekit.rl.frozen import FrozenReader
+from probekit.rl.evaluation import Evaluator, Readings
+from probekit.rl.extra import ExtraReward, Written
+from probekit.rl.frozen import Frozen, FrozenReader
+from probekit.rl.head_data import HeadData
 from probekit.rl.learner import Learner
-from probekit.rl.policy import Policy
+from probekit.rl.policy import FullPolicy, Policy
 from probekit.rl.prompts import PromptSampler
-from probekit.rl.reward import rewards
-from probekit.rl.rollout import Writer
-from probekit.rl.target import Target, wasserstein
+from probekit.rl.refit import Refitter
+from probekit.rl.reward import Ensemble, Rewards, rewards
+from probekit.rl.rollout import Rollout, Writer
+from probekit.rl.target import Target, good_scores, wasserstein
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -56,6 +61,10 @@ class Trainer:
         Heads that are read at evaluations and never optimised.
     behaviours
         Counted at evaluations.
+    wanted
+        The behaviour that is hoped for.
+    data
+        What every head was fitted on, for refits, the disjoint head and the distance; may be empty.
     """
 
     loaded: LoadedModel
@@ -66,33 +75,32 @@ class Trainer:
     folder: Path
     independent: Sequence[Probe] = ()
     behaviours: Behaviours | None = None
+    wanted: Wanted | None = None
+    data: Sequence[HeadData] = ()
 
     def __post_init__(self) -> None:
         self._done, self._whole = 0, True
+        self._start: Start | None = None
         config = self.config
-        tag = config.target_tag
-        self.target = Target(config.target, self.heads[0].distributions, tag=tag)
-        aim = Target("clip", self.heads[0].distributions) if self.heads[0].distributions else None
-        self.chosen = aim.chosen.get("", np.empty(0)) if aim else np.empty(0)
+        self.tag = config.target_tag or config.balance or ""
         self.sampler = PromptSampler(
             self.prompts, config.prompts, balance=config.balance, seed=config.seed
         )
-        self.values = [prompt.tags.get(tag or "", "") for prompt in self.prompts]
-        self.policy = Policy(
-            self.loaded, rank=config.rank, alpha=config.alpha, targets=config.lora_targets,
-            seed=config.seed,
+        self.extra = [ExtraReward.parse(spec) for spec in config.rewards]
+        self.refitter = self._refitter()
+        self.policy = (
+            FullPolicy(self.loaded)
+            if config.full_weights
+            else Policy(
+                self.loaded, rank=config.rank, alpha=config.alpha, targets=config.lora_targets,
+                seed=config.seed,
+            )
         )  # fmt: skip
         self.learner = Learner(self.policy, config)
         self.writer = Writer(self.policy, self.prompts)
-        self.reader = FrozenReader(self.loaded, self.heads, batch_tokens=config.batch_tokens)
-        everyone = FrozenReader(
-            self.loaded, [*self.heads, *self.independent], batch_tokens=config.batch_tokens
-        )
-        held_out = list(self.held_out)[: config.eval_prompts]
-        self.evaluator = Evaluator(
-            Writer(self.policy, held_out), held_out, everyone, n_heads=len(self.heads),
-            penalty=config.ensemble_penalty, chosen=self.chosen, behaviours=self.behaviours,
-        )  # fmt: skip
+        self.reader = self._reader(self.heads)
+        self._aim(self.heads)
+        self.evaluator = self._evaluator()
 
     def run(self, *, resume: bool = False, log: Log = lambda row: None) -> None:
         """Train from the last checkpoint, or from the start, to the last step.
@@ -103,39 +111,44 @@ class Trainer:
         ------
         ModelError
             When a reward is not finite (the last checkpoint is kept), or nothing can be learnt.
+        OutputError
+            When the disk is full; the last whole checkpoint is kept.
         """
         checkpoint = Checkpoint(self.folder)
-        first = checkpoint.load(self.policy, self.learner) if resume else 0
+        first = checkpoint.load(self.policy, self.learner, self.refitter) if resume else 0
         self._done = first
+        if first and self.refitter is not None:
+            self._use(self.refitter.heads)
         if first == 0:
-            self._evaluate(0, log)
+            self._evaluate(0, checkpoint, log)
         try:
             self._steps(first, checkpoint, log)
         except KeyboardInterrupt:
             # In the middle of a step of learning the weights are between two states.
             if self._whole and self._done > first:
-                checkpoint.save(self.policy, self.learner, self._done)
+                checkpoint.save(self.policy, self.learner, self._done, self.refitter)
             raise
 
     def _steps(self, first: int, checkpoint: Checkpoint, log: Log) -> None:
         for number in range(first, self.config.steps):
             row = self._step(number)
-            self._write("metrics.jsonl", row)
+            self._write("metrics.jsonl", [row])
             self._done, self._whole = number + 1, True
             log(row)
             if self._done % self.config.eval_every == 0 or self._done == self.config.steps:
-                self._evaluate(self._done, log)
-                checkpoint.save(self.policy, self.learner, self._done)
+                self._evaluate(self._done, checkpoint, log)
+                checkpoint.save(self.policy, self.learner, self._done, self.refitter)
 
     def _step(self, number: int) -> dict[str, Any]:
         config, started = self.config, time.perf_counter()
+        refit = self._refit(number)
         index = self.sampler.step(number)
         rollout = self.writer.write(index, config.sampling(), seed=config.seed + 1 + number)
         wrote = time.perf_counter()
         with self.policy.reference():
             frozen = self.reader.read(rollout.rows, rollout.n_new, logprobs=config.kl_coeff > 0)
-        values = [self.values[index[int(p)]] for p in rollout.prompt]
-        reward = rewards(frozen.scores, self.target, values, penalty=config.ensemble_penalty)
+        prompts = [self.prompts[index[int(p)]] for p in rollout.prompt]
+        reward = self._reward(rollout, frozen, prompts)
         self._check(reward.total, rollout.texts, number)
         groups = torch.from_numpy(reward.total).reshape(len(index), config.group)
         advantage = advantages(groups, config.estimator).reshape(-1).numpy()
@@ -143,7 +156,7 @@ class Trainer:
         self._whole = False
         stats = self.learner.step(number, rollout, advantage, frozen.logprobs)
         known = reward.score[np.isfinite(reward.score)]
-        return {
+        row = {
             "step": number + 1,
             "score": float(known.mean()),
             "score_sd": float(known.std()),
@@ -153,13 +166,136 @@ class Trainer:
             **stats._asdict(),
             "n_tokens": rollout.n_tokens / len(rollout.rows),
             "finished": float(rollout.finished.mean()),
+            **self._observe(rollout, frozen, prompts),
+            **({"refit": refit} if refit else {}),
             "seconds": time.perf_counter() - started,
             "seconds_writing": wrote - started,
             "seconds_reading": read - wrote,
-            "alarms": alarms(rollout.finished, groups, known, self.chosen, stats.entropy),
         }
+        row["alarms"] = step_alarms(
+            row, start=self._first(row), finished=rollout.finished, groups=groups, scores=known,
+            chosen=self.chosen,
+        )  # fmt: skip
+        return row
 
-    def _check(self, reward: Any, texts: list[str], number: int) -> None:  # noqa: ANN401
+    def _reward(self, rollout: Rollout, frozen: Frozen, prompts: Sequence[Example]) -> Rewards:
+        config = self.config
+        ids = [
+            row.ids[row.start : row.start + n].tolist()
+            for row, n in zip(rollout.rows, rollout.n_new, strict=True)
+        ]
+        written = Written(prompts, rollout.texts, ids)
+        extra = [(item.weight, item(written)) for item in self.extra]
+        if config.kl_in == "reward" and frozen.logprobs is not None:
+            gaps = [
+                float((own - other).sum())
+                for own, other in zip(rollout.logprobs, frozen.logprobs, strict=True)
+            ]
+            extra.append((-config.kl_coeff, np.array(gaps)))
+        values = [prompt.tags.get(config.target_tag or "", "") for prompt in prompts]
+        n = len(self.heads)
+        return rewards(frozen.scores[:, :n], self.ensemble, self.target, values, extra=extra)
+
+    def _observe(
+        self, rollout: Rollout, frozen: Frozen, prompts: Sequence[Example]
+    ) -> dict[str, float]:
+        """Return what nothing is learnt from: the first heads' score, the wanted behaviour.
+
+        Keeps the outputs for the next refit as well.
+        """
+        found: dict[str, float] = {}
+        wanted: list[bool | None] = [None] * len(prompts)
+        if self.behaviours is not None and self.wanted is not None:
+            for i, prompt in enumerate(prompts):
+                question = prompt.prompt[-1].content if prompt.prompt else ""
+                category = self.behaviours.classify(question, rollout.texts[i])
+                wanted[i] = self.wanted.holds(category, prompt.tags)
+            if known := [good for good in wanted if good is not None]:
+                found["wanted"] = float(np.mean(known))
+        if self.refitter is not None:
+            first = self.evaluator.first.score(frozen.scores[:, len(self.heads) :])
+            found["score_first"] = float(np.nanmean(first))
+            self.refitter.add(
+                frozen.acts,
+                [prompt.group for prompt in prompts],
+                [prompt.tags.get(self.tag, "") for prompt in prompts],
+                wanted,
+            )
+        return found
+
+    def _refit(self, number: int) -> dict[str, Any] | None:
+        every = self.config.refit_every
+        if self.refitter is None or number == 0 or number % every:
+            return None
+        self._whole = False
+        found = self.refitter.refit(number)
+        if found:
+            self._use(self.refitter.heads)
+        return found
+
+    def _use(self, heads: Sequence[Probe]) -> None:
+        """Go on with other heads of the same cells."""
+        self._aim(heads)
+        self.reader.replace(heads)
+        self.evaluator.refitted(heads, self.ensemble)
+
+    def _aim(self, heads: Sequence[Probe]) -> None:
+        config = self.config
+        self.ensemble = Ensemble(heads, config.ensemble_penalty)
+        self.target = Target(
+            config.target, self.ensemble.distributions, tag=config.target_tag,
+            margin=config.clip_margin,
+        )  # fmt: skip
+        self.chosen = good_scores(self.ensemble.distributions.get("all", {}))
+
+    def _refitter(self) -> Refitter | None:
+        if not self.config.refit_every:
+            return None
+        if len(self.data) != len(self.heads):
+            raise ModelError(
+                "refit_every: the rows that the heads were fitted on are not known. Name their store "
+                "with --store, or leave the heads as they are."
+            )
+        return Refitter(
+            self.data, keep=self.config.refit_keep, rate=self.config.refit_rate,
+            seed=self.config.seed,
+        )  # fmt: skip
+
+    def _reader(self, heads: Sequence[Probe], readings: Readings | None = None) -> FrozenReader:
+        first = list(self.heads) if self.refitter is not None and readings is None else []
+        return FrozenReader(
+            self.loaded,
+            readings.all if readings else [*heads, *first],
+            batch_tokens=self.config.batch_tokens,
+            temperature=self.config.temperature,
+            keep=[head.cell for head in heads] if self.data else (),
+        )
+
+    def _evaluator(self) -> Evaluator:
+        readings = Readings(
+            list(self.heads),
+            list(self.heads) if self.refitter is not None else [],
+            list(self.independent),
+            [item.disjoint() for item in self.data],
+        )
+        held_out = list(self.held_out)[: self.config.eval_prompts]
+        return Evaluator(
+            Writer(self.policy, held_out), held_out, self._reader(self.heads, readings),
+            readings=readings, ensemble=self.ensemble, behaviours=self.behaviours,
+            wanted=self.wanted, distance=self.data[0].distance if self.data else None,
+        )  # fmt: skip
+
+    def _first(self, row: dict[str, Any]) -> Start:
+        """Return the run's first step, from the log where the run was resumed."""
+        if self._start is None:
+            path = self.folder / "metrics.jsonl"
+            if path.exists() and path.stat().st_size:
+                with path.open("rb") as handle:
+                    row = json.loads(handle.readline())
+            self._start = Start(row["entropy"], row["n_tokens"])
+        return self._start
+
+    def _check(self, reward: NDArray[np.float64], texts: list[str], number: int) -> None:
         bad = np.flatnonzero(~np.isfinite(reward))
         if bad.size:
             raise ModelError(
@@ -167,35 +303,26 @@ class Trainer:
                 f"({texts[bad[0]][:80]!r}). The last checkpoint is kept; look at the reward function."
             )
 
-    def _evaluate(self, step: int, log: Log) -> None:
+    def _evaluate(self, step: int, checkpoint: Checkpoint, log: Log) -> None:
         config = dataclasses.replace(self.config.sampling(), samples=self.config.eval_samples)
         found, rows = self.evaluator.evaluate(config, seed=self.config.seed)
-        row = {"step": step, "evaluation": found}
-        self._write("evaluations.jsonl", row)
-        for sample in rows:
-            self._write("samples.jsonl", {"step": step, **sample})
+        row = {"step": step, "evaluation": found, "alarms": evaluation_alarms(found["all"])}
+        self._write("evaluations.jsonl", [row])
+        self._write("samples.jsonl", [{"step": step, **sample} for sample in rows])
+        checkpoint.save_best(self.policy, step, self._level(found["all"]))
         log(row)
 
-    def _write(self, name: str, row: dict[str, Any]) -> None:
-        with (self.folder / name).open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(jsonable(row), ensure_ascii=False) + "\n")
+    def _level(self, found: dict[str, Any]) -> float:
+        """Return what the best policy is chosen by: never the optimised score."""
+        if "wanted" in found:
+            return float(found["wanted"]["value"])
+        if "disjoint" in found:
+            return float(found["disjoint"]["value"])
+        heads = [f"head:{h.kind}/{h.cell}" for h in self.independent]
+        return float(np.mean([found[name]["value"] for name in heads])) if heads else np.nan
 
-
-def alarms(
-    finished: Any,  # noqa: ANN401 - a boolean array
-    groups: torch.Tensor,
-    scores: Any,  # noqa: ANN401 - an array
-    chosen: Any,  # noqa: ANN401 - an array
-    entropy: float,
-) -> list[str]:
-    """Return what a careful reader of the log would want to be told."""
-    found = []
-    if float(spread(groups)) == 1.0:
-        found.append("every group's rewards are equal: nothing is learnt from this step")
-    if not finished.any():
-        found.append("every completion was cut at the length limit")
-    if chosen.size and scores.mean() > chosen.max():
-        found.append("the mean score is past every chosen one")
-    if entropy < 0.1:
-        found.append("the entropy is below 0.1 nats a token")
-    return found
+    def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        path = self.folder / name
+        with disk_errors(path), path.open("a", encoding="utf-8") as handle:
+            for row in rows:
+                handle.write(json.dumps(jsonable(row), ensure_ascii=False) + "\n")

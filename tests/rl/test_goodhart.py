@@ -24,7 +24,7 @@ def run(score, rate, other, *, seed=0, n=40):
             "score": own[i] + score(step) + 0.3 * rng.standard_normal(),
             "heads": {HEAD: 0.0, "other": own[i] + other(step), "gap": None},
             "kl": 0.01 * step,
-            "category": "yes" if luck[i] < rate(step) else "no",
+            "wanted": bool(luck[i] < rate(step)),
         }
         for step in (0, 10, 20, 30)
         for i in range(n)

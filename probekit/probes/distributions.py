@@ -1,0 +1,41 @@
+"""How a head scores the good and the bad rows of its data: what an optimiser may aim at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.probes.bootstrap import Array
+from probekit.probes.task import Task
+
+
+def score_distributions(task: Task, scores: Array) -> dict[str, Any]:
+    """Return the choose split's scores by side or class, in all and by every value of every tag.
+
+    Parameters
+    ----------
+    task
+        The rows and their splits.
+    scores
+        Of every example row, shape (n_examples,).
+    """
+    examples = task.examples
+    rows = task.rows[task.splits.choose]
+
+    def of(rows: NDArray[np.int64]) -> dict[str, list[float]]:
+        if task.kind == "pair":
+            parts = {"chosen": scores[rows], "rejected": scores[rows + 1]}
+        elif examples.label is not None and examples.classes is not None:
+            label = examples.label[rows]
+            parts = {name: scores[rows[label == k]] for k, name in enumerate(examples.classes)}
+        else:
+            parts = {"score": scores[rows]}
+        return {name: np.round(part, 6).tolist() for name, part in parts.items()}
+
+    tags = {
+        tag: {str(v): of(rows[values[rows] == v]) for v in np.unique(values[rows]) if v}
+        for tag, values in examples.tags.items()
+    }
+    return {"split": "choose", "all": of(rows), "by_tag": tags}

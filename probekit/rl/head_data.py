@@ -1,0 +1,199 @@
+"""The rows a head was fitted on: for refits, an independent twin, and a distance from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.activations.store import ActivationStore
+from probekit.errors import ProbeError
+from probekit.probes.bootstrap import Array
+from probekit.probes.bradley_terry import BradleyTerryProbe
+from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe, calibrate
+from probekit.probes.distributions import score_distributions
+from probekit.probes.probe import Probe
+from probekit.probes.ridge import RidgeProbe
+from probekit.probes.task import Task
+
+
+class Outputs(NamedTuple):
+    """Completions of the policy that are to count as bad ones."""
+
+    acts: NDArray[np.float32]
+    """On the frozen model at the head's cell, shape (n, d_model)."""
+    groups: Sequence[str]
+    """Of their prompts."""
+    tags: Sequence[str]
+    """Value of the class tag of their prompts; empty strings where there is none."""
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """A head with the activations and targets it was fitted on."""
+
+    head: Probe
+    task: Task
+    acts: NDArray[np.float32]
+    """Of the head's cell, shape (n_examples, d_model)."""
+    standardize: bool
+
+    @classmethod
+    def open(cls, directory: str | Path, head: Probe, store: str | Path | None = None) -> HeadData:
+        """Read what `probekit fit` was given, from the store it names or from `store`.
+
+        Raises
+        ------
+        ProbeError
+            When the store is gone or is another one.
+        StoreError
+            When it can not be read.
+        """
+        record = json.loads((Path(directory) / "run.json").read_text(encoding="utf-8"))
+        arguments = record["arguments"]
+        path = Path(store or record.get("store", ""))
+        if not path.is_file():
+            raise ProbeError(
+                f"{path}: the store that {directory} was fitted on is not there. Name it with --store."
+            )
+        with ActivationStore.open(path) as source:
+            if json.dumps(source.provenance, sort_keys=True) != json.dumps(
+                head.provenance, sort_keys=True
+            ):
+                raise ProbeError(
+                    f"{path}: is not the store that {directory} was fitted on. Name that one with "
+                    "--store, or fit again."
+                )
+            task = Task.of(source.examples, seed=arguments["seed"], n_boot=arguments["n_boot"])
+            return cls(head, task, source.read(head.cell), bool(arguments["standardize"]))
+
+    def with_distributions(self, head: Probe) -> Probe:
+        """Return a head of the same cell with the choose split's scores under it."""
+        found = score_distributions(self.task, head.score(self.acts))
+        return dataclasses.replace(head, distributions=found)
+
+    def disjoint(self) -> Probe:
+        """Return a head of the same kind from groups that the head was not fitted on.
+
+        Those of the choose and the report split. The choose split had a say in which cell it is.
+        """
+        splits = self.task.splits
+        units = np.concatenate([splits.choose, splits.report])
+        rows, target = self._rows(units)
+        return self._fit(rows, target)
+
+    def refit(self, outputs: Outputs, *, seed: int) -> Probe:
+        """Return the head fitted again with outputs of the policy among the rejected.
+
+        The rows are those of the fit split, so a refit is convex and cheap. Of pairs, every output
+        is set against a chosen completion of the same prompt, else of the same class, else of any
+        prompt; of labels it is class 0; of ratings it gets the lowest one. The penalty a row is kept.
+
+        Parameters
+        ----------
+        outputs
+            What the policy wrote.
+        seed
+            Of the choice of the chosen completions.
+        """
+        rows, target = self._rows(self.task.splits.fit)
+        if self.task.kind == "pair":
+            partners = self.acts[self._partners(outputs, np.random.default_rng(seed))]
+            extra = partners - outputs.acts
+            added = np.ones(len(extra))
+        else:
+            extra, added = outputs.acts, np.full(len(outputs.acts), -1.0)
+        found = self._fit(
+            np.concatenate([rows, extra.astype(np.float64)]), np.concatenate([target, added])
+        )
+        return self.with_distributions(found)
+
+    def accuracy(self, head: Probe) -> float:
+        """Return the head's primary metric on the choose split."""
+        scores = head.score(self.acts)[:, None]
+        return float(self.task.primary_values(scores, self.task.splits.choose)[0])
+
+    @cached_property
+    def typical(self) -> tuple[Array, Array, float]:
+        """Mean, precision matrix and root mean square distance: see `distance`."""
+        from sklearn.covariance import LedoitWolf
+
+        fit, held = (
+            self._examples(units) for units in (self.task.splits.fit, self.task.splits.choose)
+        )
+        model = LedoitWolf().fit(self.acts[fit].astype(np.float64))
+        mean, precision = model.location_, model.precision_
+        scale = float(np.sqrt(_squared(self.acts[held], mean, precision).mean()))
+        return mean, precision, scale
+
+    def distance(self, acts: NDArray[np.float32]) -> Array:
+        """Return the Mahalanobis distance of activations from the fit split, shape (n,).
+
+        With the Ledoit-Wolf covariance (d_model is often more than there are rows), in units of the
+        root mean square distance of the choose split: 1 is as far as new rows of the data are.
+        """
+        mean, precision, scale = self.typical
+        return np.asarray(np.sqrt(_squared(acts, mean, precision)) / scale)
+
+    def _rows(self, units: NDArray[np.int64]) -> tuple[Array, Array]:
+        design = self.task.design(self.acts, units).astype(np.float64)
+        return design, self.task.target[units]
+
+    def _examples(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows = self.task.rows[units]
+        return np.concatenate([rows, rows + 1]) if self.task.kind == "pair" else rows
+
+    def _partners(self, outputs: Outputs, rng: np.random.Generator) -> NDArray[np.int64]:
+        fit, examples = self.task.splits.fit, self.task.examples
+        rows = self.task.rows[fit]
+        pools: dict[tuple[str, str], list[int]] = {}
+        for row in rows:
+            pools.setdefault(("group", str(examples.group[row])), []).append(int(row))
+            for values in examples.tags.values():
+                if values[row]:
+                    pools.setdefault(("tag", str(values[row])), []).append(int(row))
+        every = [int(row) for row in rows]
+        found = []
+        for group, tag in zip(outputs.groups, outputs.tags, strict=True):
+            pool = pools.get(("group", group)) or pools.get(("tag", tag)) or every
+            found.append(pool[int(rng.integers(len(pool)))])
+        return np.array(found)
+
+    def _fit(self, design: Array, target: Array) -> Probe:
+        """Fit a head of the same kind to rows (differences, for pairs) at the same penalty a row."""
+        head = self.head
+        l2 = (head.l2 or 1.0) * len(design) / len(self.task.splits.fit)
+        zeros = np.zeros_like(design)
+        if head.kind == "bradley-terry":
+            probe: Any = BradleyTerryProbe(
+                l2, head=head.head or "linear", standardize=self.standardize
+            ).fit(design, zeros)
+        elif head.kind == "ridge":
+            probe = RidgeProbe(l2, standardize=self.standardize, scale_target=False).fit(
+                design, target
+            )
+        elif head.kind == "logistic":
+            probe = LogisticProbe(l2, standardize=self.standardize).fit(design, target)
+        elif self.task.kind == "pair":
+            coef, bias = calibrate(design @ design.mean(0), target, design.mean(0), intercept=False)
+            return self._copy(coef, bias)
+        else:
+            probe = MeanDifferenceProbe().fit(design, target)
+        return self._copy(probe.coef_, float(probe.intercept_))
+
+    def _copy(self, coef: Array, bias: float) -> Probe:
+        return dataclasses.replace(
+            self.head, coef=np.asarray(coef), bias=float(bias), metrics={}, distributions={}
+        )
+
+
+def _squared(acts: NDArray[np.float32], mean: Array, precision: Array) -> Array:
+    gap = acts.astype(np.float64) - mean
+    return np.asarray(np.einsum("ij,ij->i", gap @ precision, gap))
