@@ -92,6 +92,7 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
 @click.option(
     "--prompts", "source", required=True, help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME."
 )
+@click.option("--held-out", help="Prompts to evaluate on.  [default: a quarter of --prompts]")
 @out_option("Directory to write.")
 @_training_options
 @click.option("--behaviours", help="Behaviours file, or the name of a shipped one.")
@@ -136,6 +137,7 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
     behaviours = Behaviours.load(options["behaviours"]) if options["behaviours"] else None
     first = Probe.load(probes[0])
     rows = open_prompts(source, limit=options["limit"])
+    held_out = open_prompts(options["held_out"]) if options["held_out"] else None
     quiet_libraries(options["threads"])
     loaded = load_model(
         options["model"] or str(first.provenance.get("model")),
@@ -150,7 +152,7 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
     watch = Watch(config.steps, Path(out) / "tensorboard" if options["tensorboard"] else None)
     train_run(
         loaded, probes, rows, out, config, behaviours=behaviours,
-        behaviour=options["behaviour"], store=options["store"], resume=options["resume"],
+        behaviour=options["behaviour"], held_out=held_out, store=options["store"], resume=options["resume"],
         ensemble_layers=parse_layers(layers, n_layers) if layers else (),
         force=options["force"], arguments={"probes": probes, "prompts": source, "out": out, **options},
         log=watch,

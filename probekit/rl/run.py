@@ -75,6 +75,7 @@ def train_run(
     *,
     behaviours: Behaviours | None = None,
     behaviour: str | Sequence[str] = (),
+    held_out: Sequence[Example] | None = None,
     ensemble_layers: Sequence[int] = (),
     store: str | Path | None = None,
     resume: bool = False,
@@ -93,7 +94,7 @@ def train_run(
         as an ensemble; other probes of the first are read along: three other layers, and other
         positions of the same layer.
     prompts
-        A quarter of their groups is held out for evaluation.
+        To train on; without `held_out` a quarter of their groups is kept for evaluation.
     out
         Directory to write.
     config
@@ -103,6 +104,8 @@ def train_run(
     behaviour
         The category that should become more frequent, `NAME[,NAME...]`, or several of
         `TAG=VALUE:NAME[,NAME...]`: for the verdict, the best checkpoint and refits.
+    held_out
+        Prompts to evaluate on, of groups that are not trained on.
     ensemble_layers
         Layers of the first fit whose heads join the ensemble; needs the store.
     store
@@ -127,13 +130,13 @@ def train_run(
     heads, data = open_heads(probes, ensemble_layers, store, needed=bool(config.refit_every))
     for head in heads:
         Scorer(head, loaded, batch_tokens=config.batch_tokens)  # proves that it is their model
-    train, held_out = split_prompts(prompts, seed=config.seed, balance=config.balance)
+    train, kept = _prompts(prompts, held_out, config)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     continued = resume and (out / "run.json").is_file()
     if continued:
         _same_settings(out, settings)
     trainer = Trainer(
-        loaded, heads, train, held_out, config, out, independent=_others(probes[0], heads),
+        loaded, heads, train, kept, config, out, independent=_others(probes[0], heads),
         behaviours=behaviours, wanted=wanted, data=data,
     )  # fmt: skip
     record = {
@@ -145,7 +148,7 @@ def train_run(
         "behaviour": str(wanted) if wanted else None,
         "target": _target(trainer),
         "n_train": len(train),
-        "n_held_out": len(held_out),
+        "n_held_out": len(kept),
         "n_trainable": trainer.policy.n_trainable,
     }
     if not continued:
@@ -154,6 +157,23 @@ def train_run(
     trainer.run(resume=continued, log=log)
     judge(out, record)
     return trainer
+
+
+def _prompts(
+    prompts: Sequence[Example], held_out: Sequence[Example] | None, config: RLConfig
+) -> tuple[list[Example], list[Example]]:
+    """Return prompts to train on and to evaluate on; no group is in both."""
+    if held_out is None:
+        return split_prompts(prompts, seed=config.seed, balance=config.balance)
+    groups = {prompt.group for prompt in held_out}
+    if shared := sorted(groups & {prompt.group for prompt in prompts}):
+        raise DataError(
+            f"held-out prompts: group {shared[0]!r} is among the prompts to train on "
+            f"({len(shared)} such groups). Expected none."
+        )
+    if not held_out:
+        raise DataError("held-out prompts: there are none. Expected at least one.")
+    return list(prompts), list(held_out)
 
 
 def open_heads(
