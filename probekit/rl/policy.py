@@ -56,8 +56,9 @@ class FullPolicy:
         yield
 
     def save(self, folder: Path) -> None:
-        """Write the model as transformers does."""
+        """Write the model with its tokenizer as transformers does."""
         self.loaded.model.save_pretrained(folder)
+        self.loaded.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
         """Set the weights to those of a saved one."""

@@ -1,0 +1,250 @@
+"""Whole runs on a tiny model: refits, other policies and rewards, and what survives a bad end."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from probekit.behaviours import Behaviours, Wanted
+from probekit.errors import ModelError, OutputError
+from probekit.models.load import load_model
+from probekit.probes import Probe
+from probekit.probes.scoring import Scorer
+from probekit.rl import RLConfig, Trainer
+from probekit.rl.head_data import HeadData
+from probekit.rl.policy import FullPolicy
+from tests.rl.test_train import FAST, assert_same_weights, logits, rows
+from tests.steering.conftest import prompts
+
+REFITS = dataclasses.replace(FAST, refit_every=1, refit_keep=12, refit_rate=0.5)
+
+
+def fresh(tiny_llama):
+    return load_model(str(tiny_llama), dtype="float32")
+
+
+def trainer(tiny_llama, fitted, folder, config=FAST, **options):
+    folder.mkdir(exist_ok=True)
+    head = Probe.load(fitted)
+    data = [HeadData.open(fitted, head, fitted / "acts.h5")]
+    loaded = fresh(tiny_llama)
+    return Trainer(loaded, [head], prompts(), prompts(), config, folder, data=data, **options)
+
+
+def test_refitted_heads_are_used_and_both_scores_logged(tiny_llama, fitted, tmp_path):
+    run = trainer(tiny_llama, fitted, tmp_path / "run", REFITS)
+    run.run()
+    steps = rows(tmp_path / "run" / "metrics.jsonl")
+    assert steps[0]["score"] == pytest.approx(steps[0]["score_first"])
+    assert [row.get("refit", {}).get("n_outputs") for row in steps] == [None, 8, 12, 12]
+    assert all(row["refit"]["cosine"] < 1 for row in steps[1:])
+    now = run.refitter.heads[0]
+    assert run.reader.heads[0] is now and run.evaluator.reader.heads[0] is now
+    last = rows(tmp_path / "run" / "samples.jsonl")[-1]
+    assert last["score"] != pytest.approx(last["score_first"])
+    chosen = now.distributions["all"]
+    assert run.chosen.mean() == pytest.approx(np.mean(chosen["xy"]))
+
+
+def test_a_run_with_refits_resumes_exactly(tiny_llama, fitted, tmp_path):
+    whole = trainer(tiny_llama, fitted, tmp_path / "a", REFITS)
+    whole.run()
+    cut = trainer(tiny_llama, fitted, tmp_path / "b", dataclasses.replace(REFITS, steps=2))
+    cut.run()
+    # A run of two steps evaluates at its end as the longer one does in its middle.
+    again = trainer(tiny_llama, fitted, tmp_path / "b", REFITS)
+    again.run(resume=True)
+    assert_same_weights(whole, again)
+    np.testing.assert_array_equal(whole.refitter.heads[0].coef, again.refitter.heads[0].coef)
+    assert rows(tmp_path / "a" / "metrics.jsonl") == rows(tmp_path / "b" / "metrics.jsonl")
+    assert rows(tmp_path / "a" / "samples.jsonl") == rows(tmp_path / "b" / "samples.jsonl")
+
+
+def test_refits_without_the_rows_of_the_head_are_refused(tiny_llama, fitted, tmp_path):
+    with pytest.raises(ModelError, match=r"refit_every: .*--store"):
+        Trainer(
+            fresh(tiny_llama), [Probe.load(fitted)], prompts(), prompts(), REFITS, tmp_path
+        )  # fmt: skip
+
+
+def test_independent_readings_say_what_they_are(tiny_llama, fitted, tmp_path):
+    run = trainer(tiny_llama, fitted, tmp_path / "run")
+    run.run()
+    found = rows(tmp_path / "run" / "samples.jsonl")
+    start = [row for row in found if row["step"] == 0]
+    end = [row for row in found if row["step"] == FAST.steps]
+    # The adapter starts at zero: until something is learnt there is no drift.
+    assert all(row["drift"] == pytest.approx(0.0, abs=1e-5) for row in start)
+    assert any(abs(row["drift"]) > 1e-4 for row in end)
+    head = Probe.load(fitted)
+    rollout = run.evaluator.writer.write([0, 1], run.config.sampling(), seed=3)
+    read = run.evaluator.reader
+    with run.policy.reference():
+        frozen = read.read(rollout.rows, rollout.n_new)
+        by_scorer = Scorer(head, run.loaded).score(rollout.rows)
+    columns = run.evaluator.readings.columns(frozen.scores)
+    np.testing.assert_allclose(columns["optimised"][:, 0], by_scorer, atol=1e-4)
+    np.testing.assert_allclose(
+        frozen.acts[head.cell] @ head.coef + head.bias, columns["optimised"][:, 0], atol=1e-3
+    )
+    assert {"disjoint", "mahalanobis", "score", "kl"} <= end[0].keys()
+    assert all(row["mahalanobis"] > 0 for row in end)
+
+
+def test_all_weights_can_be_trained_and_the_reference_stays(tiny_llama, fitted, tmp_path):
+    config = dataclasses.replace(FAST, full_weights=True, learning_rate=1e-3)
+    run = trainer(tiny_llama, fitted, tmp_path / "run", config)
+    before = logits(fresh(tiny_llama).model)
+    assert run.policy.n_trainable == sum(p.numel() for p in run.loaded.model.parameters())
+    run.run()
+    after = logits(run.loaded.model)
+    assert not torch.equal(after, before)
+    with run.policy.reference():
+        assert torch.equal(logits(run.loaded.model), before)
+    assert torch.equal(logits(run.loaded.model), after)
+    saved = load_model(str(tmp_path / "run" / "checkpoint" / "adapter"), dtype="float32")
+    assert torch.equal(logits(saved.model), after)
+    again = trainer(tiny_llama, fitted, tmp_path / "run", dataclasses.replace(config, steps=5))
+    again.run(resume=True)
+    assert isinstance(again.policy, FullPolicy)
+    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_divergence_in_the_reward_is_its_sum_over_the_completion(tiny_llama, fitted, tmp_path):
+    config = dataclasses.replace(
+        FAST, kl_in="reward", kl_coeff=0.5, target="max", rewards=("length=0.25",)
+    )
+    run = trainer(tiny_llama, fitted, tmp_path / "run", config)
+    run.run()
+    index = run.sampler.step(9)
+    rollout = run.writer.write(index, config.sampling(), seed=3)
+    with run.policy.reference():
+        frozen = run.reader.read(rollout.rows, rollout.n_new, logprobs=True)
+    some = [run.prompts[index[int(p)]] for p in rollout.prompt]
+    found = run._reward(rollout, frozen, some)
+    gaps = [(a - b).sum() for a, b in zip(rollout.logprobs, frozen.logprobs, strict=True)]
+    wanted = frozen.scores[:, 0] - 0.5 * np.array(gaps) + 0.25 * np.array(rollout.n_new)
+    np.testing.assert_allclose(found.total, wanted, rtol=1e-6)
+    assert max(map(abs, gaps)) > 1e-3
+
+
+def test_the_best_policy_is_kept_by_what_is_wanted_not_by_the_score(tiny_llama, fitted, tmp_path):
+    levels = iter([0.2, 0.6, 0.4])
+    run = trainer(
+        tiny_llama, fitted, tmp_path / "run",
+        behaviours=Behaviours.load("sentiment"),
+        wanted=Wanted.parse(["positive"], Behaviours.load("sentiment")),
+    )  # fmt: skip
+    run._level = lambda found: next(levels)
+    states = {}
+
+    def log(row):
+        states[row["step"]] = [p.detach().clone() for p in run.policy.parameters]
+
+    run.run(log=log)
+    best = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
+    assert best == {"step": 2, "level": 0.6}
+    run.policy.load(tmp_path / "run" / "best" / "adapter")
+    pairs = zip(run.policy.parameters, states[2], strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    found = rows(tmp_path / "run" / "samples.jsonl")
+    assert all(row["wanted"] == (row["category"] == "positive") for row in found)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tiny_llama, fitted, tmp_path, monkeypatch):
+    run = trainer(tiny_llama, fitted, tmp_path / "run")
+    real = run.policy.save
+
+    def full(folder):
+        if run._done == 4:
+            folder.mkdir(parents=True)
+            (folder / "adapter_model.safetensors").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(folder)
+
+    monkeypatch.setattr(run.policy, "save", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        run.run()
+    folder = tmp_path / "run"
+    assert json.loads((folder / "checkpoint" / "checkpoint.json").read_text())["step"] == 2
+    assert sorted(p.name for p in folder.iterdir() if "tmp" in p.name or "partial" in p.name) == []
+    whole = trainer(tiny_llama, fitted, tmp_path / "whole")
+    whole.run()
+    again = trainer(tiny_llama, fitted, folder)
+    again.run(resume=True)
+    assert_same_weights(whole, again)
+    assert rows(folder / "metrics.jsonl") == rows(tmp_path / "whole" / "metrics.jsonl")
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from probekit.data.prompts import open_prompts
+from probekit.models.load import load_model
+from probekit.rl import RLConfig
+from probekit.rl.run import train_run
+
+model, fit, data, out, at = sys.argv[1:]
+config = RLConfig(
+    steps=4, prompts=2, group=4, max_new_tokens=5, eval_every=2, eval_prompts=4, rank=2,
+    learning_rate=5e-3, warmup=1, refit_every=2,
+)
+
+def log(row):
+    if row["step"] == int(at) and "loss" in row:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train_run(
+    load_model(model, dtype="float32"), [fit], open_prompts(data), out, config,
+    store=Path(fit) / "acts.h5", resume=Path(out).exists(), log=log,
+)
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_end(tiny_llama, fitted, tmp_path):
+    data = tmp_path / "prompts.jsonl"
+    data.write_text(
+        "".join(
+            json.dumps({"prompt": f"{'ab' * k} go on", "group": f"g{k}"}) + "\n" for k in range(8)
+        )
+    )
+
+    def run(out, at):
+        argv = [sys.executable, "-c", CHILD, str(tiny_llama), str(fitted), str(data), str(out), at]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(argv, cwd=Path.cwd(), env=env, check=False).returncode
+
+    assert run(tmp_path / "whole", "0") == 0
+    assert run(tmp_path / "cut", "1") == -signal.SIGKILL
+    assert run(tmp_path / "cut", "3") == -signal.SIGKILL
+    assert run(tmp_path / "cut", "0") == 0
+    for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+        assert rows(tmp_path / "cut" / name) == rows(tmp_path / "whole" / name)
+    for name in ("adapter_model.safetensors",):
+        paths = [tmp_path / k / "checkpoint" / "adapter" / name for k in ("cut", "whole")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kl_in": "loss,reward"}, "kl_in"),
+        ({"refit_rate": 0.0}, "refit_rate 0.0"),
+        ({"refit_every": -1}, "refit_every -1"),
+        ({"learning_rate": 0.0}, "learning_rate 0.0"),
+        ({"rewards": ("length",)}, "expected NAME=WEIGHT"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ModelError, match=message):
+        RLConfig(**options)
