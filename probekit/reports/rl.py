@@ -131,12 +131,13 @@ def _compare(runs: Sequence[RLRun]) -> Iterator[Plot | str]:
 
 def _behaviour(run: RLRun) -> Iterator[Plot]:
     from probekit.reports.page import Plot
-    from probekit.reports.rl_figures import CATEGORIES, PARTS, behaviour_figure
+    from probekit.reports.rl_figures import CATEGORIES, PARTS, behaviour_figure, twin
 
     figure = behaviour_figure(run)
     if figure is None:
         return
-    rates = [name for name in run.measures if name.startswith("rate:") and name != run.wanted]
+    rates = [name for name in run.measures if name.startswith("rate:")]
+    rates = [name for name in rates if name not in (run.wanted, twin(run))]
     left = f" Only the {CATEGORIES} other categories that changed most are drawn."
     parts = f" Only {PARTS} of {len(run.parts)} groups are drawn."
     wanted = f" Wanted: {escape(run.behaviour)}." if run.behaviour else ""

@@ -169,7 +169,9 @@ def _health_n(run: RLRun) -> str:
 
 def _rates(run: RLRun) -> list[str]:
     """Return the wanted behaviour, then the categories whose rate changed most."""
-    rates = [name for name in run.measures if name.startswith(RATE) and name != run.wanted]
+    same = twin(run)
+    rates = [name for name in run.measures if name.startswith(RATE)]
+    rates = [name for name in rates if name not in (run.wanted, same)]
     if run.compared and len(rates) > CATEGORIES:
         moved = {name: abs(change(run, name).value) for name in rates}
         kept = sorted(rates, key=lambda name: -moved[name])[:CATEGORIES]
@@ -177,9 +179,21 @@ def _rates(run: RLRun) -> list[str]:
     return [*([run.wanted] if run.wanted else []), *rates[:CATEGORIES]]
 
 
+def twin(run: RLRun) -> str | None:
+    """Return the one category that is the wanted behaviour everywhere: their lines would hide."""
+    for name in run.measures:
+        if name.startswith(RATE) and run.wanted == "wanted":
+            pairs = [(item.value("wanted", part), item.value(name, part))
+                     for item in run.evaluations for part in run.parts]  # fmt: skip
+            if all(one.value == other.value for one, other in pairs):
+                return name
+    return None
+
+
 def _rate_name(run: RLRun, name: str) -> str:
-    label = plot_text(measure(name).label, 30)
-    return f"{label} (wanted)" if name == run.wanted and name != "wanted" else label
+    shown = twin(run) or name if name == run.wanted else name
+    label = plot_text(measure(shown).label, 30)
+    return f"{label} (wanted)" if name == run.wanted and shown != "wanted" else label
 
 
 def _x(run: RLRun) -> list[float]:

@@ -234,6 +234,7 @@ def _step_names(figure: go.Figure, panel: Panel, index: int, scale: float) -> No
         figure.add_annotation(
             x=x, xref=_axis("x", index), y=1, yref=f"{_axis('y', index)} domain", yanchor="top",
             text=text, showarrow=False, font=dict(size=10.5, color=theme.GREY),
+            bgcolor="white", borderpad=0,
         )  # fmt: skip
 
 

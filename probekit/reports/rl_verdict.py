@@ -62,7 +62,12 @@ def entropy_ratio(run: RLRun) -> Metric:
 
 
 def _score(run: RLRun) -> str:
-    return f"Score: {_moved(run, 'score')}."
+    first = f"; under the first heads {_moved(run, 'score_first')}" if _has_first(run) else ""
+    return f"Score: {_moved(run, 'score')}{first}."
+
+
+def _has_first(run: RLRun) -> bool:
+    return run.last.value("score_first").known
 
 
 def _behaviour(run: RLRun) -> list[str]:
@@ -139,6 +144,12 @@ def _warnings(run: RLRun) -> list[str]:
         )
     if run.compared:
         found += _damage(run)
+    refits = [row.step for row in run.steps if row.refit is not None]
+    if refits:
+        found.append(
+            f"The heads were fitted again after step {ranges(refits)}: scores before and after are read "
+            "by different heads."
+        )
     alarms = [row.step for row in run.steps if row.alarms]
     if alarms:
         plural = "" if len(alarms) == 1 else "s"

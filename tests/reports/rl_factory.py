@@ -98,7 +98,7 @@ def _samples(
             row = dict(
                 step=step, prompt_id=f"p{prompt:02}",
                 prompt=made.text or f"Who is the researcher number {prompt}, and what is she known for?",
-                tags=tags if not made.text else {made.text: value for value in tags.values()},
+                tags={made.text: f"{made.text}{prompt % 2}"} if made.text else tags,
                 text=made.text or " ".join(rng.permutation(WORDS)[: int(22 + 10 * share)])
                 + f" ({sample})",
                 score=score, heads=heads, n_tokens=int(40 - 12 * share + rng.integers(-6, 6)),
