@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from probekit.reports.output import write_page
 from probekit.reports.rl_load import load_runs
 from probekit.reports.rl_rows import RLRun
-from probekit.reports.rl_verdict import RLVerdict, model_name, rl_verdict
+from probekit.reports.rl_verdict import RLVerdict, best_by, model_name, rl_verdict
 from probekit.reports.rl_words import heads_text
 from probekit.reports.steer_words import INTERVAL, listed
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BANDS = f"Bands: {INTERVAL}."
 _BARS = f"Bars: {INTERVAL}."
 _NO_EVALUATION = (
-    "<p>No evaluation was written before the run ended, so there is nothing to draw.</p>"
+    "<p>No evaluation has been written, so there is nothing of held-out prompts to draw.</p>"
 )
 
 
@@ -112,6 +112,8 @@ def _compare(runs: Sequence[RLRun]) -> Iterator[Plot | str]:
         else "The runs optimise different heads, so the score is drawn as its change in standard "
         "deviations over each run's own first completions."
     )
+    if any(row.refit for run in runs for row in run.steps):
+        unit += " Where heads were fitted again, the score is that of the newest ones."
     if rl_compare.drawn(runs):
         yield Plot(
             "compare-steps",
@@ -186,12 +188,11 @@ def _goodhart(run: RLRun) -> Plot:
     from probekit.reports.rl_figures import goodhart_figure
 
     assert run.curve is not None
-    best = "the wanted behaviour" if run.wanted else "the mean of the independent heads"
     return Plot(
         "goodhart-curve",
         goodhart_figure(run, run.curve),
         f"Paired changes from the first evaluation; along the top, after how many steps. {_BARS} "
-        f"Dotted upright: the sweet spot, the evaluation at which {best} was highest. Where the "
+        f"Dotted upright: the sweet spot, the evaluation at which {best_by(run)} was highest. Where the "
         "score goes on rising to its right while the others fall, it is being gamed (Goodhart).",
         "Changes of score, independent readings and behaviour against the root of the divergence.",
     )

@@ -26,7 +26,11 @@ def drawn(runs: Sequence[RLRun]) -> list[RLRun]:
 
 def same_score(runs: Sequence[RLRun]) -> bool:
     """Return whether the runs optimise the same heads, so that their scores have one unit."""
-    return len({tuple(run.optimised) for run in drawn(runs)}) == 1
+    heads = {
+        (*run.optimised, *map(str, run.record.get("probes") or ()), run.record.get("model"))
+        for run in drawn(runs)
+    }
+    return len(heads) == 1
 
 
 def compare_figure(runs: Sequence[RLRun], *, against_kl: bool) -> go.Figure:

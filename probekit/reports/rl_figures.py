@@ -21,7 +21,7 @@ from probekit.reports.rl_words import (
     report_n,
 )
 from probekit.reports.rows import Metric
-from probekit.reports.words import count, plot_text, upper_first
+from probekit.reports.words import count, plot_text, shorten, upper_first
 
 CATEGORIES = 5
 """Categories drawn beside the wanted behaviour: those whose rate changed most."""
@@ -43,7 +43,7 @@ def behaviour_figure(run: RLRun) -> go.Figure | None:
             _evaluated(run, name, part, look=look, name=_rate_name(run, name))
             for look, name in enumerate(names)
         ]
-        title = f"{upper_first(plot_text(part_name(part), 40))} (n = {count(run.prompts(part))})"
+        title = f"{upper_first(shorten(part_name(part), 40))} (n = {count(run.prompts(part))})"
         panels.append(Panel(title, "Share of completions", lines, share=True))
     several = len(panels) > 1
     return panels_figure(
@@ -91,7 +91,13 @@ def independent_figure(run: RLRun) -> go.Figure | None:
     for look, name in enumerate(["score", *run.independent][: len(theme.SERIES) - 1]):
         found = [scaled_change(run, name, step=item.step) for item in run.evaluations]
         lines.append(
-            Line(upper_first(measure(name).label), _x(run), found, look, hover=_after(run))
+            Line(
+                plot_text(upper_first(measure(name).label), 60),
+                _x(run),
+                found,
+                look,
+                hover=_after(run),
+            )
         )
     lines.append(_zero(_x(run)))
     return panels_figure(

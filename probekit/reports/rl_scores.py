@@ -17,6 +17,8 @@ from probekit.reports.rl_words import part_name
 from probekit.reports.words import count, plot_text, upper_first
 
 _PANEL, _GAP, _BINS = 150, 66, 16
+TALL = 3
+"""Panels below each other at most."""
 TARGET = "target: chosen scores"
 
 Array = NDArray[np.float64]
@@ -36,30 +38,36 @@ def scores_figure(run: RLRun) -> go.Figure:
     """Draw the scores at the first and the last evaluation, a row a part."""
     rows = [(part, histograms(run, part)) for part in _parts(run)]
     edges = _edges(np.concatenate([item.values for _, row in rows for item in row]))
-    down = len(rows)
+    # Beside each other where one below the other would be longer than a printed page.
+    across = 1 if len(rows) <= TALL else 2
+    down = math.ceil(len(rows) / across)
     height = down * _PANEL + (down - 1) * _GAP
     figure = make_subplots(
-        rows=down, cols=1, shared_xaxes=False,
+        rows=down, cols=across, horizontal_spacing=0.12 if across > 1 else 0,
         vertical_spacing=_GAP / height if down > 1 else 0,
     )  # fmt: skip
     names: dict[str, None] = {}
     for index, (part, row) in enumerate(rows):
+        cell = dict(row=index // across + 1, col=index % across + 1)
         for item in row:
-            figure.add_traces(
-                _traces(item, edges, legend=item.name not in names), rows=index + 1, cols=1
-            )
+            trace = _trace(item, edges, legend=item.name not in names)
+            figure.add_trace(trace, **cell)
             names[item.name] = None
         sizes = ", ".join(f"{item.name.split(':')[0]} {count(len(item.values))}" for item in row)
+        axis = index + 1 if index else ""
         figure.add_annotation(
-            text=f"<b>{upper_first(plot_text(part_name(part), 40))}</b>  n = {sizes}",
-            x=0, xref="paper", xanchor="left", y=1, yref=f"y{index + 1 if index else ''} domain",
-            yanchor="bottom", yshift=4, showarrow=False, font=dict(size=12),
+            text=f"<b>{upper_first(plot_text(part_name(part), 18))}</b>  n = {sizes}",
+            x=0, xref=f"x{axis} domain", xanchor="left", y=1, yref=f"y{axis} domain",
+            yanchor="bottom", yshift=4, showarrow=False, font=dict(size=12 if across == 1 else 11),
         )  # fmt: skip
-        figure.update_yaxes(
-            title_text="Share", tickformat=".0%", rangemode="tozero", row=index + 1, col=1
-        )
-        figure.update_xaxes(range=[edges[0], edges[-1]], showgrid=False, row=index + 1, col=1)
-    figure.update_xaxes(title_text="Score (score units)", row=down, col=1)
+        figure.update_yaxes(title_text="Share", tickformat=".0%", rangemode="tozero", **cell)
+        last = index + across >= len(rows)
+        title = "Score (score units)" if last else None
+        figure.update_xaxes(title_text=title, range=[edges[0], edges[-1]], showgrid=False, **cell)
+    for index in range(len(rows), down * across):
+        cell = dict(row=index // across + 1, col=index % across + 1)
+        figure.update_xaxes(visible=False, **cell)
+        figure.update_yaxes(visible=False, **cell)
     return theme.finish(
         figure,
         title="Scores before training, after it, and what they aim at"
@@ -102,7 +110,7 @@ def _edges(values: Array) -> Array:
     return np.histogram_bin_edges(values, bins=_BINS).astype(np.float64)
 
 
-def _traces(item: Histogram, edges: Array, *, legend: bool) -> list[go.Scatter]:
+def _trace(item: Histogram, edges: Array, *, legend: bool) -> go.Scatter:
     counts = np.histogram(item.values, bins=edges)[0]
     shares = counts / max(1, counts.sum())
     trace = outline(edges, shares, item.color)
@@ -112,4 +120,4 @@ def _traces(item: Histogram, edges: Array, *, legend: bool) -> list[go.Scatter]:
     )  # fmt: skip
     if item.dash == "solid":
         trace.update(fill="tozeroy", fillcolor=theme.faint(item.color, 0.22))
-    return [trace]
+    return trace

@@ -103,7 +103,7 @@ def settings_table(run: RLRun) -> str:
         *((label, _setting(settings, keys)) for label, keys in _SETTINGS),
     ]
     shown = [row for row in rows if row[1] not in ("", "0")]
-    return table(["", "Value"], shown, caption="How it was trained.", name="settings")
+    return table(["", "Value"], shown, caption="Heads, prompts and settings.", name="settings")
 
 
 def definitions_html(run: RLRun) -> str:

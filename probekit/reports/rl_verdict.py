@@ -40,8 +40,8 @@ def rl_verdict(run: RLRun) -> RLVerdict:
     """Return what the evaluations of a run say, each change with its interval over prompts."""
     if not run.evaluations:
         headline = (
-            "There is no evaluation yet: the run ended before one was written, so nothing can be "
-            "said about held-out prompts."
+            "There is no evaluation yet: none was written before the run stopped (unless it still "
+            "runs), so nothing can be said about held-out prompts."
         )
         return RLVerdict(headline, [_run_facts(run)], _warnings(run))
     if not run.compared:
@@ -99,9 +99,16 @@ def _kept(run: RLRun) -> list[str]:
     spot = run.curve.sweet_spot if run.curve else None
     if spot is None:
         return []
-    what = "wanted behaviour" if run.wanted else "mean of the independent heads"
+    what = best_by(run)
     when = "before training" if spot == run.first.step else f"after {spot} steps"
-    return [f"Sweet spot: {when}, where the {what} was highest among the evaluations."]
+    return [f"Sweet spot: {when}, where {what} was highest among the evaluations."]
+
+
+def best_by(run: RLRun) -> str:
+    """Return what the sweet spot is the highest evaluation of."""
+    points = run.curve.points if run.curve else []
+    named = any(point.behaviour.known for point in points)
+    return "the wanted behaviour" if named else "the mean of the independent heads"
 
 
 def _moved(run: RLRun, name: str) -> str:
@@ -131,8 +138,8 @@ def _warnings(run: RLRun) -> list[str]:
     found = []
     if run.done < run.planned:
         found.append(
-            f"The run stopped after {count(run.done)} of {count(run.planned)} steps; what is shown "
-            "is as far as it got."
+            f"The run is not finished: it was stopped, or still runs, after {count(run.done)} of "
+            f"{count(run.planned)} steps."
         )
     elif run.evaluations and run.last.step < run.done:
         found.append(f"The last evaluation is after {run.last.step} of {run.done} steps.")
