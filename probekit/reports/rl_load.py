@@ -63,7 +63,7 @@ def load_rl(directory: Path) -> RLRun:
     record = KIND.read(directory)
     steps = KIND.read_rows(directory / "metrics.jsonl", _step, "training step", growing=True)
     path = directory / "evaluations.jsonl"
-    evaluations = KIND.read_rows(path, _evaluation, "evaluation", growing=True)
+    evaluations = KIND.read_rows(path, _evaluation, "held-out evaluation", growing=True)
     samples = KIND.read_rows(directory / "samples.jsonl", _sample, "sample", growing=True)
     run = KIND.whole(directory / KIND.file, lambda: _run(directory, record, samples))
     at = {row.step for row in samples}
