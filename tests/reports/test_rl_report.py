@@ -32,7 +32,7 @@ from probekit.reports.rl_tables import alarms_html, changes_html, definitions_ht
 from probekit.reports.rl_verdict import rl_verdict
 from probekit.reports.rl_words import changed_text, head_name, level_text, ranges
 from probekit.reports.rows import Metric
-from tests.cli.test_cli import run
+from tests.cli.test_cli import run as command
 from tests.reports.browser import chromium, collisions, open_report
 from tests.reports.rl_factory import OPTIMISED, OTHERS, MadeRL, write_rl
 from tests.reports.test_steer_factory import HOSTILE
@@ -477,20 +477,20 @@ def test_runs_that_can_not_be_compared(tmp_path: Path) -> None:
 
 def test_the_command_draws_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     a, b = (write_rl(tmp_path / name, MadeRL(prompts=4)) for name in "ab")
-    assert run("report", a) == 0
+    assert command("report", a) == 0
     assert capsys.readouterr().out.strip() == str(a / "report.html")
     assert '<section id="compare"' not in (a / "report.html").read_text(encoding="utf-8")
-    assert run("report", a, "--with", b, "--out", tmp_path / "both.html", "--json") == 0
+    assert command("report", a, "--with", b, "--out", tmp_path / "both.html", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"path": str(tmp_path / "both.html")}
     assert '<section id="compare"' in (tmp_path / "both.html").read_text(encoding="utf-8")
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert run("report", empty) == 1
+    assert command("report", empty) == 1
     assert "holds neither sweep.json nor steer.json nor run.json" in capsys.readouterr().err
     _record(b, command="fit")
-    assert run("report", b) == 1
+    assert command("report", b) == 1
     assert "has no sweep.json" in capsys.readouterr().err
-    assert run("report", b, "--with", a) == 2
+    assert command("report", b, "--with", a) == 2
 
 
 # The page.
