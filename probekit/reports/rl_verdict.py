@@ -100,8 +100,9 @@ def _kept(run: RLRun) -> list[str]:
     if spot is None:
         return []
     what = best_by(run)
-    when = "before training" if spot == run.first.step else f"after {spot} steps"
-    return [f"Sweet spot: {when}, where {what} was highest among the evaluations."]
+    if spot == run.first.step:
+        return [f"Sweet spot: before training; {what} was at no evaluation higher than there."]
+    return [f"Sweet spot: after {spot} steps, where {what} was highest among the evaluations."]
 
 
 def best_by(run: RLRun) -> str:
