@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from probekit.reports.output import write_page
 from probekit.reports.rl_load import load_runs
 from probekit.reports.rl_rows import RLRun
-from probekit.reports.rl_verdict import RLVerdict, best_by, model_name, rl_verdict
 from probekit.reports.rl_words import heads_text
 from probekit.reports.steer_words import INTERVAL, listed
 
 if TYPE_CHECKING:
     from probekit.reports.page import Plot, Section
+    from probekit.reports.rl_verdict import RLVerdict
 
 _BANDS = f"Bands: {INTERVAL}."
 _BARS = f"Bars: {INTERVAL}."
@@ -54,6 +54,9 @@ def write_rl_report(
 def render_rl(run: RLRun, others: Sequence[RLRun] = ()) -> str:
     """Return the report of an RL run, beside others where there are any, as HTML."""
     from probekit.reports.page import render_page
+
+    # Imported late: intervals are of the room of probes, which loads torch.
+    from probekit.reports.rl_verdict import model_name, rl_verdict
 
     return render_page(
         title=f"{model_name(run)} trained on a head's score",
@@ -186,6 +189,7 @@ def _score(run: RLRun) -> Iterator[Plot]:
 def _goodhart(run: RLRun) -> Plot:
     from probekit.reports.page import Plot
     from probekit.reports.rl_figures import goodhart_figure
+    from probekit.reports.rl_verdict import best_by
 
     assert run.curve is not None
     return Plot(

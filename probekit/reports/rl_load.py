@@ -225,7 +225,7 @@ def _parsed(value: dict[str, Any]) -> Curve:
 
 
 def _computed(run: RLRun) -> dict[str, Any]:
-    # Imported late: the room of the loop loads torch, which a report does without otherwise.
+    # Imported late, as the room of the loop loads torch.
     from probekit.rl.goodhart import goodhart
 
     known = {row.step for row in run.evaluations}
