@@ -232,7 +232,7 @@ def _health(run: RLRun) -> Iterator[Plot]:
     figure = health_figure(run)
     if figure is None:
         return
-    alarmed = " Triangles: steps with an alarm." if any(row.alarms for row in run.steps) else ""
+    alarmed = " Triangles: steps with an alarm." if run.alarms else ""
     refits = " Dotted upright: heads fitted again." if any(row.refit for row in run.steps) else ""
     yield Plot(
         "health-steps",

@@ -144,7 +144,8 @@ def health_figure(run: RLRun) -> go.Figure | None:
     trained = [name for name in HEALTH if name in names or _trained(run, name)]
     if not trained:
         return None
-    alarms = Mark(ALARM, [row.step for row in run.steps if row.alarms], theme.VERMILLION, sign=True)
+    alarmed = sorted({step for step, _ in run.alarms})
+    alarms = Mark(ALARM, alarmed, theme.VERMILLION, sign=True)
     panels = []
     for name in trained:
         what = measure(name)

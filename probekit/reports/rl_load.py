@@ -115,7 +115,8 @@ def _run(directory: Path, record: dict[str, Any], samples: list[Sample]) -> RLRu
     settings, arguments = dict(record.get("settings") or {}), record.get("arguments") or {}
     target = record.get("target") or {}
     chosen = target.get("chosen") or {}
-    behaviour = record.get("behaviour") or arguments.get("behaviour")
+    # Runs from before the key named one category, as an argument.
+    behaviour = record.get("behaviour", arguments.get("behaviour")) or None
     optimised = record.get("optimised")
     if optimised is None:
         # The optimised heads are read first, and one is taken from every probe directory.
@@ -153,7 +154,11 @@ def _evaluation(value: dict[str, Any]) -> Evaluation:
     }
     if ALL not in parts:
         raise ValueError("no part holds all prompts")
-    return Evaluation(int(value["step"]), parts)
+    return Evaluation(int(value["step"]), parts, _alarms(value))
+
+
+def _alarms(value: dict[str, Any]) -> list[str]:
+    return [str(alarm) for alarm in value.get("alarms") or []]
 
 
 def _numbers(value: dict[str, Any]) -> dict[str, float]:
@@ -169,7 +174,7 @@ def _step(value: dict[str, Any]) -> Step:
     return Step(
         step=int(value["step"]),
         values=_numbers(value),
-        alarms=[str(alarm) for alarm in value.get("alarms") or []],
+        alarms=_alarms(value),
         refit=None
         if not refit
         else Refit(*(json_number(refit.get(name)) for name in Refit._fields)),
@@ -232,8 +237,11 @@ def _computed(run: RLRun) -> dict[str, Any]:
     text = (run.path / "samples.jsonl").read_bytes().split(b"\n")[:-1]
     rows = [json.loads(line) for line in text if line.strip()]
     rows = [row for row in rows if int(row["step"]) in known]
-    name = "wanted" if run.wanted == "wanted" else run.behaviour if run.wanted else None
-    if run.wanted == "wanted":
-        rows = [{**row, "category": "wanted" if row.get("wanted") else None} for row in rows]
+    if run.wanted not in (None, "wanted"):
+        # An old run, whose wanted behaviour is a category.
+        rows = [{**row, "wanted": row.get("category") == run.behaviour} for row in rows]
+    name = "wanted" if run.wanted else None
+    # A category of that name says the same to a verdict that reads categories.
+    rows = [{**row, "category": name if row.get("wanted") else None} for row in rows]
     found = goodhart(rows, optimised=run.optimised, behaviour=name).to_json()
     return found

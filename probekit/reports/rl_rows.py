@@ -49,6 +49,7 @@ class Evaluation:
 
     step: int
     parts: dict[str, Metrics]
+    alarms: list[str] = field(default_factory=list)
 
     def value(self, measure: str, part: str = ALL) -> Metric:
         """Return a measure; no value where it was not taken."""
@@ -67,6 +68,8 @@ class Refit(NamedTuple):
     n_outputs: float
     n_wanted_left_out: float
     accuracy: float
+    cosine: float
+    """Of the new direction with the one before, mean over heads."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,12 @@ class RLRun:
         heads = [name for name in self.measures if name.startswith(HEAD)]
         found = [name for name in heads if name.removeprefix(HEAD) not in self.optimised]
         return [*found, *(["disjoint"] if "disjoint" in self.measures else [])]
+
+    @property
+    def alarms(self) -> list[tuple[int, str]]:
+        """Every alarm of a training step or of an evaluation, with its step."""
+        rows = [*self.steps, *self.evaluations]
+        return sorted((row.step, alarm) for row in rows for alarm in row.alarms)
 
     def prompts(self, part: str = ALL) -> int:
         """Return how many held-out prompts an evaluation has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -55,30 +56,35 @@ def change_cell(name: str, metric: Metric) -> str:
 
 def alarms_html(run: RLRun) -> str:
     """Return the alarms with the steps at which they were raised, and the refits."""
-    at: dict[str, list[int]] = {}
-    for row in run.steps:
-        for alarm in row.alarms:
-            at.setdefault(alarm, []).append(row.step)
+    at: dict[str, list[tuple[int, str]]] = {}
+    for step, alarm in run.alarms:
+        # The same alarm may say another number at every step.
+        at.setdefault(re.sub(r"\d[\d.,]*", "#", alarm), []).append((step, alarm))
     alarms = [
-        [escape(upper_first(alarm)), count(len(steps)), ranges(steps)]
-        for alarm, steps in sorted(at.items(), key=lambda item: -len(item[1]))
-    ]
+        [escape(upper_first(found[-1][1])), count(len({step for step, _ in found})),
+         ranges([step for step, _ in found])]
+        for found in sorted(at.values(), key=lambda found: -len(found))
+    ]  # fmt: skip
     found = (
-        table(["Alarm", "Steps", "Which"], alarms, caption="Alarms raised while training.")
+        table(
+            ["Alarm", "Steps", "Which"],
+            alarms,
+            caption="Alarms raised while training, as they were worded last.",
+        )
         if alarms
         else f"<p>No alarm was raised in {count(len(run.steps))} training steps.</p>"
     )
     refits = [
         [str(row.step), _whole(row.refit.n_outputs), _whole(row.refit.n_wanted_left_out),
-         number(row.refit.accuracy, 3)]
+         number(row.refit.accuracy, 3), number(row.refit.cosine, 3)]
         for row in run.steps if row.refit is not None
     ]  # fmt: skip
     if refits:
         found += table(
-            ["After step", "Outputs of the policy", "Wanted, left out", "Accuracy"], refits,
-            caption="The optimised heads were fitted again with outputs of the policy among the "
-            "negatives. <i>Wanted, left out</i>: outputs that show the wanted behaviour and so "
-            "are no negatives.", name="numbers",
+            ["At step", "Outputs of the policy", "Wanted, left out", "Accuracy", "Cosine"], refits,
+            caption="At the start of these steps the optimised heads were fitted again with outputs of the "
+            "policy among the negatives. <i>Wanted, left out</i>: outputs that show the wanted behaviour and so "
+            "are no negatives. <i>Cosine</i>: of the new direction with the one before.", name="numbers",
         )  # fmt: skip
     return found
 
@@ -158,6 +164,11 @@ _SETTINGS: Sequence[tuple[str, tuple[str, ...]]] = (
     ("Temperature, top-p", ("temperature", "top_p")),
     ("Advantage", ("estimator",)),
     ("KL weight", ("kl_coeff",)),
+    ("KL in", ("kl_in",)),
+    ("Further rewards", ("rewards",)),
+    ("Clip margin", ("clip_margin",)),
+    ("Refit every, outputs kept, rate", ("refit_every", "refit_keep", "refit_rate")),
+    ("All weights trained", ("full_weights",)),
     ("Entropy bonus", ("entropy_bonus",)),
     ("Clip, passes", ("clip", "epochs")),
     ("Learning rate, warm-up steps", ("learning_rate", "warmup")),
@@ -167,11 +178,21 @@ _SETTINGS: Sequence[tuple[str, tuple[str, ...]]] = (
 )
 
 
+_OFF = ("rewards", "clip_margin", "refit_every", "full_weights")
+"""Settings that are left out where they are off."""
+
+
 def _setting(settings: dict[str, Any], keys: tuple[str, ...]) -> str:
     if any(key not in settings for key in keys):
         return ""
     joint = " × " if keys == ("prompts", "group") else ", "
-    return escape(joint.join(str(settings[key]) for key in keys))
+    if not settings[keys[0]] and keys[0] in _OFF:
+        return ""
+    return escape(joint.join(_value(settings[key]) for key in keys))
+
+
+def _value(value: object) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
 
 
 def _target(run: RLRun) -> str:

@@ -155,13 +155,13 @@ def _warnings(run: RLRun) -> list[str]:
     refits = [row.step for row in run.steps if row.refit is not None]
     if refits:
         found.append(
-            f"The heads were fitted again after step {ranges(refits)}: scores before and after are read "
+            f"The heads were fitted again at step {ranges(refits)}: scores before and after are read "
             "by different heads."
         )
-    alarms = [row.step for row in run.steps if row.alarms]
+    alarms = {step for step, _ in run.alarms}
     if alarms:
         plural = "" if len(alarms) == 1 else "s"
-        found.append(f"Alarms at {count(len(alarms))} training step{plural} ({ranges(alarms)}).")
+        found.append(f"Alarms at {count(len(alarms))} step{plural} ({ranges([*alarms])}).")
     return found
 
 

@@ -29,8 +29,8 @@ _MEASURES = {
         "Share of completions that show the wanted behaviour, as the behaviours file finds it."),
     "score": _Measure(
         "optimised score", "score units",
-        "Score of the optimised heads (mean − λ · std of several) as the frozen model reads the "
-        "completion."),
+        "Score of the optimised heads (of several: mean − λ · std on one scale) as the frozen "
+        "model reads the completion."),
     "score_first": _Measure(
         "score under the first heads", "score units",
         "The same under the heads the run began with, before any was fitted again."),
@@ -51,9 +51,10 @@ _MEASURES = {
         "distinct bigrams", "share",
         "Share of a completion's token bigrams that differ; it falls with repetition."),
     "mahalanobis": _Measure(
-        "Mahalanobis distance", "1 = typical of the fit rows",
-        "Distance of the activations from the rows the head was fitted on, root mean square per "
-        "dimension. Far from 1, the head reads what it was not fitted for."),
+        "Mahalanobis distance", "1 = as new rows of the data",
+        "Distance of the activations from the rows the head was fitted on, in units of the root mean "
+        "square distance of that data's own new rows. Far above 1, the head reads what it was not "
+        "fitted for."),
     "drift": _Measure(
         "drift of the reading", "score units",
         "The same head on the policy's own activations minus on the frozen model's."),

@@ -71,10 +71,11 @@ def write_rl(folder: Path, made: MadeRL | None = None) -> Path:
     _lines(folder / "metrics.jsonl", [_step(made, n, rng) for n in range(1, done + 1)])
     (folder / "run.json").write_text(json.dumps(_record(made, rng)), encoding="utf-8")
     if made.done is None:
-        name = "wanted" if made.new_keys else made.wanted
-        judged = [{**row, "category": "wanted" if row["category"] == made.wanted else ""}
-                  for row in rows] if made.new_keys else rows  # fmt: skip
-        found = goodhart(judged, optimised=[OPTIMISED], behaviour=name).to_json()
+        judged = [
+            {**row, "category": "it" if row["category"] == made.wanted else "",
+             "wanted": row["category"] == made.wanted} for row in rows
+        ]  # fmt: skip
+        found = goodhart(judged, optimised=[OPTIMISED], behaviour="it").to_json()
         (folder / "goodhart.json").write_text(json.dumps(found), encoding="utf-8")
     return folder
 
@@ -158,7 +159,7 @@ def _step(made: MadeRL, step: int, rng: np.random.Generator) -> dict:
     if made.refits and made.new_keys:
         row["score_first"] = score * 1.1
         if step in made.refits:
-            row["refit"] = dict(n_outputs=128, n_wanted_left_out=14, accuracy=0.91)
+            row["refit"] = dict(n_outputs=128, n_wanted_left_out=14, accuracy=0.91, cosine=0.87)
     return row
 
 

@@ -362,8 +362,25 @@ def test_health_figure_marks_alarms_and_refits(tmp_path: Path) -> None:
     assert {tuple(trace.x) for trace in named(figure, "alarm")} == {(12, 13, 14, 31, 44)}
     said = text_of(alarms_html(run))
     assert "Every group's rewards are equal: nothing is learnt from this step 4 12–14, 31" in said
-    assert "20 128 14 0.910" in said
+    assert "20 128 14 0.910 0.870" in said
     assert "No alarm was raised in 50" in alarms_html(load(tmp_path / "quiet"))
+
+
+def test_alarms_of_evaluations_and_changing_numbers(tmp_path: Path) -> None:
+    worded = {
+        step: f"entropy is at {60 - step}% of the start: the policy collapses"
+        for step in (30, 31, 33)
+    }
+    folder = write_rl(tmp_path / "run", MadeRL(alarms=worded))
+    path = folder / "evaluations.jsonl"
+    rows = lines(path)
+    rows[-1]["alarms"] = ["activations are 3.2 times as far from the head's data as its own rows"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = load_rl(folder)
+    said = text_of(alarms_html(run))
+    assert "Entropy is at 27% of the start: the policy collapses 3 30–31, 33" in said
+    assert "Activations are 3.2 times as far from the head's data as its own rows 1 50" in said
+    assert {tuple(t.x) for t in named(health_figure(run), "alarm")} == {(30, 31, 33, 50)}
 
 
 # Words.
@@ -392,8 +409,8 @@ def test_warnings(tmp_path: Path) -> None:
     run = load(tmp_path, prompts=8, **REFITS)
     said = " ".join(rl_verdict(run).warnings)
     assert "Only 8 held-out prompts" in said
-    assert "Alarms at 5 training steps (12–14, 31, 44)" in said
-    assert "fitted again after step 20, 40" in said
+    assert "Alarms at 5 steps (12–14, 31, 44)" in said
+    assert "fitted again at step 20, 40" in said
 
 
 def test_formats() -> None:
