@@ -179,7 +179,7 @@ class RLRun:
     @property
     def alarms(self) -> list[tuple[int, str]]:
         """Every alarm of a training step or of an evaluation, with its step."""
-        rows = [*self.steps, *self.evaluations]
+        rows: list[Step | Evaluation] = [*self.steps, *self.evaluations]
         return sorted((row.step, alarm) for row in rows for alarm in row.alarms)
 
     def prompts(self, part: str = ALL) -> int:
