@@ -84,7 +84,8 @@ def alarms_html(run: RLRun) -> str:
             ["At step", "Outputs of the policy", "Wanted, left out", "Accuracy", "Cosine"], refits,
             caption="At the start of these steps the optimised heads were fitted again with outputs of the "
             "policy among the negatives. <i>Wanted, left out</i>: outputs that show the wanted "
-            "behaviour and so are no negatives. <i>Cosine</i>: of the new direction with the one before.", name="numbers",
+            "behaviour and so are no negatives. <i>Cosine</i>: of the new direction with the one before.",
+            name="numbers",
         )  # fmt: skip
     return found
 
