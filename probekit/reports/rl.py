@@ -166,7 +166,9 @@ def _score(run: RLRun) -> Iterator[Plot]:
         if any(row.refit for row in run.steps)
         else ""
     )
-    aimed = " Green dashes: mean of the chosen scores." if run.target_scores() else ""
+    refitted = any(row.refit for row in run.steps)
+    under = " under the first heads" if refitted else ""
+    aimed = f" Green dashes: mean of the chosen scores{under}." if run.target_scores() else ""
     yield Plot(
         "score-steps",
         score_figure(run),
@@ -213,7 +215,8 @@ def _scores(run: RLRun) -> Plot:
         else ""
     )
     refitted = (
-        " The heads were fitted again in between, so before and after are in different units."
+        " The heads were fitted again in between, so before and after are in different units, "
+        "and the chosen scores are those of the first heads."
         if any(row.refit for row in run.steps)
         else ""
     )

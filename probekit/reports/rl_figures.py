@@ -187,14 +187,9 @@ def _rates(run: RLRun) -> list[str]:
 
 
 def twin(run: RLRun) -> str | None:
-    """Return the one category that is the wanted behaviour everywhere: their lines would hide."""
-    for name in run.measures:
-        if name.startswith(RATE) and run.wanted == "wanted":
-            pairs = [(item.value("wanted", part), item.value(name, part))
-                     for item in run.evaluations for part in run.parts]  # fmt: skip
-            if all(one.value == other.value for one, other in pairs):
-                return name
-    return None
+    """Return the category that is the wanted behaviour: two lines would hide each other."""
+    name = f"{RATE}{run.behaviour}"
+    return name if run.wanted == "wanted" and name in run.measures else None
 
 
 def _rate_name(run: RLRun, name: str) -> str:
@@ -228,7 +223,9 @@ def _trained(run: RLRun, measured: str, *, name: str = EACH_STEP) -> list[Line]:
 
 
 def _refits(run: RLRun) -> Mark:
-    return Mark(REFIT, [row.step for row in run.steps if row.refit is not None], theme.ORANGE)
+    # Between the evaluation after the step before, which the old heads read, and the step itself.
+    at = [row.step - 0.5 for row in run.steps if row.refit is not None]
+    return Mark(REFIT, at, theme.ORANGE)
 
 
 def _zero(x: Sequence[float]) -> Line:

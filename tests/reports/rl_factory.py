@@ -36,6 +36,8 @@ class MadeRL:
     )
     categories: tuple[str, ...] = ("answers", "hedges", "refuses")
     wanted: str = "hedges"
+    behaviour: str = ""
+    """Its words, where it is not the name of a category."""
     refits: tuple[int, ...] = ()
     alarms: dict[int, str] = field(default_factory=dict)
     new_keys: bool = True
@@ -184,7 +186,7 @@ def _record(made: MadeRL, rng: np.random.Generator) -> dict:
             values[value] = rng.normal(2.0 + 0.8 * i, 0.6, made.n_chosen // 2).tolist()
         record |= dict(
             target=dict(name="chosen", tag=tag, chosen=values, rejected={"": []}),
-            optimised=[OPTIMISED], behaviour=made.text or "invented: hedges,refuses; real: answers",
+            optimised=[OPTIMISED], behaviour=made.text or made.behaviour or made.wanted,
         )  # fmt: skip
     return record
 

@@ -293,6 +293,13 @@ def test_behaviour_figure_holds_the_rates(tmp_path: Path) -> None:
     assert "<b>Class: invented (n = 16)</b>" in {note.text for note in figure.layout.annotations}
 
 
+def test_a_behaviour_of_several_categories_has_a_line_of_its_own(tmp_path: Path) -> None:
+    run = load(tmp_path, behaviour="invented: hedges,refuses; real: answers")
+    figure = behaviour_figure(run)
+    assert len(named(figure, "wanted behaviour")) == len(named(figure, "hedges")) == 3
+    assert "invented: hedges,refuses; real: answers" in " ".join(rl_verdict(run).points)
+
+
 def test_score_figure_holds_target_steps_and_refits(tmp_path: Path) -> None:
     run = load(tmp_path, **REFITS)
     figure = score_figure(run)
@@ -309,7 +316,7 @@ def test_score_figure_holds_target_steps_and_refits(tmp_path: Path) -> None:
     chosen = json.loads((run.path / "run.json").read_text())["target"]["chosen"][""]
     (level,) = [trace for trace in figure.data if "mean of the chosen" in (trace.name or "")]
     assert level.y[0] == pytest.approx(np.mean(chosen))
-    assert sorted({shape.x0 for shape in figure.layout.shapes}) == [20, 40]
+    assert sorted({shape.x0 for shape in figure.layout.shapes}) == [19.5, 39.5]
 
 
 def test_independent_figure_is_in_own_deviations(tmp_path: Path) -> None:
