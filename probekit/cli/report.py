@@ -1,7 +1,8 @@
-"""`probekit report`: draw the report of a fit or a steering run again."""
+"""`probekit report`: draw the report of a fit, a steering run or an RL run again."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -11,28 +12,58 @@ from probekit.cli.options import echo_json, force_option, json_option
 
 @click.command()
 @click.argument("directory", type=click.Path())
+@click.option(
+    "--with", "compare", multiple=True, type=click.Path(),
+    help="Another RL run to draw together with this one; may be repeated.",
+)  # fmt: skip
 @click.option("-o", "--out", type=click.Path(), help="File.  [default: DIRECTORY/report.html]")
 @force_option
 @json_option
-def report(directory: str, out: str | None, *, force: bool, as_json: bool) -> None:
-    """Draw the self-contained HTML report of a fit, or of a steering run, from its rows.
+def report(
+    directory: str, compare: tuple[str, ...], out: str | None, *, force: bool, as_json: bool
+) -> None:
+    """Draw the self-contained HTML report of a fit, a steering run or an RL run, from its rows.
 
     \b
     Example:
       probekit report sweep --out sweep.html
+      probekit report run --with run-kl --with run-refit --out runs.html
     """
-    from probekit.errors import ProbeError
-    from probekit.reports import write_steer_report, write_sweep_report
+    from probekit.reports import write_rl_report, write_steer_report, write_sweep_report
 
-    if not any((Path(directory) / name).is_file() for name in ("steer.json", "sweep.json")):
-        raise ProbeError(
-            f"{directory}: holds neither sweep.json nor steer.json. Expected a directory that "
-            "probekit fit or probekit steer wrote."
+    folder, file = Path(directory), Path(out) if out else None
+    kind = _kind(folder)
+    if kind == "rl":
+        path = write_rl_report(
+            folder, out=file, force=force, compare=[Path(other) for other in compare]
         )
-    steered = (Path(directory) / "steer.json").is_file()
-    write = write_steer_report if steered else write_sweep_report
-    path = write(Path(directory), out=Path(out) if out else None, force=force)
+    elif compare:
+        raise click.UsageError("--with compares RL runs, which this directory is not.")
+    else:
+        write = write_steer_report if kind == "steer" else write_sweep_report
+        path = write(folder, out=file, force=force)
     if as_json:
         echo_json({"path": str(path)})
     else:
         click.echo(path)
+
+
+def _kind(directory: Path) -> str:
+    """Return which command wrote a directory, by the file it leaves."""
+    from probekit.errors import ProbeError
+
+    for name, kind in (("steer.json", "steer"), ("sweep.json", "fit")):
+        if (directory / name).is_file():
+            return kind
+    path = directory / "run.json"
+    if not path.is_file():
+        raise ProbeError(
+            f"{directory}: holds neither sweep.json nor steer.json nor run.json. Expected a directory "
+            "that probekit fit, steer or rl wrote."
+        )
+    try:
+        command = json.loads(path.read_text(encoding="utf-8"))["command"]
+    except (ValueError, KeyError, TypeError):
+        return "rl"  # its reader says what is wrong with the file
+    # A fit and a steering run leave a run record too; their reader says what is missing.
+    return command if command in ("fit", "steer") else "rl"

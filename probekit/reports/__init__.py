@@ -4,8 +4,17 @@ Nothing here imports plotly until a report is written.
 """
 
 from probekit.reports.load import load_sweep
+from probekit.reports.rl import write_rl_report
+from probekit.reports.rl_load import load_rl
 from probekit.reports.steer import write_steer_report
 from probekit.reports.steer_load import load_steer
 from probekit.reports.sweep import write_sweep_report
 
-__all__ = ["load_steer", "load_sweep", "write_steer_report", "write_sweep_report"]
+__all__ = [
+    "load_rl",
+    "load_steer",
+    "load_sweep",
+    "write_rl_report",
+    "write_steer_report",
+    "write_sweep_report",
+]

@@ -140,7 +140,7 @@ def _draw(
             ),
             row=row, col=column,
         )  # fmt: skip
-        figure.add_trace(_outline(edges, counts, part.color), row=row, col=column)
+        figure.add_trace(outline(edges, counts, part.color), row=row, col=column)
     if panel.zero:
         figure.add_vline(
             x=0, line=dict(color=theme.BLACK, width=1, dash="dash"), row=row, col=column
@@ -160,11 +160,13 @@ def _draw(
     )  # fmt: skip
 
 
-def _outline(edges: NDArray[np.float64], counts: NDArray[np.int64], color: str) -> go.Scatter:
+def outline(
+    edges: NDArray[np.float64], counts: NDArray[np.int64] | NDArray[np.float64], color: str
+) -> go.Scatter:
     """Return the histogram's outline, so that overlaid ones stay apart in grey print."""
     return go.Scatter(
         x=[edges[0], *edges.tolist(), edges[-1]],
-        y=[0, int(counts[0]), *counts.tolist(), 0],
+        y=[0, counts.tolist()[0], *counts.tolist(), 0],
         mode="lines",
         line=dict(color=color, width=1.6, shape="vh"),
         hoverinfo="skip",

@@ -73,8 +73,16 @@ class Kind:
             )
         return value
 
-    def read_rows(self, path: Path, parse: Callable[[Any], _Read], what: str) -> list[_Read]:
-        """Return the rows of a jsonl file; `what` names one, as in `not a prediction row`."""
+    def read_rows(
+        self, path: Path, parse: Callable[[Any], _Read], what: str, *, growing: bool = False
+    ) -> list[_Read]:
+        """Return the rows of a jsonl file; `what` names one, as in `not a prediction row`.
+
+        A `growing` file is appended to while the command runs: one that was killed may not have
+        begun it, or may leave a last row without its end, which is left out.
+        """
+        if growing and not path.is_file():
+            return []
         if not path.is_file():
             raise ProbeError(
                 f"{path}: missing, the output of this {self.words.split()[-1]} is partial. "
@@ -82,7 +90,10 @@ class Kind:
             )
         found = []
         # Only \n ends a row: str.splitlines would also break at the U+2028 a text may hold.
-        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        lines = path.read_bytes().split(b"\n")
+        if growing:
+            lines = lines[:-1]
+        for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:

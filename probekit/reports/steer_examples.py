@@ -136,10 +136,11 @@ def _cell(row: Completion | None) -> str:
         chips.append(f'<span class="chip">judge: {escape(shorten(row.judge, 24))}</span>')
     if not row.finished and row.text.strip():
         chips.append('<span class="chip soft">cut</span>')
-    return f'<p class="chips">{"".join(chips)}</p>{_text(row.text)}'
+    return f'<p class="chips">{"".join(chips)}</p>{text_html(row.text)}'
 
 
-def _text(text: str) -> str:
+def text_html(text: str) -> str:
+    """Return a completion as HTML; a long one is folded."""
     if not text.strip():
         return '<p class="none">(empty)</p>'
     if len(text) <= EXCERPT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 
@@ -17,7 +16,7 @@ from probekit.reports.steer_words import (
     value_text,
     where_text,
 )
-from probekit.reports.tables import interval_cell, table
+from probekit.reports.tables import interval_cell, recorded_html, table
 from probekit.reports.words import (
     count,
     kind_name,
@@ -127,17 +126,7 @@ def steer_provenance(steer: Steer) -> str:
         ("Git commit", _code(run.get("git_commit"))),
         ("Versions", escape(", ".join(f"{name} {version}" for name, version in listing))),
     ]
-    text = json.dumps(run, indent=1, ensure_ascii=False)
-    return (
-        table(
-            ["", "Value"],
-            [row for row in rows if row[1]],
-            caption="How these numbers were made.",
-            name="settings",
-        )
-        + "<details><summary>Everything that was recorded</summary>"
-        + f"<pre>{escape(text)}</pre></details>"
-    )
+    return recorded_html([row for row in rows if row[1]], run)
 
 
 _MODES = {

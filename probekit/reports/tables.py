@@ -175,9 +175,14 @@ def provenance_table(sweep: Sweep) -> str:
         shares = ", ".join(f"{name} {100 * part:.0f} %" for name, part in sweep.splits.items())
         shown.append(("Splits by group", escape(shares)))
     everything = {"fit": sweep.provenance.get("fit"), "run": sweep.run, "store": store}
-    text = json.dumps(everything, indent=1, ensure_ascii=False)
+    return recorded_html(shown, everything)
+
+
+def recorded_html(rows: Sequence[Sequence[str]], record: dict[str, Any]) -> str:
+    """Return how the numbers were made as a table of cells; all that was recorded folds out."""
+    text = json.dumps(record, indent=1, ensure_ascii=False)
     return (
-        table(["", "Value"], shown, caption="How these numbers were made.", name="settings")
+        table(["", "Value"], rows, caption="How these numbers were made.", name="settings")
         + "<details><summary>Everything that was recorded</summary>"
         + f"<pre>{escape(text)}</pre></details>"
     )

@@ -107,3 +107,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(pairs, tiny_llama, tmp_path, c
         assert match in shown.err, (match, shown.err)
         assert not out.exists(), match
     assert run(*rl(pairs, out, "--force", "--resume")) == 2
+
+
+def test_a_report_is_drawn_of_a_run(pairs, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(*rl(pairs, out)) == 0
+    assert run("report", out, "--out", tmp_path / "page.html") == 0
+    text = (tmp_path / "page.html").read_text()
+    assert "<script" in text and "Last, step 2" in text
+    assert "2 of 2 steps" in text and "The run is not finished" not in text
