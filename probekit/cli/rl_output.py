@@ -55,6 +55,7 @@ def finish(target: Path, found: list[dict[str, Any]], *, as_json: bool) -> None:
             "samples": str(target / "samples.jsonl"),
             "adapter": str(target / "checkpoint" / "adapter"),
             "best": str(target / "best" / "adapter"),
+            "report": str(target / "report.html"),
         },
     }
     if as_json:
@@ -66,6 +67,7 @@ def finish(target: Path, found: list[dict[str, Any]], *, as_json: bool) -> None:
     click.echo(f"adapter  {target / 'checkpoint' / 'adapter'}")
     if (target / "best").is_dir():
         click.echo(f"best     {target / 'best' / 'adapter'}, of step {verdict['sweet_spot']}")
+    click.echo(f"report   {target / 'report.html'}")
 
 
 def progress_line(row: dict[str, Any], place: str = "") -> str:

@@ -58,12 +58,14 @@ class NewTokens:
         with head_input(model, lambda hidden: hidden[self.row, self.column][None]):
             output = forward(input_ids=ids, attention_mask=mask, use_cache=False)
         logits: Tensor = output.logits[0]
-        if not bool(torch.isfinite(logits).all()):
+        every = logits.float().log_softmax(-1)
+        # A logit that is not finite spoils the sum of its row, so that one entry a row shows it.
+        if not bool(torch.isfinite(self.of(every)).all()):
             raise ModelError(
                 "the model returned logits that are not finite. Use smaller coefficients or "
                 "learning rates, or --dtype float32."
             )
-        return logits.float().log_softmax(-1)
+        return every
 
     def of(self, distributions: Tensor) -> Tensor:
         """Return the log-probability of each token, shape (n_tokens,)."""

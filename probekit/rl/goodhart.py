@@ -68,7 +68,8 @@ def goodhart(
     Parameters
     ----------
     rows
-        Rows of samples.jsonl: several evaluations of the same prompts with the same luck.
+        Rows of samples.jsonl: several evaluations of the same prompts with the same luck. Where heads
+        were refitted the score is that of the heads at the start (`score_first`).
     optimised
         Names of the optimised heads among the rows' `heads`.
     behaviour
@@ -102,7 +103,8 @@ def _values(
     return {
         "prompt": number([row["prompt_id"] for row in own]),
         "kl": column(lambda row: row["kl"]),
-        "score": column(lambda row: row["score"]),
+        # A refitted head gives other numbers for the same text: changes are under the first ones.
+        "score": column(lambda row: row.get("score_first", row["score"])),
         "heads": np.stack([column(lambda row, n=name: row["heads"][n]) for name in names], axis=1)
         if names
         else np.empty((len(own), 0)),

@@ -56,9 +56,9 @@ class HeadData:
         StoreError
             When it can not be read.
         """
-        record = json.loads((Path(directory) / "run.json").read_text(encoding="utf-8"))
-        arguments = record["arguments"]
-        path = Path(store or record.get("store", ""))
+        directory = Path(directory)
+        settings = _read(directory / "sweep.json")["provenance"]["fit"]["arguments"]
+        path = Path(store or _read(directory / "run.json")["arguments"].get("store", ""))
         if not path.is_file():
             raise ProbeError(
                 f"{path}: the store that {directory} was fitted on is not there. Name it with --store."
@@ -71,8 +71,8 @@ class HeadData:
                     f"{path}: is not the store that {directory} was fitted on. Name that one with "
                     "--store, or fit again."
                 )
-            task = Task.of(source.examples, seed=arguments["seed"], n_boot=arguments["n_boot"])
-            return cls(head, task, source.read(head.cell), bool(arguments["standardize"]))
+            task = Task.of(source.examples, seed=settings["seed"], n_boot=settings["n_boot"])
+            return cls(head, task, source.read(head.cell), bool(settings["standardize"]))
 
     def with_distributions(self, head: Probe) -> Probe:
         """Return a head of the same cell with the choose split's scores under it."""
@@ -197,3 +197,9 @@ class HeadData:
 def _squared(acts: NDArray[np.float32], mean: Array, precision: Array) -> Array:
     gap = acts.astype(np.float64) - mean
     return np.asarray(np.einsum("ij,ij->i", gap @ precision, gap))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ProbeError(f"{path}: is not there. Expected the directory that probekit fit wrote.")
+    return dict(json.loads(path.read_text(encoding="utf-8")))

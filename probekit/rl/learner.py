@@ -39,7 +39,7 @@ class Learner:
     def __init__(self, policy: AnyPolicy, config: RLConfig) -> None:
         self.policy, self.config = policy, config
         self.optimizer = torch.optim.AdamW(
-            policy.parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+            policy.masters.all, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
         vocabulary = policy.loaded.model.config.get_text_config().vocab_size
         self._budget = max(1, min(config.batch_tokens, LOGIT_BYTES // (4 * vocabulary)))
@@ -76,8 +76,9 @@ class Learner:
             sums = np.zeros(5)
             for batch in plan_batches(np.array([len(r.ids) for r in rollout.rows]), self._budget):
                 sums += self._part([int(i) for i in batch], rollout, advantage, reference, old)
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, self.config.max_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.masters.all, self.config.max_norm)
             self.optimizer.step()
+            self.policy.masters.publish()
             loss, kl, entropy, clipped, gap = (sums / rollout.n_tokens).tolist()
             stats.append(StepStats(loss, kl, entropy, clipped, float(norm), gap))
         return stats[0]
@@ -99,7 +100,8 @@ class Learner:
         if self.config.temperature not in (0.0, 1.0):
             every = (every / self.config.temperature).log_softmax(-1)
         logprob = tokens.of(every)
-        entropy = -(every.exp() * every).sum(-1)
+        with torch.set_grad_enabled(self.config.entropy_bonus > 0):
+            entropy = -(every.exp() * every).sum(-1)
         pieces = torch.split(logprob, n_new)
         for i, piece in zip(index, pieces, strict=True):
             old.setdefault(i, piece.detach())
@@ -121,6 +123,7 @@ class Learner:
             entropy_bonus=self.config.entropy_bonus,
         )
         found.total.backward()  # type: ignore[no-untyped-call]
+        self.policy.masters.collect()
         drawn = torch.from_numpy(np.concatenate([rollout.logprobs[i] for i in index])).to(device)
         gap = (logprob.detach() - drawn).abs().sum()
         n = rollout.n_tokens

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from probekit.errors import ModelError
 from probekit.models.load import LoadedModel
+from probekit.rl.masters import Masters
 
 ADAPTER = "default"
+MASTERS = "float32.safetensors"
 
 
 class FullPolicy:
@@ -26,20 +28,21 @@ class FullPolicy:
     Parameters
     ----------
     loaded
-        The model. In bfloat16 small updates are rounded away: load it in float32.
+        The model.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
-        self.parameters = list(loaded.model.parameters())
-        for parameter in self.parameters:
+        self._names, self._live = zip(*loaded.model.named_parameters(), strict=True)
+        for parameter in self._live:
             parameter.requires_grad_(requires_grad=True)
-        self._frozen = [p.detach().clone() for p in self.parameters]
+        self.masters = Masters(self._live)
+        self._frozen = [p.detach().clone() for p in self._live]
 
     @property
     def n_trainable(self) -> int:
         """Trainable numbers."""
-        return sum(p.numel() for p in self.parameters)
+        return sum(p.numel() for p in self._live)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
@@ -56,19 +59,23 @@ class FullPolicy:
         yield
 
     def save(self, folder: Path) -> None:
-        """Write the model with its tokenizer as transformers does."""
+        """Write the model with its tokenizer as transformers does, and the float32 weights."""
+        from safetensors.torch import save_file
+
         self.loaded.model.save_pretrained(folder)
         self.loaded.tokenizer.save_pretrained(folder)
+        exact = dict(zip(self._names, self.masters.all, strict=True))
+        save_file({k: v.detach() for k, v in exact.items()}, folder / MASTERS)
 
     def load(self, folder: Path) -> None:
         """Set the weights to those of a saved one."""
-        found = type(self.loaded.model).from_pretrained(folder, dtype=self.loaded.model.dtype)
-        with torch.no_grad():
-            for own, other in zip(self.parameters, found.parameters(), strict=True):
-                own.copy_(other)
+        from safetensors.torch import load_file
+
+        found = load_file(folder / MASTERS)
+        self.masters.set([found[name] for name in self._names])
 
     def _exchange(self) -> None:
-        for i, parameter in enumerate(self.parameters):
+        for i, parameter in enumerate(self._live):
             parameter.data, self._frozen[i] = self._frozen[i], parameter.data
 
 
@@ -114,16 +121,21 @@ class Policy:
             try:
                 with warnings.catch_warnings():  # of attributes that peft still asks for
                     warnings.simplefilter("ignore", FutureWarning)
-                    self.peft: Any = get_peft_model(loaded.model, config)
+                    # In the model's own dtype: casting to float32 and back costs more than LoRA.
+                    self.peft: Any = get_peft_model(
+                        loaded.model, config, autocast_adapter_dtype=False
+                    )
             except ValueError as error:
                 raise ModelError(
                     f"LoRA targets {targets!r}: {' '.join(str(error).split())[:200]}"
                 ) from error
-        self.parameters = [p for p in self.peft.parameters() if p.requires_grad]
-        if not self.parameters:
+        named = [(n, p) for n, p in self.peft.named_parameters() if p.requires_grad]
+        if not named:
             raise ModelError(
                 f"LoRA targets {targets!r}: leave nothing to train. Name other layers."
             )
+        self._names = [name for name, _ in named]
+        self.masters = Masters([p for _, p in named])
         self._layers: list[Any] = [
             m for m in self.peft.modules() if hasattr(m, "lora_A") and m.lora_A
         ]
@@ -131,7 +143,7 @@ class Policy:
     @property
     def n_trainable(self) -> int:
         """Trainable numbers."""
-        return sum(p.numel() for p in self.parameters)
+        return sum(p.numel() for p in self.masters.all)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
@@ -162,15 +174,16 @@ class Policy:
                     layer.merged_adapters.pop()
 
     def save(self, folder: Path) -> None:
-        """Write the adapter as peft does (safetensors), to be loaded with `PeftModel`."""
-        self.peft.save_pretrained(folder, safe_serialization=True)
+        """Write the adapter in float32 as peft does (safetensors), to be loaded with `PeftModel`."""
+        exact = dict(zip(self._names, (p.detach() for p in self.masters.all), strict=True))
+        self.peft.save_pretrained(folder, safe_serialization=True, state_dict=exact)
 
     def load(self, folder: Path) -> None:
         """Set the adapter's weights to those of a saved one."""
-        from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        set_peft_model_state_dict(self.peft, load_file(folder / "adapter_model.safetensors"))
+        found = load_file(folder / "adapter_model.safetensors")
+        self.masters.set([found[name.replace(f".{ADAPTER}", "")] for name in self._names])
 
 
 AnyPolicy = Policy | FullPolicy

@@ -88,11 +88,10 @@ def train_run(
     Parameters
     ----------
     loaded
-        The model that the probes were fitted on; gets an adapter in place.
+        The model of the probes; gets an adapter in place.
     probes
         Directories written by `probekit fit`. The chosen probe of each is optimised, all together
-        as an ensemble; other probes of the first are read along: three other layers, and other
-        positions of the same layer.
+        as an ensemble; probes of other layers and positions of the first are read along.
     prompts
         To train on; without `held_out` a quarter of their groups is kept for evaluation.
     out
@@ -112,10 +111,8 @@ def train_run(
         What the first probe was fitted on, where it is not at the path that its fit recorded.
     resume, force
         Continue from the last checkpoint; replace what is at `out`.
-    arguments
-        For the run record.
-    log
-        Receives every row of metrics and every evaluation.
+    arguments, log
+        For the run record; receives every row of metrics and every evaluation.
 
     Raises
     ------
@@ -123,8 +120,7 @@ def train_run(
         When probes, prompts and model do not fit each other, or `out` exists.
     """
     config, out = config or RLConfig(), Path(out)
-    specs = [behaviour] if isinstance(behaviour, str) else list(behaviour)
-    wanted = Wanted.parse(specs, behaviours)
+    wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
     if not resume:
         refuse_existing(out, force=force, marker="run.json")
     heads, data = open_heads(probes, ensemble_layers, store, needed=bool(config.refit_every))
@@ -132,30 +128,23 @@ def train_run(
         Scorer(head, loaded, batch_tokens=config.batch_tokens)  # proves that it is their model
     train, kept = _prompts(prompts, held_out, config)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    continued = resume and (out / "run.json").is_file()
-    if continued:
-        _same_settings(out, settings)
+    continued = resume and _same_settings(out, settings)
     trainer = Trainer(
         loaded, heads, train, kept, config, out, independent=_others(probes[0], heads),
         behaviours=behaviours, wanted=wanted, data=data,
     )  # fmt: skip
     record = {
         **run_record("rl", dict(arguments or settings), seed=config.seed),
-        **loaded.describe(),
         "settings": settings,
         "probes": [str(directory) for directory in probes],
-        "optimised": [f"{head.kind}/{head.cell}" for head in heads],
         "behaviour": str(wanted) if wanted else None,
-        "target": _target(trainer),
-        "n_train": len(train),
-        "n_held_out": len(kept),
-        "n_trainable": trainer.policy.n_trainable,
+        **describe(trainer),
     }
     if not continued:
         _make(out)
     write_json(out / "run.json", record)
     trainer.run(resume=continued, log=log)
-    judge(out, record)
+    finish(out, record)
     return trainer
 
 
@@ -212,12 +201,27 @@ def open_heads(
     return heads, data
 
 
-def judge(out: Path, record: Mapping[str, Any]) -> None:
-    """Write goodhart.json from the samples of all evaluations."""
+def finish(out: Path, record: Mapping[str, Any]) -> None:
+    """Write goodhart.json from the samples of all evaluations, and the report."""
+    from probekit.reports import write_rl_report
+
     lines = (out / "samples.jsonl").read_bytes().split(b"\n")
     rows = [json.loads(line) for line in lines if line]
     found = goodhart(rows, optimised=record["optimised"], behaviour=record["behaviour"])
     write_json(out / "goodhart.json", found.to_json())
+    write_rl_report(out, force=True)
+
+
+def describe(trainer: Trainer) -> dict[str, Any]:
+    """Return what a run's record says of the model, the heads, their target and the prompts."""
+    return {
+        **trainer.loaded.describe(),
+        "optimised": [f"{head.kind}/{head.cell}" for head in trainer.heads],
+        "target": _target(trainer),
+        "n_train": len(trainer.prompts),
+        "n_held_out": len(trainer.held_out),
+        "n_trainable": trainer.policy.n_trainable,
+    }
 
 
 def _target(trainer: Trainer) -> dict[str, Any]:
@@ -233,8 +237,10 @@ def _target(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _same_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Check that the run in a directory has the same settings, but for its length."""
+def _same_settings(out: Path, settings: dict[str, Any]) -> bool:
+    """Return whether there is a run in a directory; its settings must be the same but for length."""
+    if not (out / "run.json").is_file():
+        return False
     known = json.loads((out / "run.json").read_text(encoding="utf-8")).get("settings", {})
     for key in sorted(settings.keys() - {"steps"}):
         if known.get(key) != settings[key]:
@@ -242,13 +248,14 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
                 f"{out}: was started with {key} {known.get(key)!r}, now {settings[key]!r}. "
                 "Resume with the same settings, or pass --force."
             )
+    return True
 
 
 def _make(out: Path) -> None:
     """Make the directory of a run, without what an earlier one left in it."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        for name in (*LOGS, "run.json", "goodhart.json"):
+        for name in (*LOGS, "run.json", "goodhart.json", "report.html"):
             (out / name).unlink(missing_ok=True)
         for name in ("checkpoint", "best"):
             shutil.rmtree(out / name, ignore_errors=True)

@@ -149,13 +149,13 @@ def test_the_best_policy_is_kept_by_what_is_wanted_not_by_the_score(tiny_llama, 
     states = {}
 
     def log(row):
-        states[row["step"]] = [p.detach().clone() for p in run.policy.parameters]
+        states[row["step"]] = [p.detach().clone() for p in run.policy.masters.all]
 
     run.run(log=log)
     best = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
     assert best == {"step": 2, "level": 0.6}
     run.policy.load(tmp_path / "run" / "best" / "adapter")
-    pairs = zip(run.policy.parameters, states[2], strict=True)
+    pairs = zip(run.policy.masters.all, states[2], strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     found = rows(tmp_path / "run" / "samples.jsonl")
     assert all(row["wanted"] == (row["category"] == "positive") for row in found)

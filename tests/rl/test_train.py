@@ -58,7 +58,7 @@ def test_the_reference_is_bit_equal_before_during_and_after_learning(fresh, fitt
 def test_merged_writes_as_the_adapter_does_and_leaves_no_rounding(fresh):
     policy = Policy(fresh, rank=4, seed=1)
     with torch.no_grad():
-        for parameter in policy.parameters:
+        for parameter in policy.masters.all:
             parameter.normal_(0.0, 0.2)
     plain = logits(fresh.model)
     for _ in range(3):
@@ -192,7 +192,7 @@ def test_an_interrupt_saves_the_last_whole_step(tiny_llama, fitted, tmp_path):
 
 
 def assert_same_weights(one, other):
-    pairs = zip(one.policy.parameters, other.policy.parameters, strict=True)
+    pairs = zip(one.policy.masters.all, other.policy.masters.all, strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 

@@ -67,5 +67,5 @@ def fitted(loaded, tmp_path_factory):
         result = fit_sweep(store, SweepConfig())
         result = result.with_reference(reference_rows(store, result.probe))
         result.save(folder)
-    write_json(folder / "run.json", result.fit)
+    write_json(folder / "run.json", {**result.fit, "arguments": {"store": str(folder / "acts.h5")}})
     return folder
