@@ -433,18 +433,35 @@ def command(swept, out, *more):
 
 def test_the_command_prints_its_own_words_only(swept, tmp_path, capsys):
     out = tmp_path / "run"
-    more = ["--refit-every", "1", "--store", swept / "a.h5", "--reward", "length=-0.1"]
-    more += ["--behaviours", "sentiment", "--behaviour", "positive", "--json"]
+    more = [
+        "--reward",
+        "length=-0.1",
+        "--behaviours",
+        "sentiment",
+        "--behaviour",
+        "positive",
+        "--json",
+    ]
     assert run_command(*command(swept, out, *more)) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["last"]["step"] == 2
     progress = [line for line in shown.err.splitlines() if line.startswith("step ")]
     assert len(progress) == 2
     assert "train_runtime" not in shown.out + shown.err
-    metrics = lines(out / "metrics.jsonl")
-    assert ["refit" in row for row in metrics] == [False, True]
-    assert all("wanted" in row and "score_first" in row for row in metrics)
-    assert (out / "checkpoint" / "heads.safetensors").exists()
+    assert all("wanted" in row for row in lines(out / "metrics.jsonl"))
+
+
+def test_heads_are_refitted_between_the_steps_of_trl(tiny_llama, fitted, tmp_path):
+    loaded = load_model(str(tiny_llama), dtype="float32")
+    config = dataclasses.replace(CONFIG, steps=3, refit_every=2)
+    run = train_run(loaded, [fitted], prompts(), tmp_path / "run", config, store=fitted / "acts.h5")
+    metrics = lines(tmp_path / "run" / "metrics.jsonl")
+    assert ["refit" in row for row in metrics] == [False, False, True]
+    assert metrics[2]["refit"]["n_outputs"] == 16  # all completions of the two steps before
+    assert metrics[0]["score"] == metrics[0]["score_first"]
+    assert metrics[2]["score"] != metrics[2]["score_first"]
+    assert (tmp_path / "run" / "checkpoint" / "heads.safetensors").exists()
+    assert run.reader.heads[0] is run.refitter.heads[0]
 
 
 def test_without_trl_one_line_says_how_to_get_it(monkeypatch, swept, tmp_path, capsys):
