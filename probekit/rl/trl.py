@@ -18,7 +18,7 @@ from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.rl.frozen import FrozenReader
 from probekit.rl.reward import Array, Ensemble, rewards
-from probekit.rl.target import Target, good_scores, wasserstein
+from probekit.rl.target import TARGETS, Target, good_scores, wasserstein
 
 
 class Scored(NamedTuple):
@@ -217,6 +217,8 @@ def trl_reward(
     ProbekitError
         When probes, target and model do not fit each other.
     """
+    if target not in TARGETS:
+        raise ModelError(f"target {target!r}: unknown. Expected {', '.join(TARGETS)}.")
     several = [probes] if isinstance(probes, (str, Path, Probe)) else list(probes)
     heads = [each if isinstance(each, Probe) else Probe.load(each) for each in several]
     if not heads:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from probekit.data.rows import Example, Message
-from probekit.errors import DataError, ModelError
+from probekit.errors import DataError, ModelError, ProbeError
 from probekit.models.chat import render
 from probekit.models.load import load_model
 from probekit.models.sampling import Completion, SamplingConfig, closing_id, sample
@@ -28,7 +28,7 @@ from probekit.rl.trl_engine import TRLTrainer, grpo_settings, trainer_class
 from tests.cli.test_cli import rows as data_rows
 from tests.cli.test_cli import run as run_command
 from tests.steering.conftest import prompts
-from tests.tiny import tiny_tokenizer
+from tests.tiny import save_tiny, tiny_tokenizer
 
 CONFIG = RLConfig(
     steps=2, prompts=2, group=4, max_new_tokens=6, eval_every=1, eval_prompts=4, rank=4,
@@ -183,7 +183,7 @@ def test_the_target_tag_is_a_dataset_column(loaded, fitted, rendered, written, t
             reward(given, completion_ids=ids)
 
 
-def test_what_can_not_be_rewarded_is_said(fresh, fitted):
+def test_what_can_not_be_rewarded_is_said(fresh, fitted, tmp_path):
     reward = trl_reward(fitted, fresh)
     prompt = [{"role": "user", "content": "hi"}]
     with pytest.raises(ModelError, match="got no completion_ids"):
@@ -194,6 +194,10 @@ def test_what_can_not_be_rewarded_is_said(fresh, fitted):
         reward(prompts=[[{"role": "user", "content": [{"type": "image"}]}]], completion_ids=[[9]])
     with pytest.raises(DataError, match="there are none"):
         trl_reward([])
+    with pytest.raises(ModelError, match="target 'best': unknown"):
+        trl_reward(fitted, fresh, target="best")
+    with pytest.raises(ProbeError, match="weights_fingerprint"):
+        trl_reward(fitted, str(save_tiny(tmp_path / "other", seed=5)))
     from peft import LoraConfig, get_peft_model
 
     get_peft_model(fresh.model, LoraConfig(r=2, target_modules="all-linear"))
