@@ -42,6 +42,7 @@ bench: model
 	$(BIN)/python benchmarks/bench_capture.py
 	$(BIN)/python benchmarks/bench_ridge_sweep.py
 	$(BIN)/python benchmarks/bench_steer.py
+	$(BIN)/python benchmarks/bench_rl.py
 
 clean:
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache

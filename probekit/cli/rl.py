@@ -78,6 +78,12 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
         click.option(
             "--prompts-per-step", "prompts", default=8, show_default=True, help="Prompts."
         ),
+        click.option(
+            "--engine",
+            default="embedded",
+            show_default=True,
+            help="embedded, or trl (GRPOTrainer).",
+        ),
         click.option("--steps", default=40, show_default=True, help="Steps of learning."),
     ):
         command = option(command)

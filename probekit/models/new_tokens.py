@@ -47,6 +47,7 @@ class NewTokens:
         forward: Callable[..., Any],
         ids: Tensor,
         mask: Tensor,
+        **inputs: Any,  # noqa: ANN401 - such as a cache of what came before
     ) -> Tensor:
         """Return log-probabilities over the vocabulary at every token, (n_tokens, n_vocabulary).
 
@@ -55,8 +56,9 @@ class NewTokens:
         ModelError
             When they are not finite.
         """
+        inputs = {"attention_mask": mask, "use_cache": False, **inputs}
         with head_input(model, lambda hidden: hidden[self.row, self.column][None]):
-            output = forward(input_ids=ids, attention_mask=mask, use_cache=False)
+            output = forward(input_ids=ids, **inputs)
         logits: Tensor = output.logits[0]
         every = logits.float().log_softmax(-1)
         # A logit that is not finite spoils the sum of its row, so that one entry a row shows it.

@@ -10,6 +10,8 @@ from probekit.rl.advantage import ESTIMATORS
 from probekit.rl.extra import ExtraReward
 from probekit.rl.target import TARGETS
 
+ENGINES = ("embedded", "trl")
+
 
 @dataclass(frozen=True)
 class RLConfig:
@@ -70,10 +72,14 @@ class RLConfig:
     eval_prompts: int = 32
     eval_samples: int = 1
     seed: int = 0
+    engine: str = "embedded"
+    """`embedded`, or `trl` (TRL's GRPOTrainer writes and learns)."""
 
     def __post_init__(self) -> None:
         if self.group < 2:
             raise ModelError(f"group {self.group}: expected 2 completions a prompt or more.")
+        if self.engine not in ENGINES:
+            raise ModelError(f"engine {self.engine!r}: unknown. Expected {', '.join(ENGINES)}.")
         if self.target not in TARGETS:
             raise ModelError(f"target {self.target!r}: unknown. Expected {', '.join(TARGETS)}.")
         if self.estimator not in ESTIMATORS:

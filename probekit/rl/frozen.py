@@ -20,6 +20,7 @@ from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered
 from probekit.models.load import LoadedModel
 from probekit.models.new_tokens import NewTokens
+from probekit.models.prefix import SharedPrefix, plan_shared
 from probekit.probes.probe import Probe
 
 LOGIT_BYTES = 1 << 28
@@ -87,7 +88,10 @@ class FrozenReader:
         budget = self._logit_tokens if logprobs else self.batch_tokens
         for index, scored in ((readable, True), (rest, False)):
             lengths = np.array([len(rows[i].ids) for i in index])
-            for batch in plan_batches(lengths, budget) if index else []:
+            plan = plan_batches(lengths, budget) if index and not logprobs else []
+            if index and logprobs:
+                plan = plan_shared([rows[i] for i in index], budget)
+            for batch in plan:
                 chosen = [index[i] for i in batch]
                 part = [rows[i] for i in chosen]
                 acts: dict[Cell, NDArray[np.float32]]
@@ -122,7 +126,10 @@ class FrozenReader:
     def _both(
         self, rows: list[Rendered], n_new: list[int], *, scored: bool
     ) -> tuple[dict[Cell, NDArray[np.float32]], list[NDArray[np.float32]]]:
+        shared = SharedPrefix(rows, self.loaded.device)
+        rows = shared.rows
         ids, mask = pad(rows, self.loaded.device)
+        inputs = shared.inputs(self.loaded.model, mask)
         acts: dict[Cell, NDArray[np.float32]] = {}
         selections = (
             [Selection.build(rule, rows, self.loaded.device) for rule in self.rules]
@@ -140,7 +147,7 @@ class FrozenReader:
 
         tokens = NewTokens(rows, n_new, ids)
         with self.backend.editing({place: watch(place) for place in self.places}) as forward:
-            every = tokens.distributions(self.loaded.model, forward, ids, mask)
+            every = tokens.distributions(self.loaded.model, forward, ids, mask, **inputs)
         if self.temperature != 1.0:
             every = (every / self.temperature).log_softmax(-1)
         pieces = np.split(tokens.of(every).float().cpu().numpy(), np.cumsum(n_new)[:-1])

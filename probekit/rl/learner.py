@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from probekit.activations.gather import pad, plan_batches
+from probekit.activations.gather import pad
 from probekit.models.new_tokens import NewTokens
+from probekit.models.prefix import SharedPrefix, plan_shared
 from probekit.rl.config import RLConfig
 from probekit.rl.loss import Tokens, policy_loss
 from probekit.rl.policy import AnyPolicy
@@ -25,7 +26,7 @@ class StepStats(NamedTuple):
     loss: float
     kl: float
     entropy: float
-    """Of the policy, nats per token."""
+    """Of the policy, nats per token; without an entropy bonus the mean of -logprob drawn."""
     clipped: float
     grad_norm: float
     """Before clipping."""
@@ -41,6 +42,9 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             policy.masters.all, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
+        # So that any engine which calls the optimiser gets them.
+        self.optimizer.register_step_pre_hook(lambda *_: policy.masters.collect())
+        self.optimizer.register_step_post_hook(lambda *_: policy.masters.publish())
         vocabulary = policy.loaded.model.config.get_text_config().vocab_size
         self._budget = max(1, min(config.batch_tokens, LOGIT_BYTES // (4 * vocabulary)))
 
@@ -74,11 +78,11 @@ class Learner:
         for _ in range(self.config.epochs):
             self.optimizer.zero_grad(set_to_none=True)
             sums = np.zeros(5)
-            for batch in plan_batches(np.array([len(r.ids) for r in rollout.rows]), self._budget):
-                sums += self._part([int(i) for i in batch], rollout, advantage, reference, old)
+            with self.policy.learning():
+                for batch in plan_shared(rollout.rows, self._budget):
+                    sums += self._part([int(i) for i in batch], rollout, advantage, reference, old)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.masters.all, self.config.max_norm)
             self.optimizer.step()
-            self.policy.masters.publish()
             loss, kl, entropy, clipped, gap = (sums / rollout.n_tokens).tolist()
             stats.append(StepStats(loss, kl, entropy, clipped, float(norm), gap))
         return stats[0]
@@ -93,15 +97,17 @@ class Learner:
     ) -> NDArray[np.float64]:
         """Add the gradient of some completions; return sums over their tokens."""
         device, model = self.policy.loaded.device, self.policy.loaded.model
-        rows, n_new = [rollout.rows[i] for i in index], [rollout.n_new[i] for i in index]
-        ids, mask = pad(rows, device)
-        tokens = NewTokens(rows, n_new, ids)
-        every = tokens.distributions(model, model, ids, mask)
+        shared = SharedPrefix([rollout.rows[i] for i in index], device)
+        n_new = [rollout.n_new[i] for i in index]
+        ids, mask = pad(shared.rows, device)
+        tokens = NewTokens(shared.rows, n_new, ids)
+        every = tokens.distributions(model, model, ids, mask, **shared.inputs(model, mask))
         if self.config.temperature not in (0.0, 1.0):
             every = (every / self.config.temperature).log_softmax(-1)
         logprob = tokens.of(every)
-        with torch.set_grad_enabled(self.config.entropy_bonus > 0):
-            entropy = -(every.exp() * every).sum(-1)
+        bonus = self.config.entropy_bonus > 0
+        # Without a bonus the unbiased estimate will do: the exact one reads the vocabulary twice.
+        entropy = -(every.exp() * every).sum(-1) if bonus else -logprob.detach()
         pieces = torch.split(logprob, n_new)
         for i, piece in zip(index, pieces, strict=True):
             old.setdefault(i, piece.detach())
@@ -114,7 +120,7 @@ class Learner:
                 logprob=logprob,
                 old=torch.cat([old[i] for i in index]),
                 reference=frozen,
-                entropy=entropy if self.config.entropy_bonus else None,
+                entropy=entropy if bonus else None,
                 advantage=weight,
             ),
             n_tokens=rollout.n_tokens,

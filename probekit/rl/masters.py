@@ -41,10 +41,11 @@ class Masters:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Round the copies into the model."""
+        """Round the copies into the model; their gradients have been used."""
         for live, master in zip(self._live, self.all, strict=True):
             if live is not master:
                 live.copy_(master)
+                master.grad = None
 
     @torch.no_grad()
     def set(self, values: Sequence[Tensor]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class FullPolicy:
     def merged(self) -> Iterator[None]:
         """Do nothing: there is no adapter to merge."""
         yield
+
+    learning = merged
 
     def save(self, folder: Path) -> None:
         """Write the model with its tokenizer as transformers does, and the float32 weights."""
@@ -121,6 +123,8 @@ class Policy:
             try:
                 with warnings.catch_warnings():  # of attributes that peft still asks for
                     warnings.simplefilter("ignore", FutureWarning)
+                    # GPT-2's transposed linear layers, which peft then handles.
+                    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
                     # In the model's own dtype: casting to float32 and back costs more than LoRA.
                     self.peft: Any = get_peft_model(
                         loaded.model, config, autocast_adapter_dtype=False
@@ -173,6 +177,22 @@ class Policy:
                 if layer.merged_adapters:
                     layer.merged_adapters.pop()
 
+    @contextlib.contextmanager
+    def learning(self) -> Iterator[None]:
+        """Merge while the block lasts; gradients of the merged weights reach the adapter.
+
+        W' = W + s B A has dL/dB = s dL/dW' A^T and dL/dA = s B^T dL/dW'. One product of full size a
+        layer costs less than the small products and sums of an adapter on every activation, and
+        the weights that learn are, to the bit, those that wrote. Each dL/dW' is dropped at once.
+        """
+        with self.merged(), contextlib.ExitStack() as stack:
+            for layer in self._layers:
+                weight = layer.get_base_layer().weight.requires_grad_(requires_grad=True)
+                stack.callback(weight.requires_grad_, requires_grad=False)
+                hook = weight.register_post_accumulate_grad_hook(_pull(layer))
+                stack.callback(hook.remove)
+            yield
+
     def save(self, folder: Path) -> None:
         """Write the adapter in float32 as peft does (safetensors), to be loaded with `PeftModel`."""
         exact = dict(zip(self._names, (p.detach() for p in self.masters.all), strict=True))
@@ -184,6 +204,22 @@ class Policy:
 
         found = load_file(folder / "adapter_model.safetensors")
         self.masters.set([found[name.replace(f".{ADAPTER}", "")] for name in self._names])
+
+
+def _pull(layer: Any) -> Callable[[Tensor], None]:  # noqa: ANN401 - peft's LoRA layer
+    """Return what takes the gradient of a layer's merged weight to its adapter."""
+    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    scale = layer.scaling[ADAPTER]
+
+    def pull(weight: Tensor) -> None:
+        assert weight.grad is not None
+        gradient = weight.grad.T if layer.fan_in_fan_out else weight.grad
+        weight.grad = None
+        for parameter, found in ((b, gradient @ a.T), (a, b.T @ gradient)):
+            found = found * scale
+            parameter.grad = found if parameter.grad is None else parameter.grad + found
+
+    return torch.no_grad()(pull)
 
 
 AnyPolicy = Policy | FullPolicy

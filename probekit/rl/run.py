@@ -25,6 +25,7 @@ from probekit.rl.goodhart import goodhart
 from probekit.rl.head_data import HeadData
 from probekit.rl.target import bad_scores, good_scores
 from probekit.rl.train import Log, Trainer
+from probekit.rl.trl_engine import trainer_class
 
 HELD_OUT = 0.25
 """Share of the prompts' groups that are kept for evaluation."""
@@ -129,7 +130,7 @@ def train_run(
     train, kept = _prompts(prompts, held_out, config)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     continued = resume and _same_settings(out, settings)
-    trainer = Trainer(
+    trainer = trainer_class(config.engine)(
         loaded, heads, train, kept, config, out, independent=_others(probes[0], heads),
         behaviours=behaviours, wanted=wanted, data=data,
     )  # fmt: skip

@@ -248,3 +248,30 @@ def test_a_killed_run_resumes_to_the_same_end(tiny_llama, fitted, tmp_path):
 def test_settings_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ModelError, match=message):
         RLConfig(**options)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_small_steps_add_up_in_float32_behind_bfloat16(tiny_llama, fitted, tmp_path, full):
+    config = dataclasses.replace(FAST, full_weights=full, learning_rate=1e-6, target="max")
+    head = Probe.load(fitted)
+
+    def run(folder, config=config):
+        folder.mkdir(exist_ok=True)
+        loaded = load_model(str(tiny_llama), dtype="bfloat16")
+        return Trainer(loaded, [head], prompts(), prompts(), config, folder)
+
+    one = run(tmp_path / "a")
+    start = [p.detach().clone() for p in one.policy.masters.all]
+    one.run()
+    live = [p for p in one.loaded.model.parameters() if p.requires_grad]
+    assert {p.dtype for p in live} == {torch.bfloat16}
+    assert {p.dtype for p in one.policy.masters.all} == {torch.float32}
+    moved = [not torch.equal(a, b) for a, b in zip(start, one.policy.masters.all, strict=True)]
+    assert any(moved)
+    for rounded, exact in zip(one.policy.masters._live, one.policy.masters.all, strict=True):
+        assert torch.equal(rounded, exact.bfloat16())
+    cut = run(tmp_path / "b", dataclasses.replace(config, steps=2))
+    cut.run()
+    again = run(tmp_path / "b")
+    again.run(resume=True)
+    assert_same_weights(one, again)

@@ -107,7 +107,7 @@ class ShareReader:
 def bandit(fresh, fitted, folder, target, chosen):
     config = RLConfig(
         steps=60, prompts=4, group=16, max_new_tokens=8, eval_every=60, eval_prompts=4, rank=8,
-        learning_rate=3e-2, warmup=1, target="max", kl_coeff=0.0, estimator="dr-grpo",
+        learning_rate=2e-2, warmup=1, target="max", kl_coeff=0.0, estimator="dr-grpo",
     )  # fmt: skip
     run = trainer(fresh, fitted, folder, config)
     run.reader = ShareReader(fresh.tokenizer.convert_tokens_to_ids("z"))

@@ -1,0 +1,107 @@
+"""Completions behind a cache of their prompts, so that a prompt many of them share runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.models.chat import Rendered
+from probekit.models.head_input import head_input
+
+
+class SharedPrefix:
+    """What is left of rows behind the prompts that they share, all but the prompts' last token.
+
+    With gradient or without: the cached keys and values are part of the graph.
+
+    Parameters
+    ----------
+    rows
+        Prompt and completion as one row each.
+    device
+        Of the model.
+    """
+
+    def __init__(self, rows: Sequence[Rendered], device: torch.device | str) -> None:
+        cut = 0 if min(row.start for row in rows) < 2 else 1
+        prefixes = [row.ids[: cut * (row.start - 1)] for row in rows]
+        place: dict[bytes, int] = {}
+        of = [place.setdefault(prefix.tobytes(), len(place)) for prefix in prefixes]
+        first = [prefixes[of.index(k)] for k in range(len(place))]
+        self.rows = [_after(row, len(prefix)) for row, prefix in zip(rows, prefixes, strict=True)]
+        """Short rows, starting with the prompt's last token."""
+        width = max(map(len, first))
+        ids = np.zeros((len(first), width), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, prefix in enumerate(first):
+            ids[i, width - len(prefix) :] = prefix
+            mask[i, width - len(prefix) :] = 1
+        self._ids, self._mask = (torch.from_numpy(x).to(device) for x in (ids, mask))
+        self._of = torch.tensor(of, device=device)
+
+    def inputs(self, model: Any, mask: Tensor) -> dict[str, Any]:  # noqa: ANN401
+        """Run the prompts; return what a forward pass of the padded short rows needs beside ids.
+
+        Parameters
+        ----------
+        model
+            A transformers model.
+        mask
+            Of the short rows, right-padded, shape (n_rows, n_tokens).
+        """
+        from transformers.cache_utils import DynamicCache
+
+        if not self._ids.shape[1]:
+            return {"attention_mask": mask, "use_cache": False}
+        cache = DynamicCache(config=model.config)
+        with head_input(model, Tensor.contiguous):
+            model(
+                input_ids=self._ids,
+                attention_mask=self._mask,
+                position_ids=_positions(self._mask),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        for layer in cache.layers:
+            layer.batch_select_indices(self._of)
+        whole = torch.cat([self._mask[self._of], mask], dim=1)
+        return {
+            "attention_mask": whole,
+            "position_ids": _positions(whole)[:, -mask.shape[1] :],
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+
+
+def plan_shared(rows: Sequence[Rendered], batch_tokens: int) -> list[NDArray[np.int64]]:
+    """Return batches of row indices that keep rows of the same prompt together.
+
+    Each has at most `batch_tokens` tokens behind the prompts when padded, or one row.
+    """
+    tail = np.array([len(row.ids) - row.start + 1 for row in rows])
+    keys = [row.ids[: row.start].tobytes() for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (-rows[i].start, keys[i], -tail[i]))
+    batches: list[NDArray[np.int64]] = []
+    current: list[int] = []
+    for i in order:
+        wide = max(int(tail[k]) for k in [*current, i])
+        if current and wide * (len(current) + 1) > batch_tokens:
+            batches.append(np.array(current))
+            current = []
+        current.append(i)
+    return [*batches, np.array(current)]
+
+
+def _after(row: Rendered, cut: int) -> Rendered:
+    end = None if row.turn_end is None else row.turn_end - cut
+    return Rendered(row.ids[cut:], row.start - cut, row.stop - cut, end, row.has_prompt)
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1).clamp_min(0)

@@ -1,0 +1,285 @@
+"""Probes as a reward function of TRL's trainers, for people with a training script of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from probekit.data.rows import Example, Message
+from probekit.errors import DataError, ModelError
+from probekit.models.blocks import BlockNames, block_list, block_names
+from probekit.models.chat import Rendered, render
+from probekit.models.load import LoadedModel, load_model
+from probekit.models.sampling import Completion, closing_id, stop_ids
+from probekit.probes.probe import Probe
+from probekit.probes.scoring import Scorer
+from probekit.rl.frozen import FrozenReader
+from probekit.rl.reward import Array, Ensemble, rewards
+from probekit.rl.target import TARGETS, Target, good_scores, wasserstein
+
+
+class Scored(NamedTuple):
+    """One call's completions, in the order they came."""
+
+    total: Array
+    """Rewards, shape (n,)."""
+    score: Array
+    """Of the ensemble before the target, shape (n,); NaN where a head can not read."""
+
+
+class Rows:
+    """Makes rows to read of prompts and the token ids that a trainer's policy wrote.
+
+    Parameters
+    ----------
+    loaded
+        Its tokenizer and its end-of-turn tokens.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._closing, self._stops = closing_id(loaded), set(stop_ids(loaded))
+
+    def row(self, prompt: Rendered, written: Sequence[int]) -> tuple[Rendered, bool]:
+        """Return prompt and completion as one row, closed where it was cut, and whether it was not.
+
+        Parameters
+        ----------
+        prompt
+            The rendered prompt.
+        written
+            Token ids of the completion, with the end-of-turn token where there is one.
+        """
+        ids = np.asarray(written, dtype=np.int32).reshape(-1)
+        ended = bool(len(ids)) and int(ids[-1]) in self._stops
+        done = Completion(0, 0, ids, np.empty(0, dtype=np.float32), finished=ended)
+        return done.rendered(prompt, self._closing), ended
+
+
+class ProbeReward:
+    """Heads on a frozen model as a reward function with TRL's interface; see `trl_reward`.
+
+    Parameters
+    ----------
+    reader
+        Reads with the heads, on a model that nobody trains.
+    ensemble
+        Of the heads.
+    target
+        From score to reward; its tag is a dataset column.
+    name
+        What TRL's log calls the reward.
+    """
+
+    def __init__(
+        self,
+        reader: FrozenReader,
+        ensemble: Ensemble,
+        target: Target,
+        *,
+        name: str = "probe_reward",
+    ) -> None:
+        self.__name__ = name
+        self.reader, self.ensemble, self.target = reader, ensemble, target
+        self.last: Scored | None = None
+        """Of the last call."""
+        self._chosen = good_scores(ensemble.distributions.get("all", {}))
+        self._rows_of = Rows(reader.loaded)
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any] = (),
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **columns: Any,  # noqa: ANN401 - TRL passes every dataset column
+    ) -> list[float]:
+        """Return one reward a completion.
+
+        Parameters
+        ----------
+        prompts
+            As in the dataset: messages with `role` and `content`, or plain text.
+        completions
+            Their text; not read, because text does not say which tokens wrote it.
+        completion_ids
+            Token ids, with the end-of-turn token where there is one.
+        columns
+            The other dataset columns, and TRL's `log_metric`.
+
+        Raises
+        ------
+        ProbekitError
+            Without token ids or the target's column, when no completion can be read, or when the
+            model that is read has become one that learns.
+        """
+        if completion_ids is None:
+            raise ModelError(
+                f"{self.__name__}: got no completion_ids, expected the token ids of every "
+                "completion, as TRL 1.16 and newer pass them."
+            )
+        if any(weight.requires_grad for weight in self.reader.loaded.model.parameters()):
+            raise ModelError(
+                f"{self.__name__}: the model that the probe reads has trainable weights, so it is "
+                "not frozen. Give trl_reward a model of its own, not the one the trainer trains."
+            )
+        values = self._values(columns, len(prompts))
+        rows = self._rows(prompts, completion_ids)
+        scores = self.reader.read(rows, [len(ids) for ids in completion_ids]).scores
+        self.last = Scored(*rewards(scores, self.ensemble, self.target, values))
+        self._report(columns.get("log_metric"))
+        return [float(value) for value in self.last.total]
+
+    def _rows(
+        self, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]
+    ) -> list[Rendered]:
+        tokenizer = self.reader.loaded.tokenizer
+        known: dict[str, Rendered] = {}  # the samples of a prompt come one after another
+        for prompt in prompts:
+            key = repr(prompt)
+            if key not in known:
+                known[key] = prompt_row(prompt, tokenizer)
+        return [
+            self._rows_of.row(known[repr(prompt)], written)[0]
+            for prompt, written in zip(prompts, completion_ids, strict=True)
+        ]
+
+    def _values(self, columns: dict[str, Any], n: int) -> list[str]:
+        tag = self.target.tag
+        if tag is None:
+            return [""] * n
+        if tag not in columns:
+            raise DataError(
+                f"target tag {tag!r}: the training data has no such column. Add it, or "
+                "leave the tag out."
+            )
+        return ["" if value is None else str(value) for value in columns[tag]]
+
+    def _report(self, log_metric: Any) -> None:  # noqa: ANN401 - TRL's, where it gives one
+        if log_metric is None or self.last is None:
+            return
+        known = self.last.score[np.isfinite(self.last.score)]
+        log_metric(f"{self.__name__}/score", float(known.mean()))
+        log_metric(f"{self.__name__}/score_sd", float(known.std()))
+        log_metric(f"{self.__name__}/unreadable", 1.0 - len(known) / len(self.last.score))
+        if self._chosen.size:
+            log_metric(f"{self.__name__}/distance_to_chosen", wasserstein(known, self._chosen))
+
+
+def trl_reward(
+    probes: str | Path | Probe | Sequence[str | Path | Probe],
+    model: str | LoadedModel | None = None,
+    *,
+    target: str = "max",
+    target_tag: str | None = None,
+    ensemble_penalty: float = 0.0,
+    batch_tokens: int = 4096,
+    name: str = "probe_reward",
+) -> ProbeReward:
+    """Return heads on a frozen model as a reward function for TRL's GRPOTrainer or RLOOTrainer.
+
+    The prompt is rendered as everywhere in probekit, with one BOS at most; the completion's own
+    token ids follow, never its text tokenised again; a completion that the length limit cut is
+    closed as the chat template would. The pass stops at the deepest head. The rewards are those
+    of `probekit rl`: a completion that can not be read gets the lowest of its call.
+
+    A target that looks at the distribution (`chosen`) sees the completions of one call. TRL calls
+    once a generation batch with what the local process wrote, so with several processes each
+    matches the distribution on its own.
+
+    Parameters
+    ----------
+    probes
+        Directories written by `probekit fit`, or probes; several make an ensemble.
+    model
+        The model they were fitted on: a name or folder as `load_model` takes it, or a loaded model
+        that nobody trains. None loads a copy of the one the first probe was fitted on.
+    target
+        `max`, `clip`, `gaussian`, `kde` or `chosen`.
+    target_tag
+        Dataset column; aim at the chosen scores of each of its values.
+    ensemble_penalty
+        lambda of mean - lambda * std over several heads.
+    batch_tokens
+        Padded tokens of a forward pass.
+    name
+        What TRL's log calls the reward; two rewards need two names.
+
+    Returns
+    -------
+    ProbeReward
+        Takes `prompts`, `completions`, `completion_ids` and dataset columns by keyword and returns
+        a list of floats.
+
+    Raises
+    ------
+    ProbekitError
+        When probes, target and model do not fit each other.
+    """
+    if target not in TARGETS:
+        raise ModelError(f"target {target!r}: unknown. Expected {', '.join(TARGETS)}.")
+    several = [probes] if isinstance(probes, (str, Path, Probe)) else list(probes)
+    heads = [each if isinstance(each, Probe) else Probe.load(each) for each in several]
+    if not heads:
+        raise DataError("probes: there are none. Expected one at least.")
+    ensemble = Ensemble(heads, ensemble_penalty)
+    aim = Target(target, ensemble.distributions, tag=target_tag)
+    loaded = model if isinstance(model, LoadedModel) else _load(model, heads[0])
+    for head in heads:
+        Scorer(head, loaded, batch_tokens=batch_tokens)  # proves that it is their model
+    if loaded is not model:
+        _drop_blocks(loaded, heads)
+    reader = FrozenReader(loaded, heads, batch_tokens=batch_tokens)
+    return ProbeReward(reader, ensemble, aim, name=name)
+
+
+def prompt_row(prompt: Any, tokenizer: Any) -> Rendered:  # noqa: ANN401 - as in a TRL dataset
+    """Return the tokens of a prompt as TRL's trainers feed it to the policy, with one BOS at most.
+
+    Parameters
+    ----------
+    prompt
+        Messages with `role` and `content`, rendered with the chat template; or plain text, with the
+        tokenizer's own special tokens.
+    tokenizer
+        Of the frozen model.
+
+    Raises
+    ------
+    DataError
+        When it is neither.
+    """
+    if isinstance(prompt, str):
+        # Text that went through a template has its BOS in it.
+        written = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
+        found = tokenizer(prompt, add_special_tokens=not written, verbose=False)["input_ids"]
+        ids = np.asarray(found, dtype=np.int32)
+        return Rendered(ids, start=len(ids), stop=len(ids), turn_end=None)
+    turns = []
+    for turn in prompt:
+        role, content = turn.get("role"), turn.get("content")
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise DataError(
+                f"prompt: has a turn {str(turn)[:80]!r}. Expected a role and a content that are "
+                "text; images and tool calls can not be read."
+            )
+        turns.append(Message(role, content))
+    return render(Example("prompt", "prompt", tuple(turns)), tokenizer)
+
+
+def _load(spec: str | None, head: Probe) -> LoadedModel:
+    found = head.provenance
+    return load_model(
+        spec or str(found.get("model")),
+        dtype=str(found.get("forward_dtype", "auto")),
+        revision=found.get("revision") if spec is None else None,
+    )
+
+
+def _drop_blocks(loaded: LoadedModel, heads: Sequence[Probe]) -> None:
+    """Free the blocks behind the deepest head of a model that nothing else uses."""
+    blocks = heads[0].provenance.get("settings", {}).get("blocks")
+    names = block_names(loaded.model, BlockNames.parse(blocks) if blocks else None)
+    every: Any = block_list(loaded.model, names)
+    del every[max(head.layer for head in heads) + 1 :]

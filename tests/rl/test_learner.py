@@ -1,0 +1,76 @@
+"""Learning behind shared prompts and through merged weights is learning, only faster."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from probekit.activations.gather import pad
+from probekit.models.load import load_model
+from probekit.models.new_tokens import NewTokens
+from probekit.models.prefix import SharedPrefix, plan_shared
+from probekit.models.sampling import SamplingConfig
+from probekit.rl import Policy
+from probekit.rl.rollout import Writer
+from tests.steering.conftest import prompts
+from tests.tiny import save_tiny
+
+ARCHITECTURES = ["llama", "qwen3", "gpt2", "gemma2", "gemma3_text", "gpt_neox", "phi3"]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def written(request, tmp_path_factory):
+    """A policy that has moved, and what it wrote."""
+    folder = save_tiny(tmp_path_factory.mktemp("models") / request.param, request.param)
+    policy = Policy(load_model(str(folder), dtype="float32"), rank=3)
+    generator = torch.Generator().manual_seed(0)
+    policy.masters.set(
+        [0.1 * torch.randn(p.shape, generator=generator) for p in policy.masters.all]
+    )
+    config = SamplingConfig(max_new_tokens=9, samples=3)
+    return policy, Writer(policy, prompts()).write(list(range(6)), config, seed=1)
+
+
+def gradients(policy):
+    found = [p.grad.clone() for p in policy.masters.all]
+    for parameter in policy.masters.all:
+        parameter.grad = None
+    return found
+
+
+def test_log_probabilities_and_gradients_are_those_of_whole_rows_and_of_peft(written):
+    policy, rollout = written
+    model = policy.loaded.model
+    weight = torch.randn(rollout.n_tokens, generator=torch.Generator().manual_seed(1))
+
+    ids, mask = pad(rollout.rows, policy.loaded.device)
+    whole = NewTokens(rollout.rows, rollout.n_new, ids)
+    wanted = whole.of(whole.distributions(model, model, ids, mask))
+    (wanted * weight).sum().backward()
+    expected = gradients(policy)
+
+    shared = SharedPrefix(rollout.rows, policy.loaded.device)
+    ids, mask = pad(shared.rows, policy.loaded.device)
+    with policy.learning():
+        short = NewTokens(shared.rows, rollout.n_new, ids)
+        found = short.of(short.distributions(model, model, ids, mask, **shared.inputs(model, mask)))
+        (found * weight).sum().backward()
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+    for a, b in zip(gradients(policy), expected, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-4 * float(b.abs().max()) + 1e-6, rtol=1e-3)
+    base = [layer.get_base_layer().weight for layer in policy._layers]
+    assert not any(w.requires_grad or w.grad is not None for w in base)
+    drawn = torch.from_numpy(np.concatenate(rollout.logprobs))
+    torch.testing.assert_close(found.detach(), drawn, atol=2e-5, rtol=1e-4)
+
+
+def test_batches_keep_a_prompt_together_and_hold_every_row_once(written):
+    _, rollout = written
+    plan = plan_shared(rollout.rows, 40)
+    assert sorted(np.concatenate(plan)) == list(range(18))
+    for batch in plan:
+        rows = [rollout.rows[i] for i in batch]
+        widest = max(len(row.ids) - row.start + 1 for row in rows)
+        assert len(rows) == 1 or widest * len(rows) <= 40
+    assert [len(b) for b in plan_shared(rollout.rows, 10**6)] == [18]
