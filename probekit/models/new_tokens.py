@@ -12,6 +12,7 @@ from torch import Tensor
 from probekit.errors import ModelError
 from probekit.models.chat import Rendered
 from probekit.models.head_input import head_input
+from probekit.models.token_logprobs import token_logprobs
 
 
 class NewTokens:
@@ -56,19 +57,47 @@ class NewTokens:
         ModelError
             When they are not finite.
         """
+        every = self._logits(model, forward, ids, mask, inputs).float().log_softmax(-1)
+        _check(self.of(every))
+        return every
+
+    def logprobs(
+        self,
+        model: Any,  # noqa: ANN401 - a transformers model
+        forward: Callable[..., Any],
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        **inputs: Any,  # noqa: ANN401
+    ) -> Tensor:
+        """Return the log-probability of each token, shape (n_tokens,); see `distributions`."""
+        logits = self._logits(model, forward, ids, mask, inputs)
+        return _check(token_logprobs(logits, self.ids, temperature))
+
+    def _logits(
+        self,
+        model: Any,  # noqa: ANN401
+        forward: Callable[..., Any],
+        ids: Tensor,
+        mask: Tensor,
+        inputs: dict[str, Any],
+    ) -> Tensor:
         inputs = {"attention_mask": mask, "use_cache": False, **inputs}
         with head_input(model, lambda hidden: hidden[self.row, self.column][None]):
-            output = forward(input_ids=ids, **inputs)
-        logits: Tensor = output.logits[0]
-        every = logits.float().log_softmax(-1)
-        # A logit that is not finite spoils the sum of its row, so that one entry a row shows it.
-        if not bool(torch.isfinite(self.of(every)).all()):
-            raise ModelError(
-                "the model returned logits that are not finite. Use smaller coefficients or "
-                "learning rates, or --dtype float32."
-            )
-        return every
+            logits: Tensor = forward(input_ids=ids, **inputs).logits
+        return logits.flatten(0, 1)
 
     def of(self, distributions: Tensor) -> Tensor:
         """Return the log-probability of each token, shape (n_tokens,)."""
         return distributions.gather(1, self.ids[:, None])[:, 0]
+
+
+def _check(logprobs: Tensor) -> Tensor:
+    # A logit that is not finite spoils the sum of its row, so that the token drawn shows it.
+    if not bool(torch.isfinite(logprobs).all()):
+        raise ModelError(
+            "the model returned logits that are not finite. Use smaller coefficients or learning "
+            "rates, or --dtype float32."
+        )
+    return logprobs

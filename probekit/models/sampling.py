@@ -7,6 +7,7 @@ strength, an adapter) share their luck: their difference is not sampling noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -283,21 +284,43 @@ def choose(logits: Tensor, uniform: Tensor, config: SamplingConfig) -> tuple[Ten
         Token ids (n,) and their log-probabilities (n,), before any nucleus.
     """
     logits = logits.float()
-    if config.temperature == 0:
-        token = logits.argmax(-1)
+    if config.temperature not in (0.0, 1.0):
+        logits = logits / config.temperature
+    if config.temperature == 0 or config.top_p < 1:
         logprob = logits.log_softmax(-1)
-    else:
-        logprob = (logits / config.temperature).log_softmax(-1)
-        probs = logprob.exp()
-        token = _invert(probs, uniform) if config.top_p == 1 else _nucleus(probs, uniform, config)
-    return token, logprob.gather(1, token[:, None])[:, 0]
+        token = (
+            logits.argmax(-1)
+            if config.temperature == 0
+            else _nucleus(logprob.exp(), uniform, config)
+        )
+        return token, logprob.gather(1, token[:, None])[:, 0]
+    top = logits.amax(-1, keepdim=True)
+    weights = (logits - top).exp_()
+    token = _invert(weights, uniform)
+    logprob = logits.gather(1, token[:, None]) - top - weights.sum(-1, keepdim=True).log()
+    return token, logprob[:, 0]
 
 
-def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw an index in proportion to weights (n, n_weights), by blocks: most are only summed."""
+    n, size = weights.shape
+    blocks = math.isqrt(size - 1) + 1
+    padded = torch.nn.functional.pad(weights, (0, blocks * blocks - size)).view(n, blocks, blocks)
+    at = uniform.to(torch.float64)
+    block, rest = _place(padded.sum(-1), at)
+    inside, _ = _place(padded[torch.arange(n, device=weights.device), block], rest)
+    return (block * blocks + inside).clamp_max(size - 1)
+
+
+def _place(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where `uniform` falls in the weights' distribution, and how far into that weight."""
     # float64: summing 10^5 float32 probabilities would move the rarest tokens' shares.
-    cdf = probs.cumsum(-1, dtype=torch.float64)
-    at = (uniform.to(cdf.dtype) * cdf[:, -1])[:, None]
-    return torch.searchsorted(cdf, at, right=True)[:, 0].clamp_max(probs.shape[1] - 1)
+    cdf = weights.cumsum(-1, dtype=torch.float64)
+    at = (uniform * cdf[:, -1])[:, None]
+    index = torch.searchsorted(cdf, at, right=True).clamp_max(weights.shape[1] - 1)
+    own = weights.gather(1, index).double()
+    before = cdf.gather(1, index) - own
+    return index[:, 0], ((at - before) / own.clamp_min(1e-300)).clamp(0.0, 1.0 - 2.0**-53)[:, 0]
 
 
 def _nucleus(probs: Tensor, uniform: Tensor, config: SamplingConfig) -> Tensor:

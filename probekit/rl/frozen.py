@@ -147,8 +147,8 @@ class FrozenReader:
 
         tokens = NewTokens(rows, n_new, ids)
         with self.backend.editing({place: watch(place) for place in self.places}) as forward:
-            every = tokens.distributions(self.loaded.model, forward, ids, mask, **inputs)
-        if self.temperature != 1.0:
-            every = (every / self.temperature).log_softmax(-1)
-        pieces = np.split(tokens.of(every).float().cpu().numpy(), np.cumsum(n_new)[:-1])
+            found = tokens.logprobs(
+                self.loaded.model, forward, ids, mask, temperature=self.temperature, **inputs
+            )
+        pieces = np.split(found.cpu().numpy(), np.cumsum(n_new)[:-1])
         return acts, pieces

@@ -45,6 +45,7 @@ class Learner:
         # So that any engine which calls the optimiser gets them.
         self.optimizer.register_step_pre_hook(lambda *_: policy.masters.collect())
         self.optimizer.register_step_post_hook(lambda *_: policy.masters.publish())
+        self._temperature = config.temperature or 1.0
         vocabulary = policy.loaded.model.config.get_text_config().vocab_size
         self._budget = max(1, min(config.batch_tokens, LOGIT_BYTES // (4 * vocabulary)))
 
@@ -101,13 +102,16 @@ class Learner:
         n_new = [rollout.n_new[i] for i in index]
         ids, mask = pad(shared.rows, device)
         tokens = NewTokens(shared.rows, n_new, ids)
-        every = tokens.distributions(model, model, ids, mask, **shared.inputs(model, mask))
-        if self.config.temperature not in (0.0, 1.0):
-            every = (every / self.config.temperature).log_softmax(-1)
-        logprob = tokens.of(every)
-        bonus = self.config.entropy_bonus > 0
-        # Without a bonus the unbiased estimate will do: the exact one reads the vocabulary twice.
-        entropy = -(every.exp() * every).sum(-1) if bonus else -logprob.detach()
+        bonus, inputs = self.config.entropy_bonus > 0, shared.inputs(model, mask)
+        if bonus:
+            every = tokens.distributions(model, model, ids, mask, **inputs)
+            every = (every / self._temperature).log_softmax(-1)
+            logprob, entropy = tokens.of(every), -(every.exp() * every).sum(-1)
+        else:
+            logprob = tokens.logprobs(
+                model, model, ids, mask, temperature=self._temperature, **inputs
+            )
+            entropy = -logprob.detach()  # unbiased; the exact one reads the vocabulary again
         pieces = torch.split(logprob, n_new)
         for i, piece in zip(index, pieces, strict=True):
             old.setdefault(i, piece.detach())
