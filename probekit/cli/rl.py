@@ -107,6 +107,7 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
     multiple=True,
     help="Categories that should become more frequent, NAME[,NAME] or TAG=VALUE:NAME[,NAME].",
 )
+@click.option("--toward", help="Class to raise, of label heads.  [default: the second]")
 @click.option("--ensemble-layers", help="Layers of the fit whose heads join, such as 14,20,26.")
 @click.option("--store", type=click.Path(), help="Of the fit.  [default: where the fit found it]")
 @click.option("--tensorboard", is_flag=True, help="Write event files to OUT/tensorboard too.")
@@ -158,7 +159,7 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
     watch = Watch(config.steps, Path(out) / "tensorboard" if options["tensorboard"] else None)
     train_run(
         loaded, probes, rows, out, config, behaviours=behaviours,
-        behaviour=options["behaviour"], held_out=held_out, store=options["store"], resume=options["resume"],
+        behaviour=options["behaviour"], held_out=held_out, toward=options["toward"], store=options["store"], resume=options["resume"],
         ensemble_layers=parse_layers(layers, n_layers) if layers else (),
         force=options["force"], arguments={"probes": probes, "prompts": source, "out": out, **options},
         log=watch,

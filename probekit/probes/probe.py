@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,34 @@ class Probe:
         """Return P(class 1) of scores, None for other kinds."""
         return None if self.classes is None else np.asarray(expit(score))
 
+    def toward(self, name: str) -> Probe:
+        """Return the probe whose score is the log-odds of the class `name`: itself or its mirror.
+
+        Raises
+        ------
+        ProbeError
+            When the probe tells other classes apart, or none.
+        """
+        if self.classes is None or name not in self.classes:
+            known = (
+                " or ".join(self.classes) if self.classes else "none: it was not fitted to labels"
+            )
+            raise ProbeError(f"class {name!r}: the probe knows {known}.")
+        if name == self.classes[1]:
+            return self
+        reference = self.reference and {
+            **self.reference,
+            "scores": [-s for s in self.reference["scores"]],
+        }
+        return dataclasses.replace(
+            self,
+            coef=-self.coef,
+            bias=-self.bias,
+            classes=(self.classes[1], self.classes[0]),
+            distributions=_mirrored(self.distributions),
+            reference=reference,
+        )
+
     @classmethod
     def load(
         cls,
@@ -162,6 +191,18 @@ class Probe:
         alike = chosen.kind, chosen.site, chosen.position
         every = cls.load_all(directory)
         return [probe for probe in every if (probe.kind, probe.site, probe.position) == alike]
+
+
+def _mirrored(distributions: dict[str, Any]) -> dict[str, Any]:
+    """Return distributions of a label's scores with the sign and the order of classes changed."""
+
+    def of(parts: dict[str, list[float]]) -> dict[str, list[float]]:
+        return {name: [-s for s in parts[name]] for name in reversed(parts)}
+
+    if not distributions:
+        return {}
+    tags = {t: {v: of(p) for v, p in by.items()} for t, by in distributions["by_tag"].items()}
+    return {**distributions, "all": of(distributions["all"]), "by_tag": tags}
 
 
 def save_probes(directory: Path, probes: Sequence[Probe], chosen: int) -> None:

@@ -72,7 +72,9 @@ class HeadData:
                     "--store, or fit again."
                 )
             task = Task.of(source.examples, seed=settings["seed"], n_boot=settings["n_boot"])
-            return cls(head, task, source.read(head.cell), bool(settings["standardize"]))
+            return cls(
+                head, _facing(task, head), source.read(head.cell), bool(settings["standardize"])
+            )
 
     def with_distributions(self, head: Probe) -> Probe:
         """Return a head of the same cell with the choose split's scores under it."""
@@ -192,6 +194,15 @@ class HeadData:
         return dataclasses.replace(
             self.head, coef=np.asarray(coef), bias=float(bias), metrics={}, distributions={}
         )
+
+
+def _facing(task: Task, head: Probe) -> Task:
+    """Return the task with its classes in the head's order, and the splits as they are."""
+    examples = task.examples
+    if examples.label is None or head.classes == examples.classes:
+        return task
+    mirrored = dataclasses.replace(examples, classes=head.classes, label=1 - examples.label)
+    return dataclasses.replace(task, examples=mirrored)
 
 
 def _squared(acts: NDArray[np.float32], mean: Array, precision: Array) -> Array:

@@ -77,6 +77,7 @@ def train_run(
     behaviours: Behaviours | None = None,
     behaviour: str | Sequence[str] = (),
     held_out: Sequence[Example] | None = None,
+    toward: str | None = None,
     ensemble_layers: Sequence[int] = (),
     store: str | Path | None = None,
     resume: bool = False,
@@ -106,6 +107,8 @@ def train_run(
         `TAG=VALUE:NAME[,NAME...]`: for the verdict, the best checkpoint and refits.
     held_out
         Prompts to evaluate on, of groups that are not trained on.
+    toward
+        Class whose log-odds are the score, of heads that were fitted to labels.
     ensemble_layers
         Layers of the first fit whose heads join the ensemble; needs the store.
     store
@@ -124,7 +127,9 @@ def train_run(
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
     if not resume:
         refuse_existing(out, force=force, marker="run.json")
-    heads, data = open_heads(probes, ensemble_layers, store, needed=bool(config.refit_every))
+    heads, data = open_heads(
+        probes, ensemble_layers, store, toward=toward, needed=bool(config.refit_every)
+    )
     for head in heads:
         Scorer(head, loaded, batch_tokens=config.batch_tokens)  # proves that it is their model
     train, kept = _prompts(prompts, held_out, config)
@@ -171,6 +176,7 @@ def open_heads(
     layers: Sequence[int] = (),
     store: str | Path | None = None,
     *,
+    toward: str | None = None,
     needed: bool = False,
 ) -> tuple[list[Probe], list[HeadData]]:
     """Return the heads of an ensemble and, where their stores are there, what they were fitted on.
@@ -184,6 +190,8 @@ def open_heads(
         raise DataError("probes: there are none. Expected one directory at least.")
     named = [(directory, Probe.load(directory)) for directory in probes]
     named += [(probes[0], Probe.load(probes[0], layer=layer)) for layer in layers]
+    if toward is not None:
+        named = [(directory, head.toward(toward)) for directory, head in named]
     data: list[HeadData] = []
     try:
         for directory, head in named:
@@ -269,4 +277,5 @@ def _others(directory: str | Path, heads: Sequence[Probe]) -> list[Probe]:
     same = [p for p in every if (p.site, p.position) == (chosen.site, chosen.position)]
     at = sorted({round(q * (len(same) - 1)) for q in (0.25, 0.6, 1.0)}) if same else []
     places = [p for p in every if (p.site, p.layer) == (chosen.site, chosen.layer)]
-    return [same[i] for i in at] + places[:2]
+    found = [same[i] for i in at] + places[:2]
+    return [p.toward(chosen.classes[1]) for p in found] if chosen.classes else found
