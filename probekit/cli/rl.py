@@ -159,7 +159,8 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
     watch = Watch(config.steps, Path(out) / "tensorboard" if options["tensorboard"] else None)
     train_run(
         loaded, probes, rows, out, config, behaviours=behaviours,
-        behaviour=options["behaviour"], held_out=held_out, toward=options["toward"], store=options["store"], resume=options["resume"],
+        behaviour=options["behaviour"], held_out=held_out, toward=options["toward"],
+        store=options["store"], resume=options["resume"],
         ensemble_layers=parse_layers(layers, n_layers) if layers else (),
         force=options["force"], arguments={"probes": probes, "prompts": source, "out": out, **options},
         log=watch,

@@ -16,6 +16,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:  # noqa: ANN401
+        """Return the log-probabilities, shape (n,)."""
         rows = ROWS if logits.device.type == "cpu" else len(logits)
         total, found = [], []
         for at in range(0, len(logits), rows):
@@ -30,7 +31,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        # d/d logits of log p(token) is (1[token] - p) / temperature.
+        """Return the gradient of the logits: of log p(token) it is (1[token] - p) / temperature."""
         logits, ids, total = ctx.saved_tensors
         (gradient,) = gradients
         gradient = gradient / ctx.temperature

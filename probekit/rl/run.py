@@ -96,10 +96,8 @@ def train_run(
         as an ensemble; probes of other layers and positions of the first are read along.
     prompts
         To train on; without `held_out` a quarter of their groups is kept for evaluation.
-    out
-        Directory to write.
-    config
-        Settings.
+    out, config
+        Directory to write, and settings.
     behaviours
         Counted at evaluations.
     behaviour
@@ -128,16 +126,13 @@ def train_run(
     if not resume:
         refuse_existing(out, force=force, marker="run.json")
     heads, data = open_heads(
-        probes, ensemble_layers, store, toward=toward, needed=bool(config.refit_every)
+        loaded, probes, ensemble_layers, store, toward=toward, needed=bool(config.refit_every)
     )
-    for head in heads:
-        Scorer(head, loaded, batch_tokens=config.batch_tokens)  # proves that it is their model
-    train, kept = _prompts(prompts, held_out, config)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     continued = resume and _same_settings(out, settings)
     trainer = trainer_class(config.engine)(
-        loaded, heads, train, kept, config, out, independent=_others(probes[0], heads),
-        behaviours=behaviours, wanted=wanted, data=data,
+        loaded, heads, *_prompts(prompts, held_out, config), config, out,
+        independent=_others(probes[0], heads), behaviours=behaviours, wanted=wanted, data=data,
     )  # fmt: skip
     record = {
         **run_record("rl", dict(arguments or settings), seed=config.seed),
@@ -172,6 +167,7 @@ def _prompts(
 
 
 def open_heads(
+    loaded: LoadedModel,
     probes: Sequence[str | Path],
     layers: Sequence[int] = (),
     store: str | Path | None = None,
@@ -203,6 +199,8 @@ def open_heads(
             raise
         data = []
     heads = [head for _, head in named]
+    for head in heads:
+        Scorer(head, loaded)  # proves that it is their model
     for k, item in enumerate(data):
         if not heads[k].distributions:
             heads[k] = item.with_distributions(heads[k])
