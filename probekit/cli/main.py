@@ -14,6 +14,7 @@ from probekit.errors import ProbekitError
 COMMANDS = {
     "models": "probekit.cli.models:models",
     "data": "probekit.cli.data:data",
+    "sample": "probekit.cli.sample:sample",
     "cache": "probekit.cli.cache:cache",
     "fit": "probekit.cli.fit:fit",
     "score": "probekit.cli.score:score",

@@ -126,6 +126,7 @@ UNITS = {
     "fitting": "cells",
     "scoring": "rows",
     "steering": "completions",
+    "sampling": "completions",
     "reranking": "completions",
 }
 """What a step of the work counts."""

@@ -319,7 +319,7 @@ def test_every_command_has_help_with_an_example(capsys):
             assert "Example:\n" in shown, path
             assert f"probekit {' '.join(path)}" in shown.split("Example:")[1], path
     assert set(COMMANDS) == {
-        "models", "data", "cache", "fit", "score", "steer", "rl", "behaviours", "report",
+        "models", "data", "sample", "cache", "fit", "score", "steer", "rl", "behaviours", "report",
     }  # fmt: skip
 
 

@@ -1,0 +1,74 @@
+"""Completions of the model itself as rows: data of its own distribution to fit a head to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from probekit.behaviours.definitions import Behaviours
+from probekit.behaviours.wanted import Wanted
+from probekit.data.rows import Example
+from probekit.models.chat import render
+from probekit.models.load import LoadedModel
+from probekit.models.sampling import SamplingConfig, sample
+
+REST = "other"
+"""Label of completions that do not do what is wanted."""
+
+
+def sampled_rows(
+    loaded: LoadedModel,
+    prompts: Sequence[Example],
+    config: SamplingConfig,
+    *,
+    behaviours: Behaviours | None = None,
+    wanted: Wanted | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Let the model complete every prompt; return rows in the order of the prompts.
+
+    Empty completions are left out, and so are repeated ones of the same prompt: they would be the same row.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    prompts
+        Rows that end with their prompt.
+    config
+        How completions are drawn, and how many of each prompt.
+    behaviours
+        Adds the category of every completion as the tag `category`.
+    wanted
+        Makes label rows: `wanted` for what does it, `other` for what does not. Completions of prompts
+        for which nothing is wanted are left out.
+    progress
+        Told how many completions are done.
+    """
+    rendered = [render(prompt, loaded.tokenizer) for prompt in prompts]
+    rows: list[dict[str, Any]] = []
+    seen: set[tuple[int, str]] = set()
+    for done in sample(loaded, rendered, config, progress=progress):
+        prompt = prompts[done.prompt]
+        text = loaded.tokenizer.decode(done.ids, skip_special_tokens=True).strip()
+        if not text or (done.prompt, text) in seen:
+            continue
+        seen.add((done.prompt, text))
+        row = {
+            "id": f"{prompt.id}-{done.sample:03d}",
+            "prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt or ()],
+            "completion": text,
+            "group": prompt.group,
+            "tags": dict(prompt.tags),
+        }
+        if behaviours is not None:
+            question = prompt.prompt[-1].content if prompt.prompt else ""
+            category = behaviours.classify(question, text)
+            row["tags"] = {**prompt.tags, "category": category}
+            if wanted is not None:
+                good = wanted.holds(category, prompt.tags)
+                if good is None:
+                    continue
+                row["label"] = "wanted" if good else REST
+        rows.append(row)
+    return rows
