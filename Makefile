@@ -1,10 +1,11 @@
 # make setup   the environment in .venv        make demo   cache -> fit -> report on the real model
 # make test    the whole suite                  make steer  is a direction causal? steered, with controls
-# make check   lint and types                   make bench  speed beside its peers
+# make rl      does behaviour follow a head?    make bench  speed beside its peers
+# make check   lint and types
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup model demo steer test check bench clean
+.PHONY: setup model demo steer rl test check bench clean
 
 setup: .venv/ready
 
@@ -29,6 +30,19 @@ steer: model
 	$(BIN)/probekit fit out/steer/acts.h5 --kind mean-difference --out out/steer/sweep --force
 	$(BIN)/probekit steer --probe out/steer/sweep --prompts demo:sentiment_prompts --coeff -0.2:0.2:0.1 \
 	  --random-controls 19 --behaviours sentiment --rerank --out out/steer/steered --force
+
+RL := $(BIN)/probekit rl --probe out/rl/sweep --prompts demo:sentiment --held-out demo:sentiment_prompts \
+  --behaviours sentiment --behaviour positive --steps 30 --max-new-tokens 32 --temperature 0.8 \
+  --learning-rate 3e-4 --kl-coeff 0.05 --eval-prompts 48 --force
+
+rl: model
+	$(BIN)/probekit sample --model smollm2-135m --prompts demo:sentiment --samples 12 --max-new-tokens 32 \
+	  --temperature 0.8 --behaviours sentiment --behaviour positive --seed 1 --out out/rl/rows.jsonl --force
+	$(BIN)/probekit cache --data out/rl/rows.jsonl --positions mean --layers 8:30:4 --out out/rl/acts.h5 --force
+	$(BIN)/probekit fit out/rl/acts.h5 --kind logistic,mean-difference --out out/rl/sweep --force
+	$(RL) --target chosen --out out/rl/chosen
+	$(RL) --target max --out out/rl/max
+	$(BIN)/probekit report out/rl/chosen --with out/rl/max --out out/rl/report.html --force
 
 test: model
 	$(BIN)/python -m pytest

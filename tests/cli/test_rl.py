@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -98,6 +99,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(pairs, tiny_llama, tmp_path, c
             pairs, out, "--behaviours", "sentiment", "--behaviour", "lies"
         ),
         "two or more": rl(pairs, out, "--limit", "1"),
+        "max_new_tokens 0": rl(pairs, out, "--max-new-tokens", "0"),
+        "knows none": rl(pairs, out, "--toward", "ab"),
+        "expected NAME=WEIGHT": rl(pairs, out, "--reward", "length"),
+        "layer 9": rl(pairs, out, "--ensemble-layers", "9"),
     }
     capsys.readouterr()
     for match, argv in cases.items():
@@ -116,3 +121,40 @@ def test_a_report_is_drawn_of_a_run(pairs, tmp_path, capsys):
     text = (tmp_path / "page.html").read_text()
     assert "<script" in text and "Last, step 2" in text
     assert "2 of 2 steps" in text and "The run is not finished" not in text
+
+
+def test_an_ensemble_is_refitted_and_evaluated_on_other_prompts(pairs, tmp_path, capsys):
+    out, other = tmp_path / "run", tmp_path / "held.jsonl"
+    other.write_text("".join(json.dumps({"prompt": f"{'z' * k} now"}) + "\n" for k in range(1, 5)))
+    more = ["--ensemble-layers", "0,1", "--ensemble-penalty", "0.5", "--refit-every", "1"]
+    more += ["--reward", "length=-0.01", "--held-out", other, "--engine", "embedded"]
+    assert run(*rl(pairs, out, *more)) == 0
+    record = json.loads((out / "run.json").read_text())
+    assert len(record["optimised"]) == 3
+    assert record["n_train"] == 60 and record["n_held_out"] == 4
+    assert len(record["target"]["chosen"][""]) > 3
+    steps = lines(out / "metrics.jsonl")
+    assert "refit" not in steps[0] and steps[1]["refit"]["n_outputs"] == 8
+    last = lines(out / "evaluations.jsonl")[-1]["evaluation"]["all"]
+    assert {"score", "score_first", "disjoint", "drift", "mahalanobis"} <= last.keys()
+    page = (out / "report.html").read_text()
+    assert "Goodhart" in page
+    shown = capsys.readouterr()
+    assert "report   " in shown.out and "refit on 8 outputs" in shown.err
+    assert run("report", out, "--out", tmp_path / "both.html", "--with", out) in (0, 1)
+
+
+def test_a_fit_whose_store_is_gone_can_still_be_optimised(pairs, tmp_path, capsys):
+    copy = tmp_path / "sweep"
+    shutil.copytree(pairs / "sweep", copy)
+    record = json.loads((copy / "run.json").read_text())
+    record["arguments"]["store"] = str(tmp_path / "gone.h5")
+    (copy / "run.json").write_text(json.dumps(record))
+    command = ["--probe", copy]
+    argv = [x for x in rl(pairs, tmp_path / "run") if x not in ("--probe", pairs / "sweep")]
+    assert run(*argv, *command) == 0
+    last = lines(tmp_path / "run" / "evaluations.jsonl")[-1]["evaluation"]["all"]
+    assert "drift" in last and "disjoint" not in last
+    capsys.readouterr()
+    assert run(*argv, *command, "--refit-every", "1", "--force") == 1
+    assert "gone.h5: the store that" in capsys.readouterr().err

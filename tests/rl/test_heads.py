@@ -209,3 +209,30 @@ def test_the_store_behind_a_fit_is_found_and_another_one_is_refused(fitted, tmp_
     other = dataclasses.replace(head, provenance={"model": "another"})
     with pytest.raises(ProbeError, match="is not the store"):
         HeadData.open(copy, other)
+
+
+def test_a_label_head_can_be_turned_to_its_other_class(fitted):
+    import numpy as np
+    import pytest
+
+    from probekit.errors import ProbeError
+    from probekit.probes import Probe
+    from probekit.rl.head_data import HeadData
+    from probekit.rl.target import bad_scores, good_scores
+
+    head = Probe.load(fitted)
+    other = head.toward("ab")
+    assert head.toward("xy") is head
+    assert other.classes == ("xy", "ab")
+    acts = np.random.default_rng(0).standard_normal((5, len(head.coef)))
+    np.testing.assert_allclose(other.score(acts), -head.score(acts))
+    np.testing.assert_allclose(
+        good_scores(other.distributions["all"]), -bad_scores(head.distributions["all"])
+    )
+    data = HeadData.open(fitted, other, fitted / "acts.h5")
+    assert data.with_distributions(other).distributions == other.distributions
+    plain = HeadData.open(fitted, head, fitted / "acts.h5")
+    np.testing.assert_array_equal(data.task.splits.fit, plain.task.splits.fit)
+    np.testing.assert_allclose(data.disjoint().coef, -plain.disjoint().coef, atol=1e-8)
+    with pytest.raises(ProbeError, match=r"class 'no': the probe knows ab or xy"):
+        head.toward("no")

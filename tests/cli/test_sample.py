@@ -1,0 +1,84 @@
+"""`probekit sample`: a model's own completions as rows that every other command reads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from probekit.behaviours import Behaviours
+from probekit.data.open import open_dataset
+from tests.cli.test_cli import run
+
+LETTERS = """
+name = "letters"
+order = ["a"]
+default = "rest"
+[categories.a]
+description = "has an a"
+patterns = ["a"]
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "letters.toml").write_text(LETTERS)
+    rows = [
+        {"prompt": f"say {'x' * k}", "group": f"g{k}", "tags": {"half": str(k % 2)}}
+        for k in range(6)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def sample(tiny_llama, files, out, *more):
+    return [
+        "sample", "--model", tiny_llama, "--prompts", files / "p.jsonl", "--out", out,
+        "--samples", "5", "--max-new-tokens", "4", "--behaviours", files / "letters.toml", *more,
+    ]  # fmt: skip
+
+
+def test_rows_are_labelled_by_what_they_do_and_can_be_fitted(tiny_llama, files, capsys):
+    out = files / "rows.jsonl"
+    assert run(*sample(tiny_llama, files, out, "--behaviour", "a", "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in out.read_bytes().split(b"\n") if line]
+    assert told["n_rows"] == len(rows) == sum(told["counts"].values())
+    known = Behaviours.load(files / "letters.toml")
+    for row in rows:
+        holds = known.classify("", row["completion"]) == "a"
+        assert row["label"] == ("wanted" if holds else "other")
+        assert row["tags"]["half"] == str(int(row["group"][1:]) % 2)
+    assert len({(row["group"], row["completion"]) for row in rows}) == len(rows)
+    dataset = open_dataset(out)
+    assert dataset.kind == "label" and dataset.classes == ("other", "wanted")
+    again = files / "again.jsonl"
+    assert run(*sample(tiny_llama, files, again, "--behaviour", "a")) == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_what_is_wanted_of_no_prompt_is_left_out(tiny_llama, files):
+    out = files / "rows.jsonl"
+    assert run(*sample(tiny_llama, files, out, "--behaviour", "half=1:a")) == 0
+    rows = [json.loads(line) for line in out.read_bytes().split(b"\n") if line]
+    assert {row["tags"]["half"] for row in rows} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--behaviour", "b"], "behaviour 'b': is no category"),
+        (["--samples", "0"], "samples 0"),
+        (["--prompts", "none.jsonl"], "no such file"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tiny_llama, files, capsys, more, message):
+    out = files / "rows.jsonl"
+    assert run(*sample(tiny_llama, files, out, *more)) == 1
+    shown = capsys.readouterr().err
+    assert message in shown and shown.strip().splitlines()[-1].startswith("error: ")
+    assert not out.exists()
+    out.write_text("mine")
+    assert run(*sample(tiny_llama, files, out)) == 1
+    assert out.read_text() == "mine"
