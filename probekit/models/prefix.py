@@ -89,11 +89,12 @@ def plan_shared(rows: Sequence[Rendered], batch_tokens: int) -> list[NDArray[np.
     order = sorted(range(len(rows)), key=lambda i: (-rows[i].start, keys[i], -tail[i]))
     batches: list[NDArray[np.int64]] = []
     current: list[int] = []
+    widest = 0
     for i in order:
-        wide = max(int(tail[k]) for k in [*current, i])
-        if current and wide * (len(current) + 1) > batch_tokens:
+        widest = max(widest, int(tail[i]))
+        if current and widest * (len(current) + 1) > batch_tokens:
             batches.append(np.array(current))
-            current = []
+            current, widest = [], int(tail[i])
         current.append(i)
     return [*batches, np.array(current)]
 
