@@ -8,6 +8,7 @@ from typing import Any
 from probekit.behaviours.definitions import Behaviours
 from probekit.behaviours.wanted import Wanted
 from probekit.data.rows import Example
+from probekit.errors import DataError
 from probekit.models.chat import render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import SamplingConfig, sample
@@ -44,6 +45,11 @@ def sampled_rows(
         for which nothing is wanted are left out.
     progress
         Told how many completions are done.
+
+    Raises
+    ------
+    DataError
+        When no row is left.
     """
     rendered = [render(prompt, loaded.tokenizer) for prompt in prompts]
     rows: list[dict[str, Any]] = []
@@ -71,4 +77,9 @@ def sampled_rows(
                     continue
                 row["label"] = "wanted" if good else REST
         rows.append(row)
+    if not rows:
+        raise DataError(
+            "completions: none is left, all are empty or of prompts for which nothing is wanted. Use "
+            "more --samples or --max-new-tokens, or another --behaviour."
+        )
     return rows

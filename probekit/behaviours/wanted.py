@@ -13,7 +13,8 @@ from probekit.errors import BehaviourError
 class Wanted:
     """Categories that a completion should fall into.
 
-    Written `NAME[,NAME...]`, or `TAG=VALUE:NAME[,NAME...]` for prompts whose tag has that value.
+    Written `NAME[,NAME...]`, or `TAG=VALUE:NAME[,NAME...]` for prompts whose tag has that value, which
+    goes before one for all prompts. Several of the same prompts are taken together.
     """
 
     rules: tuple[tuple[str, str, frozenset[str]], ...]
@@ -28,7 +29,7 @@ class Wanted:
         BehaviourError
             When a category is not in the behaviours file, or a spec is malformed.
         """
-        rules = []
+        rules: dict[tuple[str, str], frozenset[str]] = {}
         for spec in specs:
             where, colon, names = spec.rpartition(":")
             tag, equals, value = where.partition("=")
@@ -42,8 +43,11 @@ class Wanted:
                 if name not in known:
                     words = ", ".join(known) or "none, without a behaviours file"
                     raise BehaviourError(f"behaviour {name!r}: is no category. Expected {words}.")
-            rules.append((tag.strip(), value.strip(), frozenset(found)))
-        return cls(tuple(rules)) if rules else None
+            where_ = tag.strip(), value.strip()
+            rules[where_] = rules.get(where_, frozenset()) | frozenset(found)
+        # Rules of a class first, so that one for every prompt is for the rest.
+        ordered = sorted(rules, key=lambda rule: not rule[0])
+        return cls(tuple((*rule, rules[rule]) for rule in ordered)) if rules else None
 
     def holds(self, category: str, tags: Mapping[str, str]) -> bool | None:
         """Return whether a completion does what is wanted of it; None when nothing is."""

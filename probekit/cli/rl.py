@@ -165,4 +165,4 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
         force=options["force"], arguments={"probes": probes, "prompts": source, "out": out, **options},
         log=watch,
     )  # fmt: skip
-    finish(Path(out), watch.evaluations, as_json=options["as_json"])
+    finish(Path(out), as_json=options["as_json"])

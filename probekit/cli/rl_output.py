@@ -18,16 +18,17 @@ class Watch:
     def __init__(self, steps: int, events: Path | None) -> None:
         from probekit.rl.tensorboard import Events
 
-        self.steps, self.evaluations = steps, list[dict[str, Any]]()
+        self.steps = steps
         self._first: tuple[int, float] | None = None
         self._events = Events(events) if events else None
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Take one row of metrics.jsonl or evaluations.jsonl."""
-        if self._events:
+        if self._events and "step" in row:
             self._events.write(row)
-        if "evaluation" in row:
-            self.evaluations.append(row)
+        if "note" in row:
+            log(row["note"])
+        elif "evaluation" in row:
             log(progress_line(row))
         else:
             log(progress_line(row, self._left(int(row["step"]))))
@@ -42,8 +43,10 @@ class Watch:
         return f"{step}/{self.steps}, {left / 60:.1f} min left"
 
 
-def finish(target: Path, found: list[dict[str, Any]], *, as_json: bool) -> None:
+def finish(target: Path, *, as_json: bool) -> None:
     """Print what a run came to."""
+    lines = (target / "evaluations.jsonl").read_bytes().split(b"\n")
+    found = [json.loads(line) for line in lines if line]
     summary: dict[str, Any] = {
         "first": found[0] if found else None,
         "last": found[-1] if found else None,
@@ -84,9 +87,13 @@ def progress_line(row: dict[str, Any], place: str = "") -> str:
     refit = row.get("refit")
     words = (
         f"step {place or row['step']}: score {row['score']:+.3f}, reward {row['reward']:+.3f}, kl "
-        f"{row['kl']:.4f}, entropy {row['entropy']:.2f}, tokens {row['n_tokens']:.0f}, "
+        f"{_or_dash(row['kl'])}, entropy {row['entropy']:.2f}, tokens {row['n_tokens']:.0f}, "
         f"{row['seconds']:.1f} s"
         + (f", wanted {row['wanted']:.2f}" if "wanted" in row else "")
         + (f", refit on {refit['n_outputs']} outputs" if refit else "")
     )
     return words + alarms
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.4f}"

@@ -82,19 +82,20 @@ class SharedPrefix:
 def plan_shared(rows: Sequence[Rendered], batch_tokens: int) -> list[NDArray[np.int64]]:
     """Return batches of row indices that keep rows of the same prompt together.
 
-    Each has at most `batch_tokens` tokens behind the prompts when padded, or one row.
+    Each has at most `batch_tokens` padded tokens, those of its different prompts counted once, or one row.
     """
     tail = np.array([len(row.ids) - row.start + 1 for row in rows])
     keys = [row.ids[: row.start].tobytes() for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (-rows[i].start, keys[i], -tail[i]))
     batches: list[NDArray[np.int64]] = []
     current: list[int] = []
-    widest = 0
+    widest, longest, prompts = 0, 0, set[bytes]()
     for i in order:
-        widest = max(widest, int(tail[i]))
-        if current and widest * (len(current) + 1) > batch_tokens:
+        widest, longest = max(widest, int(tail[i])), max(longest, rows[i].start)
+        prompts.add(keys[i])
+        if current and widest * (len(current) + 1) + longest * len(prompts) > batch_tokens:
             batches.append(np.array(current))
-            current, widest = [], int(tail[i])
+            current, widest, longest, prompts = [], int(tail[i]), rows[i].start, {keys[i]}
         current.append(i)
     return [*batches, np.array(current)]
 

@@ -14,6 +14,8 @@ from probekit.probes.task import Task
 def score_distributions(task: Task, scores: Array) -> dict[str, Any]:
     """Return the choose split's scores by side or class, in all and by every value of every tag.
 
+    Rated rows have all their scores, and those of the rows rated in the lower and in the upper half.
+
     Parameters
     ----------
     task
@@ -31,7 +33,13 @@ def score_distributions(task: Task, scores: Array) -> dict[str, Any]:
             label = examples.label[rows]
             parts = {name: scores[rows[label == k]] for k, name in enumerate(examples.classes)}
         else:
-            parts = {"score": scores[rows]}
+            assert examples.score is not None
+            upper = examples.score[rows] >= np.median(examples.score[rows]) if len(rows) else rows
+            parts = {
+                "score": scores[rows],
+                "lower": scores[rows[~upper]],
+                "upper": scores[rows[upper]],
+            }
         return {name: np.round(part, 6).tolist() for name, part in parts.items()}
 
     tags = {

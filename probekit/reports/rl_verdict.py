@@ -21,6 +21,10 @@ FAR = 2.0
 _HEADLINES = {
     "behaviour followed": "Behaviour followed the score: both rose on held-out prompts.",
     "score only": "Only the score rose: the wanted behaviour is not shown to have followed it.",
+    "behaviour moved, score did not": "Only the behaviour moved: it is more frequent, and the score is not "
+    "shown to have risen.",
+    "too few held-out prompts": "Too few held-out prompts to say what moved.",
+    "no behaviour was measured": "No wanted behaviour was measured: whether it followed is not known.",
     "nothing moved": "Nothing moved: the score is not shown to have changed.",
     "score fell": "The score fell.",
     "no behaviour was named": "The score rose; no wanted behaviour was named, so nothing here says "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 ESTIMATORS = ("grpo", "dr-grpo", "rloo")
@@ -44,12 +43,3 @@ def advantages(rewards: Tensor, estimator: str) -> Tensor:
 def spread(rewards: Tensor) -> Tensor:
     """Return the share of groups whose rewards are all equal, so that they teach nothing."""
     return (rewards.max(dim=1).values == rewards.min(dim=1).values).float().mean()
-
-
-def unit_scale(rewards: Tensor) -> Tensor:
-    """Return rewards divided by the standard deviation over the whole batch.
-
-    Keeps the step size when a target is in other units, without weighting groups differently.
-    """
-    deviation = rewards.std()
-    return rewards / deviation if torch.isfinite(deviation) and deviation > 0 else rewards

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from probekit.container import atomic_directory, write_json
@@ -47,18 +47,11 @@ class Checkpoint:
                 {"step": step, "optimizer": numbers, "logs": sizes, "outputs": outputs},
             )
 
-    def save_best(self, policy: AnyPolicy, step: int, level: float) -> None:
-        """Keep the policy as the best one so far, when `level` is higher than all before it."""
-        known = self.best()
-        if np.isfinite(level) and (known is None or level > known["level"]):
-            with atomic_directory(self.folder / "best", force=True) as target:
-                policy.save(target / "adapter")
-                write_json(target / "best.json", {"step": step, "level": level})
-
-    def best(self) -> dict[str, Any] | None:
-        """Return step and level of the best policy so far."""
-        path = self.folder / "best" / "best.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    def save_best(self, policy: AnyPolicy, step: int) -> None:
+        """Keep the policy as the best one so far."""
+        with atomic_directory(self.folder / "best", force=True) as target:
+            policy.save(target / "adapter")
+            write_json(target / "best.json", {"step": step})
 
     def load(self, policy: AnyPolicy, learner: Learner, refitter: Refitter | None = None) -> int:
         """Put policy and optimiser where they were, cut the logs there; return the steps done.
@@ -67,6 +60,7 @@ class Checkpoint:
         """
         from safetensors.torch import load_file
 
+        self._recover()
         if not (self.path / "checkpoint.json").is_file():
             for name in LOGS:
                 (self.folder / name).unlink(missing_ok=True)
@@ -83,6 +77,15 @@ class Checkpoint:
             with (self.folder / name).open("ab") as handle:
                 handle.truncate(size)
         return int(header["step"])
+
+    def _recover(self) -> None:
+        """Put back a checkpoint that a kill caught while it was being replaced; remove the rest."""
+        for left in sorted(self.folder.glob(".checkpoint.*.old")):
+            if (left / "was").is_dir() and not self.path.exists():
+                (left / "was").replace(self.path)
+            shutil.rmtree(left)
+        for left in self.folder.glob(".*.tmp"):
+            shutil.rmtree(left)
 
 
 def _flat(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from probekit.errors import ModelError
@@ -103,6 +104,14 @@ class RLConfig:
             raise ModelError(f"kl_in {self.kl_in!r}: unknown. Expected loss or reward.")
         if not 0 < self.refit_rate <= 1:
             raise ModelError(f"refit_rate {self.refit_rate}: expected more than 0, up to 1.")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ModelError(f"{name} {value}: expected a number.")
+        if self.clip is not None and not self.clip > 0:
+            raise ModelError(f"clip {self.clip}: expected more than 0.")
+        for name in ("max_norm", "alpha"):
+            if not getattr(self, name) > 0:
+                raise ModelError(f"{name} {getattr(self, name)}: expected more than 0.")
         for name in ("refit_every", "kl_coeff", "entropy_bonus", "ensemble_penalty", "warmup"):
             if not getattr(self, name) >= 0:
                 raise ModelError(f"{name} {getattr(self, name)}: expected 0 or more.")

@@ -89,6 +89,8 @@ class Evaluator:
         self.writer, self.prompts, self.reader = writer, list(prompts), reader
         self.readings, self.ensemble = readings, ensemble
         self.first = ensemble
+        twins = readings.disjoint
+        self.disjoint = Ensemble(twins, ensemble.penalty) if twins else ensemble
         self.behaviours, self.wanted, self.distance = behaviours, wanted, distance
 
     def refitted(self, heads: Sequence[Probe], ensemble: Ensemble) -> None:
@@ -117,7 +119,7 @@ class Evaluator:
         if self.readings.first:
             columns["score_first"] = self.first.score(parts["first"])
         if self.readings.disjoint:
-            columns["disjoint"] = self.first.score(parts["disjoint"])
+            columns["disjoint"] = self.disjoint.score(parts["disjoint"])
         if self.distance is not None:
             columns["mahalanobis"] = self._distances(frozen)
         shown = [*self.readings.optimised, *self.readings.independent]
@@ -159,17 +161,19 @@ class Evaluator:
         return found
 
     def _metrics(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        found = {"all": self._of(rows)}
+        parts = self.ensemble.distributions
+        found = {"all": self._of(rows, parts.get("all", {}))}
         tags = {tag for row in rows for tag in row["tags"]}
         for tag in sorted(tags):
             values = sorted({row["tags"].get(tag, "") for row in rows})
             if 1 < len(values) <= 4:
                 for value in values:
                     own = [row for row in rows if row["tags"].get(tag, "") == value]
-                    found[f"{tag}={value}"] = self._of(own)
+                    chosen = parts.get("by_tag", {}).get(tag, {}).get(value, {})
+                    found[f"{tag}={value}"] = self._of(own, chosen)
         return found
 
-    def _of(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def _of(self, rows: list[dict[str, Any]], aim: dict[str, Any]) -> dict[str, Any]:
         draws = Resampler(np.array([row["prompt_id"] for row in rows]))
 
         def mean(values: Sequence[float]) -> dict[str, float]:
@@ -188,7 +192,7 @@ class Evaluator:
         if np.isfinite(wanted).any():
             found["wanted"] = mean(wanted)
         scores = np.array([row["score"] for row in rows])
-        chosen = good_scores(self.ensemble.distributions.get("all", {}))
+        chosen = good_scores(aim)
         if chosen.size and np.isfinite(scores).any():
             distance = wasserstein(scores[np.isfinite(scores)], chosen)
             found["distance_to_chosen"] = {"value": distance, "low": np.nan, "high": np.nan}

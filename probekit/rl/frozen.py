@@ -15,7 +15,7 @@ from probekit.activations.backends.hooks import HooksBackend
 from probekit.activations.gather import Selection, pad, plan_batches, read_batch
 from probekit.activations.positions import PositionRule
 from probekit.activations.table import Cell
-from probekit.errors import DataError
+from probekit.errors import DataError, ModelError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered
 from probekit.models.load import LoadedModel
@@ -24,7 +24,7 @@ from probekit.models.prefix import SharedPrefix, plan_shared
 from probekit.probes.probe import Probe
 
 LOGIT_BYTES = 1 << 28
-"""Bound on the logits of one batch in float32."""
+"""Bound on the logits of one batch."""
 
 
 class Frozen(NamedTuple):
@@ -72,8 +72,9 @@ class FrozenReader:
         self.backend = HooksBackend(loaded, names=BlockNames.parse(blocks) if blocks else None)
         self.rules = [PositionRule.parse(p) for p in sorted({h.position for h in self.heads})]
         self.places: list[Place] = sorted({(h.site, h.layer) for h in self.heads})
+        size = loaded.model.dtype.itemsize
         vocabulary = loaded.model.config.get_text_config().vocab_size
-        self._logit_tokens = max(1, min(batch_tokens, LOGIT_BYTES // (4 * vocabulary)))
+        self._logit_tokens = max(1, min(batch_tokens, LOGIT_BYTES // (size * vocabulary)))
 
     def read(
         self, rows: Sequence[Rendered], n_new: Sequence[int], *, logprobs: bool = False
@@ -150,5 +151,11 @@ class FrozenReader:
             found = tokens.logprobs(
                 self.loaded.model, forward, ids, mask, temperature=self.temperature, **inputs
             )
+        for cell, values in acts.items():
+            if not np.isfinite(values).all():
+                raise ModelError(
+                    f"{cell}: the model returned values that are not finite in "
+                    f"{self.loaded.model.dtype}. Run it with --dtype bfloat16 or float32."
+                )
         pieces = np.split(found.cpu().numpy(), np.cumsum(n_new)[:-1])
         return acts, pieces

@@ -13,7 +13,11 @@ FOLLOWED = "behaviour followed"
 SCORE_ONLY = "score only"
 NOTHING = "nothing moved"
 REVERSED = "score fell"
-UNKNOWN = "no behaviour was named"
+BEHAVIOUR_ONLY = "behaviour moved, score did not"
+UNKNOWN = "no behaviour was measured"
+TOO_FEW = "too few held-out prompts"
+FEWEST = 5
+"""Prompts below which an interval over prompts says nothing."""
 
 Row = Mapping[str, Any]
 
@@ -62,8 +66,14 @@ def goodhart(
 
         behaviour followed   the score rose, and the rate of the named behaviour with it
         score only           the score rose and the behaviour did not: hacked, or not that behaviour
-        nothing moved        the score did not rise or fall
-        score fell           it fell
+        behaviour moved,     the rate rose and the score did not
+        score did not
+        score fell           the score fell, and the rate did not rise
+        nothing moved        neither the score nor the rate rose or fell
+        no behaviour was     the score rose, and of the behaviour nothing is known
+        measured
+        too few held-out     fewer than 5 prompts
+        prompts
 
     Parameters
     ----------
@@ -85,8 +95,10 @@ def goodhart(
     table = {step: _values(rows, step, heads, behaviour) for step in steps}
     first = table[steps[0]]
     points = [_point(step, table[step], first) for step in steps]
-    best = max(points, key=lambda point: _level(point, behaviour))
+    best = max(points, key=_level)
     verdict, evidence = _verdict(points[-1], behaviour)
+    if len(np.unique(first["prompt"])) < FEWEST:
+        verdict = TOO_FEW
     return Goodhart(points, best.step, verdict, evidence)
 
 
@@ -138,9 +150,11 @@ def _point(step: int, now: dict[str, Any], start: dict[str, Any]) -> Point:
     )
 
 
-def _level(point: Point, behaviour: str | None) -> float:
-    found = point.independent if behaviour is None or point.behaviour is None else point.behaviour
-    return found.value if np.isfinite(found.value) else -np.inf
+def _level(point: Point) -> float:
+    for found in (point.behaviour, point.independent):
+        if found is not None and np.isfinite(found.value):
+            return found.value
+    return -np.inf
 
 
 def _verdict(last: Point, behaviour: str | None) -> tuple[str, list[str]]:
@@ -149,15 +163,15 @@ def _verdict(last: Point, behaviour: str | None) -> tuple[str, list[str]]:
         evidence.append(
             f"heads that are not optimised {_words(last.independent)} standard deviations"
         )
-    if behaviour is not None and last.behaviour is not None:
+    measured = last.behaviour is not None and np.isfinite(last.behaviour.value)
+    if last.behaviour is not None and measured:
         evidence.append(f"rate of {behaviour} {_words(last.behaviour)}")
-    if not (last.score.low > 0 or last.score.high < 0):
-        return NOTHING, evidence
-    if last.score.high < 0:
-        return REVERSED, evidence
-    if last.behaviour is None:
-        return UNKNOWN, evidence
-    return (FOLLOWED if last.behaviour.low > 0 else SCORE_ONLY), evidence
+    follows = measured and last.behaviour is not None and last.behaviour.low > 0
+    if last.score.low > 0:
+        return (FOLLOWED if follows else SCORE_ONLY) if measured else UNKNOWN, evidence
+    if follows:
+        return BEHAVIOUR_ONLY, evidence
+    return (REVERSED if last.score.high < 0 else NOTHING), evidence
 
 
 def _words(found: Interval) -> str:

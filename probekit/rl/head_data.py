@@ -33,6 +33,8 @@ class Outputs(NamedTuple):
     """Of their prompts."""
     tags: Sequence[str]
     """Value of the class tag of their prompts; empty strings where there is none."""
+    tag: str = ""
+    """Name of that tag."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,14 @@ class HeadData:
             When it can not be read.
         """
         directory = Path(directory)
-        settings = _read(directory / "sweep.json")["provenance"]["fit"]["arguments"]
-        path = Path(store or _read(directory / "run.json")["arguments"].get("store", ""))
+        try:
+            settings = _read(directory / "sweep.json")["provenance"]["fit"]["arguments"]
+            path = Path(store or _read(directory / "run.json")["arguments"].get("store", ""))
+            settings["seed"], settings["n_boot"], settings["standardize"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProbeError(
+                f"{directory}: does not say what it was fitted on ({error!r}). Fit again."
+            ) from error
         if not path.is_file():
             raise ProbeError(
                 f"{path}: the store that {directory} was fitted on is not there. Name it with --store."
@@ -155,16 +163,16 @@ class HeadData:
     def _partners(self, outputs: Outputs, rng: np.random.Generator) -> NDArray[np.int64]:
         fit, examples = self.task.splits.fit, self.task.examples
         rows = self.task.rows[fit]
+        classes = examples.tags.get(outputs.tag, np.full(len(examples), ""))
         pools: dict[tuple[str, str], list[int]] = {}
         for row in rows:
             pools.setdefault(("group", str(examples.group[row])), []).append(int(row))
-            for values in examples.tags.values():
-                if values[row]:
-                    pools.setdefault(("tag", str(values[row])), []).append(int(row))
+            if value := str(classes[row]):
+                pools.setdefault(("class", value), []).append(int(row))
         every = [int(row) for row in rows]
         found = []
         for group, tag in zip(outputs.groups, outputs.tags, strict=True):
-            pool = pools.get(("group", group)) or pools.get(("tag", tag)) or every
+            pool = pools.get(("group", group)) or pools.get(("class", tag)) or every
             found.append(pool[int(rng.integers(len(pool)))])
         return np.array(found)
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from probekit.activations.gather import pad
+from probekit.errors import ModelError
 from probekit.models.new_tokens import NewTokens
 from probekit.models.prefix import SharedPrefix, plan_shared
 from probekit.rl.config import RLConfig
@@ -17,21 +18,24 @@ from probekit.rl.policy import AnyPolicy
 from probekit.rl.rollout import Rollout
 
 LOGIT_BYTES = 1 << 28
-"""Bound on the logits of one part of a step in float32; their gradient takes as much again."""
+"""Bound on the logits of one part of a step; their gradient takes as much again."""
 
 
 class StepStats(NamedTuple):
-    """What one step of learning did, means over its new tokens."""
+    """What one step of learning did, means over its new tokens in its first pass."""
 
     loss: float
     kl: float
+    """NaN where no divergence is measured."""
     entropy: float
     """Of the policy, nats per token; without an entropy bonus the mean of -logprob drawn."""
     clipped: float
+    """Share of tokens whose ratio was clipped, over all passes."""
     grad_norm: float
-    """Before clipping."""
+    """Before clipping, the largest of the passes."""
     sampler_gap: float
-    """Mean absolute difference of log-probabilities between writing and learning, nats: rounding."""
+    """Mean absolute difference of log-probabilities between writing and learning, nats: rounding in
+    batches of other shapes."""
 
 
 class Learner:
@@ -46,8 +50,9 @@ class Learner:
         self.optimizer.register_step_pre_hook(lambda *_: policy.masters.collect())
         self.optimizer.register_step_post_hook(lambda *_: policy.masters.publish())
         self._temperature = config.temperature or 1.0
+        size = policy.loaded.model.dtype.itemsize
         vocabulary = policy.loaded.model.config.get_text_config().vocab_size
-        self._budget = max(1, min(config.batch_tokens, LOGIT_BYTES // (4 * vocabulary)))
+        self._budget = max(1, min(config.batch_tokens, LOGIT_BYTES // (size * vocabulary)))
 
     def step(
         self,
@@ -83,10 +88,17 @@ class Learner:
                 for batch in plan_shared(rollout.rows, self._budget):
                     sums += self._part([int(i) for i in batch], rollout, advantage, reference, old)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.masters.all, self.config.max_norm)
+            if not bool(torch.isfinite(norm)):
+                raise ModelError(
+                    f"step {number + 1}: the gradient is not finite, so nothing was changed. The last "
+                    "checkpoint is kept; use a smaller --learning-rate, or --dtype float32."
+                )
             self.optimizer.step()
             loss, kl, entropy, clipped, gap = (sums / rollout.n_tokens).tolist()
+            kl = kl if reference is not None else float("nan")
             stats.append(StepStats(loss, kl, entropy, clipped, float(norm), gap))
-        return stats[0]
+        clipped = float(np.mean([item.clipped for item in stats]))
+        return stats[0]._replace(clipped=clipped, grad_norm=max(item.grad_norm for item in stats))
 
     def _part(
         self,

@@ -47,11 +47,14 @@ class FullPolicy:
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """Put the weights of the start in place while the block lasts."""
-        self._exchange()
+        own = [parameter.data for parameter in self._live]
         try:
+            for parameter, frozen in zip(self._live, self._frozen, strict=True):
+                parameter.data = frozen
             yield
         finally:
-            self._exchange()
+            for parameter, weights in zip(self._live, own, strict=True):
+                parameter.data = weights
 
     @contextlib.contextmanager
     def merged(self) -> Iterator[None]:
@@ -75,10 +78,6 @@ class FullPolicy:
 
         found = load_file(folder / MASTERS)
         self.masters.set([found[name] for name in self._names])
-
-    def _exchange(self) -> None:
-        for i, parameter in enumerate(self._live):
-            parameter.data, self._frozen[i] = self._frozen[i], parameter.data
 
 
 class Policy:
@@ -139,15 +138,28 @@ class Policy:
                 f"LoRA targets {targets!r}: leave nothing to train. Name other layers."
             )
         self._names = [name for name, _ in named]
-        self.masters = Masters([p for _, p in named])
         self._layers: list[Any] = [
             m for m in self.peft.modules() if hasattr(m, "lora_A") and m.lora_A
         ]
+        self._check_layers(targets)
+        self.masters = Masters([p for _, p in named])
 
     @property
     def n_trainable(self) -> int:
         """Trainable numbers."""
         return sum(p.numel() for p in self.masters.all)
+
+    def _check_layers(self, targets: str) -> None:
+        """Refuse layers that can not be merged: not linear ones, and weights used twice."""
+        owners: dict[int, int] = {}
+        for _, parameter in self.loaded.model.named_parameters(remove_duplicate=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+        shared = any(owners.get(id(m.get_base_layer().weight), 0) > 1 for m in self._layers)
+        if shared or any("lora_embedding" in name for name in self._names):
+            raise ModelError(
+                f"LoRA targets {targets!r}: name an embedding, or an output matrix that is one. Name "
+                "linear layers with weights of their own, or all-linear."
+            )
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:

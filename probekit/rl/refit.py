@@ -32,11 +32,20 @@ class Refitter:
         Share of the refitted head in the new one: weights are averaged, w <- (1 - rate) w + rate w'.
     seed
         Of the choice of chosen completions that outputs are set against.
+    tag
+        Of the class of a prompt.
     """
 
     def __init__(
-        self, data: Sequence[HeadData], *, keep: int, rate: float = 1.0, seed: int = 0
+        self,
+        data: Sequence[HeadData],
+        *,
+        keep: int,
+        rate: float = 1.0,
+        seed: int = 0,
+        tag: str = "",
     ) -> None:
+        self.tag = tag
         self.data, self.keep, self.rate, self.seed = list(data), keep, rate, seed
         self.heads = [item.head for item in self.data]
         """As they are now."""
@@ -103,7 +112,7 @@ class Refitter:
         }
 
     def _new(self, k: int, number: int) -> Probe:
-        outputs = Outputs(self._acts[k], self._groups, self._tags)
+        outputs = Outputs(self._acts[k], self._groups, self._tags, self.tag)
         found, old = self.data[k].refit(outputs, seed=self.seed + number), self.heads[k]
         if self.rate == 1.0:
             return found

@@ -105,8 +105,8 @@ def rewards(
 ) -> Rewards:
     """Return the reward of every completion.
 
-    A completion that the heads can not read (an empty one) gets the lowest reward of the step, so
-    that falling silent is never worth it.
+    A completion that the heads can not read (an empty one) gets the lowest reward of the step,
+    further rewards included, so that falling silent is never worth it.
 
     Parameters
     ----------
@@ -133,9 +133,11 @@ def rewards(
             "no completion of this step can be read at the head's position: all are empty or too "
             "short. Use more --max-new-tokens, or a head at another position."
         )
-    filled = np.where(known, score, score[known].min())
-    total = target.rewards(filled, values)
-    total = np.where(known, total, total[known].min())
+    total = np.empty(len(score))
+    total[known] = target.rewards(
+        score[known], [v for v, k in zip(values, known, strict=True) if k]
+    )
     for weight, values_of in extra:
-        total = total + weight * values_of
+        total[known] += weight * values_of[known]
+    total[~known] = total[known].min()
     return Rewards(total, score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,6 @@ from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
 from probekit.rl.checkpoint import LOGS
 from probekit.rl.config import RLConfig
-from probekit.rl.goodhart import goodhart
 from probekit.rl.head_data import HeadData
 from probekit.rl.target import bad_scores, good_scores
 from probekit.rl.train import Log, Trainer
@@ -123,13 +123,11 @@ def train_run(
     """
     config, out = config or RLConfig(), Path(out)
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
-    if not resume:
-        refuse_existing(out, force=force, marker="run.json")
+    _check_out(out, resume=resume, force=force)
     heads, data = open_heads(
         loaded, probes, ensemble_layers, store, toward=toward, needed=bool(config.refit_every)
     )
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    continued = resume and _same_settings(out, settings)
     trainer = trainer_class(config.engine)(
         loaded, heads, *_prompts(prompts, held_out, config), config, out,
         independent=_others(probes[0], heads), behaviours=behaviours, wanted=wanted, data=data,
@@ -141,11 +139,12 @@ def train_run(
         "behaviour": str(wanted) if wanted else None,
         **describe(trainer),
     }
+    continued = resume and _same_run(out, record)
     if not continued:
         _make(out)
     write_json(out / "run.json", record)
     trainer.run(resume=continued, log=log)
-    finish(out, record)
+    finish(trainer)
     return trainer
 
 
@@ -208,15 +207,12 @@ def open_heads(
     return heads, data
 
 
-def finish(out: Path, record: Mapping[str, Any]) -> None:
+def finish(trainer: Trainer) -> None:
     """Write goodhart.json from the samples of all evaluations, and the report."""
     from probekit.reports import write_rl_report
 
-    lines = (out / "samples.jsonl").read_bytes().split(b"\n")
-    rows = [json.loads(line) for line in lines if line]
-    found = goodhart(rows, optimised=record["optimised"], behaviour=record["behaviour"])
-    write_json(out / "goodhart.json", found.to_json())
-    write_rl_report(out, force=True)
+    write_json(trainer.folder / "goodhart.json", trainer.goodhart().to_json())
+    write_rl_report(trainer.folder, force=True)
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:
@@ -227,6 +223,8 @@ def describe(trainer: Trainer) -> dict[str, Any]:
         "target": _target(trainer),
         "n_train": len(trainer.prompts),
         "n_held_out": len(trainer.held_out),
+        "n_evaluated": len(trainer.evaluator.prompts),
+        "identity": _identity(trainer),
         "n_trainable": trainer.policy.n_trainable,
     }
 
@@ -244,18 +242,46 @@ def _target(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _same_settings(out: Path, settings: dict[str, Any]) -> bool:
-    """Return whether there is a run in a directory; its settings must be the same but for length."""
+def _check_out(out: Path, *, resume: bool, force: bool) -> None:
+    if not resume:
+        refuse_existing(out, force=force, marker="run.json")
+    elif out.exists() and not (out / "run.json").is_file():
+        raise OutputError(f"{out}: holds no run to resume. Choose another --out.")
+
+
+def _same_run(out: Path, record: dict[str, Any]) -> bool:
+    """Return whether there is a run in a directory; it must be this one, but for its length."""
     if not (out / "run.json").is_file():
         return False
-    known = json.loads((out / "run.json").read_text(encoding="utf-8")).get("settings", {})
-    for key in sorted(settings.keys() - {"steps"}):
-        if known.get(key) != settings[key]:
-            raise OutputError(
-                f"{out}: was started with {key} {known.get(key)!r}, now {settings[key]!r}. "
-                "Resume with the same settings, or pass --force."
-            )
+    known = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    for key in ("settings", "identity"):
+        own, other = (dict(part.get(key, {})) for part in (known, record))
+        for name in sorted(other.keys() - {"steps"}):
+            if own.get(name) != other[name]:
+                raise OutputError(
+                    f"{out}: was started with {name} {own.get(name)!r}, now {other[name]!r}. "
+                    "Resume with the same settings, or pass --force."
+                )
     return True
+
+
+def _identity(trainer: Trainer) -> dict[str, Any]:
+    """Return short hashes of what a run is of, beside its settings: heads, prompts, behaviour, model."""
+
+    def digest(*parts: bytes) -> str:
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+    behaviours = trainer.behaviours.describe() if trainer.behaviours else None
+    model = trainer.loaded.describe()
+    return {
+        "heads": digest(*(np.append(h.coef, h.bias).tobytes() for h in trainer.heads)),
+        "prompts": digest(*(p.id.encode() for p in trainer.prompts)),
+        "held_out": digest(*(p.id.encode() for p in trainer.evaluator.prompts)),
+        "behaviours": digest(json.dumps(behaviours, default=str).encode()),
+        "behaviour": str(trainer.wanted) if trainer.wanted else None,
+        "model": model.get("weights_fingerprint"),
+        "dtype": str(trainer.loaded.dtype),
+    }
 
 
 def _make(out: Path) -> None:
@@ -264,7 +290,7 @@ def _make(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name in (*LOGS, "run.json", "goodhart.json", "report.html"):
             (out / name).unlink(missing_ok=True)
-        for name in ("checkpoint", "best"):
+        for name in ("checkpoint", "best", "tensorboard"):
             shutil.rmtree(out / name, ignore_errors=True)
 
 

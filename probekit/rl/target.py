@@ -147,7 +147,7 @@ class Target:
         self.chosen = {
             value: good_scores(found) for value, found in parts.items() if good_scores(found).size
         }
-        if not self.chosen or (tag is not None and len(self.chosen) < 2):
+        if not self.chosen or (tag is not None and not self.chosen.keys() - {""}):
             where = f" by tag {tag!r}" if tag else ""
             raise ProbeError(
                 f"target {name!r}: the head holds no chosen scores{where}. Use the chosen probe of "
@@ -163,36 +163,53 @@ class Target:
             Shape (n,).
         values
             Value of the tag of each completion's prompt; ignored without a tag.
+
+        Raises
+        ------
+        ProbeError
+            When the head has no chosen scores of one of the values.
         """
+        if self.tag and self._rule is not None:
+            self.check(values)
         if self._rule is None:
             return scores
         found = np.empty(len(scores))
-        of = np.array(
-            [v if v in self.chosen else "" for v in values] if self.tag else [""] * len(scores)
-        )
+        of = np.array(list(values) if self.tag else [""] * len(scores))
         for value in np.unique(of):
             rows = of == value
             found[rows] = self._rule(scores[rows], self.chosen[str(value)])
         return found
 
+    def check(self, values: Sequence[str]) -> None:
+        """Check that there are chosen scores of every value of the tag.
+
+        Raises
+        ------
+        ProbeError
+            With the first one that has none.
+        """
+        if self.tag and self._rule is not None:
+            for value in sorted(set(values) - (self.chosen.keys() - {""})):
+                known = ", ".join(sorted(self.chosen.keys() - {""}))
+                raise ProbeError(
+                    f"target tag {self.tag!r}: the head holds no chosen scores of {value!r}, which a "
+                    f"prompt has. It knows {known}."
+                )
+
 
 def good_scores(parts: Mapping[str, Any]) -> Array:
-    """Return the scores of the good side: chosen, class 1, or the upper half of rated rows."""
-    if "chosen" in parts:
-        return np.asarray(parts["chosen"], dtype=float)
-    if "score" in parts:
-        scores = np.asarray(parts["score"], dtype=float)
-        return scores[scores >= np.median(scores)] if scores.size else scores
+    """Return the scores of the good side: chosen, class 1, or the rows rated in the upper half."""
+    for name in ("chosen", "upper"):
+        if name in parts:
+            return np.asarray(parts[name], dtype=float)
     names = list(parts)
     return np.asarray(parts[names[1]], dtype=float) if len(names) == 2 else np.empty(0)
 
 
 def bad_scores(parts: Mapping[str, Any]) -> Array:
-    """Return the scores of the other side: rejected, class 0, or the lower half of rated rows."""
-    if "rejected" in parts:
-        return np.asarray(parts["rejected"], dtype=float)
-    if "score" in parts:
-        scores = np.asarray(parts["score"], dtype=float)
-        return scores[scores < np.median(scores)] if scores.size else scores
+    """Return the scores of the other side: rejected, class 0, or the rows rated in the lower half."""
+    for name in ("rejected", "lower"):
+        if name in parts:
+            return np.asarray(parts[name], dtype=float)
     names = list(parts)
     return np.asarray(parts[names[0]], dtype=float) if len(names) == 2 else np.empty(0)

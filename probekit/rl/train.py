@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from probekit.behaviours import Behaviours, Wanted
 from probekit.container import disk_errors, jsonable
 from probekit.data.rows import Example
-from probekit.errors import ModelError
+from probekit.errors import BehaviourError, ModelError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.rl.advantage import advantages, spread
@@ -27,7 +27,9 @@ from probekit.rl.config import RLConfig
 from probekit.rl.evaluation import Evaluator, Readings
 from probekit.rl.extra import ExtraReward, Written
 from probekit.rl.frozen import Frozen, FrozenReader
+from probekit.rl.goodhart import Goodhart, goodhart
 from probekit.rl.head_data import HeadData
+from probekit.rl.interrupts import Interrupts
 from probekit.rl.learner import Learner
 from probekit.rl.policy import FullPolicy, Policy
 from probekit.rl.prompts import PromptSampler
@@ -100,6 +102,8 @@ class Trainer:
         self.writer = Writer(self.policy, self.prompts)
         self.reader = self._reader(self.heads)
         self._aim(self.heads)
+        if config.target_tag:
+            self.target.check([prompt.tags.get(config.target_tag, "") for prompt in self.prompts])
         self.evaluator = self._evaluator()
 
     def run(self, *, resume: bool = False, log: Log = lambda row: None) -> None:
@@ -119,9 +123,10 @@ class Trainer:
         self._done = first
         if first and self.refitter is not None:
             self._use(self.refitter.heads)
-        if first == 0:
-            self._evaluate(0, checkpoint, log)
         try:
+            # The evaluation of the checkpoint itself may be what was interrupted.
+            if self._due(first) and self._last_evaluation() < first:
+                self._evaluate(first, checkpoint, log)
             self._steps(first, checkpoint, log)
         except KeyboardInterrupt:
             # In the middle of a step of learning the weights are between two states.
@@ -130,14 +135,29 @@ class Trainer:
             raise
 
     def _steps(self, first: int, checkpoint: Checkpoint, log: Log) -> None:
-        for number in range(first, self.config.steps):
-            row = self._step(number)
-            self._write("metrics.jsonl", [row])
-            self._done, self._whole = number + 1, True
-            log(row)
-            if self._done % self.config.eval_every == 0 or self._done == self.config.steps:
-                self._evaluate(self._done, checkpoint, log)
-                checkpoint.save(self.policy, self.learner, self._done, self.refitter)
+        with Interrupts(lambda: log({"note": "interrupted: saving after this step"})) as held:
+            for number in range(first, self.config.steps):
+                row = self._step(number)
+                self._write("metrics.jsonl", [row])
+                self._done, self._whole = number + 1, True
+                log(row)
+                held.check()
+                if self._due(self._done):
+                    self._evaluate(self._done, checkpoint, log)
+                    checkpoint.save(self.policy, self.learner, self._done, self.refitter)
+                    held.check()
+
+    def _due(self, step: int) -> bool:
+        return step % self.config.eval_every == 0 or step == self.config.steps
+
+    def _last_evaluation(self) -> int:
+        """Return the last evaluation on disk; samples of a later one, half written, are dropped."""
+        found = max((int(row["step"]) for row in self._read("evaluations.jsonl")), default=-1)
+        samples = self._read("samples.jsonl")
+        if any(int(row["step"]) > found for row in samples):
+            (self.folder / "samples.jsonl").unlink()
+            self._write("samples.jsonl", [row for row in samples if int(row["step"]) <= found])
+        return found
 
     def _step(self, number: int) -> dict[str, Any]:
         config, started = self.config, time.perf_counter()
@@ -160,7 +180,7 @@ class Trainer:
             "step": number + 1,
             "score": float(known.mean()),
             "score_sd": float(known.std()),
-            "distance_to_chosen": wasserstein(known, self.chosen) if self.chosen.size else None,
+            "distance_to_chosen": self._distance(reward.score, prompts),
             "reward": float(reward.total.mean()),
             "flat_groups": float(spread(groups)),
             **stats._asdict(),
@@ -195,6 +215,21 @@ class Trainer:
         values = [prompt.tags.get(config.target_tag or "", "") for prompt in prompts]
         n = len(self.heads)
         return rewards(frozen.scores[:, :n], self.ensemble, self.target, values, extra=extra)
+
+    def _distance(self, scores: NDArray[np.float64], prompts: Sequence[Example]) -> float | None:
+        """Return the distance to the chosen scores, a mean over classes where the target is by class."""
+        tag = self.config.target_tag
+        values = np.array([prompt.tags.get(tag, "") if tag else "" for prompt in prompts])
+        parts = self.ensemble.distributions
+        found = []
+        for value in np.unique(values):
+            aim = (
+                parts.get("by_tag", {}).get(tag, {}).get(value, {}) if tag else parts.get("all", {})
+            )
+            own, chosen = scores[(values == value) & np.isfinite(scores)], good_scores(aim)
+            if own.size and chosen.size:
+                found += [wasserstein(own, chosen)] * own.size
+        return float(np.mean(found)) if found else None
 
     def _observe(
         self, rollout: Rollout, frozen: Frozen, prompts: Sequence[Example]
@@ -258,7 +293,7 @@ class Trainer:
             )
         return Refitter(
             self.data, keep=self.config.refit_keep, rate=self.config.refit_rate,
-            seed=self.config.seed,
+            seed=self.config.seed, tag=self.tag,
         )  # fmt: skip
 
     def _reader(self, heads: Sequence[Probe], readings: Readings | None = None) -> FrozenReader:
@@ -276,9 +311,15 @@ class Trainer:
             list(self.heads),
             list(self.heads) if self.refitter is not None else [],
             list(self.independent),
-            [item.disjoint() for item in self.data],
+            [item.with_distributions(item.disjoint()) for item in self.data],
         )
-        held_out = list(self.held_out)[: self.config.eval_prompts]
+        held_out = _some(self.held_out, self.config)
+        named = [self.wanted.holds("", prompt.tags) for prompt in held_out] if self.wanted else [0]
+        if all(value is None for value in named):
+            raise BehaviourError(
+                f"behaviour {str(self.wanted)!r}: is wanted of none of the {len(held_out)} held-out "
+                "prompts. Check the tag and its values."
+            )
         return Evaluator(
             Writer(self.policy, held_out), held_out, self._reader(self.heads, readings),
             readings=readings, ensemble=self.ensemble, behaviours=self.behaviours,
@@ -307,22 +348,36 @@ class Trainer:
         config = dataclasses.replace(self.config.sampling(), samples=self.config.eval_samples)
         found, rows = self.evaluator.evaluate(config, seed=self.config.seed)
         row = {"step": step, "evaluation": found, "alarms": evaluation_alarms(found["all"])}
-        self._write("evaluations.jsonl", [row])
+        # In this order: an evaluation that is written has its samples.
         self._write("samples.jsonl", [{"step": step, **sample} for sample in rows])
-        checkpoint.save_best(self.policy, step, self._level(found["all"]))
+        if self.goodhart().sweet_spot == step:
+            checkpoint.save_best(self.policy, step)
+        self._write("evaluations.jsonl", [row])
         log(row)
 
-    def _level(self, found: dict[str, Any]) -> float:
-        """Return what the best policy is chosen by: never the optimised score."""
-        if "wanted" in found:
-            return float(found["wanted"]["value"])
-        if "disjoint" in found:
-            return float(found["disjoint"]["value"])
-        heads = [f"head:{h.kind}/{h.cell}" for h in self.independent]
-        return float(np.mean([found[name]["value"] for name in heads])) if heads else np.nan
+    def goodhart(self) -> Goodhart:
+        """Return the curve of the run so far and what it says."""
+        return goodhart(
+            self._read("samples.jsonl"),
+            optimised=[f"{head.kind}/{head.cell}" for head in self.heads],
+            behaviour=str(self.wanted) if self.wanted else None,
+        )
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        return [json.loads(line) for line in lines if line]
 
     def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         path = self.folder / name
         with disk_errors(path), path.open("a", encoding="utf-8") as handle:
             for row in rows:
                 handle.write(json.dumps(jsonable(row), ensure_ascii=False) + "\n")
+
+
+def _some(held_out: Sequence[Example], config: RLConfig) -> list[Example]:
+    """Return the held-out prompts to evaluate on, drawn by seed where there are more than asked for."""
+    if len(held_out) <= config.eval_prompts:
+        return list(held_out)
+    order = np.random.default_rng([config.seed, 7]).permutation(len(held_out))
+    return [held_out[i] for i in sorted(order[: config.eval_prompts])]

@@ -26,6 +26,15 @@ def test_rules_by_class_leave_other_prompts_open():
     assert str(wanted) == "class=invented: hedges or refuses; class=real: answers"
 
 
+def test_rules_of_one_class_add_up_and_go_before_a_rule_for_all():
+    wanted = Wanted.parse(
+        ["answers", "class=invented:hedges", "refuses", "class=invented:refuses"], KNOWLEDGE
+    )
+    assert wanted.holds("refuses", {"class": "real"}) and wanted.holds("answers", {})
+    assert wanted.holds("refuses", {"class": "invented"})
+    assert wanted.holds("answers", {"class": "invented"}) is False
+
+
 def test_nothing_is_wanted_when_nothing_is_named():
     assert Wanted.parse([], KNOWLEDGE) is None
 

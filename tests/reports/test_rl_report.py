@@ -161,7 +161,7 @@ def test_without_behaviours_and_tags(tmp_path: Path) -> None:
     run = load_rl(folder)
     assert run.wanted is None and behaviour_figure(run) is None and run.parts == ["all"]
     found = rl_verdict(run)
-    assert "no wanted behaviour was named" in found.headline
+    assert "No wanted behaviour was measured" in found.headline
     assert "No behaviour was counted" in " ".join(found.warnings)
     html = write_rl_report(folder).read_text(encoding="utf-8")
     assert '<section id="behaviour"' not in html and 'id="goodhart-curve"' in html
@@ -398,8 +398,9 @@ def test_alarms_of_evaluations_and_changing_numbers(tmp_path: Path) -> None:
     [
         ({}, "Behaviour followed the score"),
         (dict(follow=0.0), "Only the score rose"),
-        (dict(score=0.0), "Nothing moved"),
-        (dict(score=-2.0), "The score fell"),
+        (dict(score=0.0), "Only the behaviour moved"),
+        (dict(score=0.0, follow=0.0), "Nothing moved"),
+        (dict(score=-2.0, follow=0.0), "The score fell"),
     ],
 )
 def test_verdicts(tmp_path: Path, made: dict, said: str) -> None:

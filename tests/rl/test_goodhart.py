@@ -7,7 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from probekit.rl.goodhart import FOLLOWED, NOTHING, REVERSED, SCORE_ONLY, UNKNOWN, goodhart
+from probekit.rl.goodhart import (
+    BEHAVIOUR_ONLY,
+    FOLLOWED,
+    NOTHING,
+    REVERSED,
+    SCORE_ONLY,
+    TOO_FEW,
+    UNKNOWN,
+    goodhart,
+)  # fmt: skip
 
 HEAD = "ridge/a"
 
@@ -74,4 +83,17 @@ def test_the_sweet_spot_is_where_the_behaviour_was_best():
     found = goodhart(run(lambda s: s, rate.get, flat), optimised=[HEAD], behaviour="yes")
     assert found.sweet_spot == 20
     falling = goodhart(run(lambda s: s, lambda s: 0.2, lambda s: -0.1 * s), optimised=[HEAD])
-    assert falling.sweet_spot in (0, 10, 20, 30)
+    assert falling.sweet_spot == 0
+
+
+def test_what_can_not_be_known_is_not_called_a_hack():
+    rows = run(lambda s: 0.1 * s, lambda s: 0.2, flat)
+    unmeasured = [{**row, "wanted": None} for row in rows]
+    found = goodhart(unmeasured, optimised=[HEAD], behaviour="yes")
+    assert found.verdict == UNKNOWN and "nan" not in " ".join(found.evidence)
+    few = goodhart(
+        run(lambda s: s, lambda s: 0.1 * s, flat, n=2), optimised=[HEAD], behaviour="yes"
+    )
+    assert few.verdict == TOO_FEW
+    alone = goodhart(run(flat, lambda s: 0.2 + 0.02 * s, flat), optimised=[HEAD], behaviour="yes")
+    assert alone.verdict == BEHAVIOUR_ONLY

@@ -51,7 +51,8 @@ def data(kind, head_kind, n=120, l2=3.0):
 def outputs(n=30):
     rng = np.random.default_rng(2)
     groups = [f"g{i}" for i in range(n - 1)] + ["elsewhere"]
-    return Outputs(rng.standard_normal((n, D)).astype(np.float32) + 2.0, groups, ["a"] * n)
+    acts = rng.standard_normal((n, D)).astype(np.float32) + 2.0
+    return Outputs(acts, groups, ["a"] * n, "class")
 
 
 def test_a_refit_of_labels_is_scikit_learns_on_the_rows_and_the_outputs():

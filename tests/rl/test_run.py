@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ import pytest
 import torch
 
 from probekit.behaviours import Behaviours, Wanted
-from probekit.errors import ModelError, OutputError
+from probekit.errors import BehaviourError, ModelError, OutputError
 from probekit.models.load import load_model
 from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
 from probekit.rl import RLConfig, Trainer
 from probekit.rl.head_data import HeadData
+from probekit.rl.interrupts import Interrupts
 from probekit.rl.policy import FullPolicy
 from tests.rl.test_train import FAST, assert_same_weights, logits, rows
 from tests.steering.conftest import prompts
@@ -139,26 +141,33 @@ def test_divergence_in_the_reward_is_its_sum_over_the_completion(tiny_llama, fit
 
 
 def test_the_best_policy_is_kept_by_what_is_wanted_not_by_the_score(tiny_llama, fitted, tmp_path):
-    levels = iter([0.2, 0.6, 0.4])
     run = trainer(
         tiny_llama, fitted, tmp_path / "run",
         behaviours=Behaviours.load("sentiment"),
         wanted=Wanted.parse(["positive"], Behaviours.load("sentiment")),
     )  # fmt: skip
-    run._level = lambda found: next(levels)
-    states = {}
+    rates = {0: 0.0, 2: 1.0, 4: 0.5}
+    inner, states = run.evaluator.evaluate, {}
+
+    def evaluate(config, *, seed):
+        found, written = inner(config, seed=seed)
+        rate = rates[run._done]
+        for i, row in enumerate(written):
+            row["wanted"], row["score"] = i < rate * len(written), float(run._done)
+        return found, written
+
+    run.evaluator.evaluate = evaluate
 
     def log(row):
         states[row["step"]] = [p.detach().clone() for p in run.policy.masters.all]
 
     run.run(log=log)
     best = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
-    assert best == {"step": 2, "level": 0.6}
+    assert best == {"step": 2}
+    assert run.goodhart().sweet_spot == 2
     run.policy.load(tmp_path / "run" / "best" / "adapter")
     pairs = zip(run.policy.masters.all, states[2], strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    found = rows(tmp_path / "run" / "samples.jsonl")
-    assert all(row["wanted"] == (row["category"] == "positive") for row in found)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tiny_llama, fitted, tmp_path, monkeypatch):
@@ -275,3 +284,90 @@ def test_small_steps_add_up_in_float32_behind_bfloat16(tiny_llama, fitted, tmp_p
     again = run(tmp_path / "b")
     again.run(resume=True)
     assert_same_weights(one, again)
+
+
+def test_what_is_wanted_is_what_the_behaviours_file_says(tiny_llama, fitted, tmp_path):
+    known = Behaviours.load("sentiment")
+    run = trainer(
+        tiny_llama, fitted, tmp_path / "run", behaviours=known,
+        wanted=Wanted.parse(["half=1:neutral"], known),
+    )  # fmt: skip
+    run.run()
+    for row in rows(tmp_path / "run" / "samples.jsonl"):
+        wanted = None if row["tags"]["half"] == "0" else row["category"] == "neutral"
+        assert row["wanted"] == wanted
+    with pytest.raises(BehaviourError, match="is wanted of none of the 4 held-out prompts"):
+        trainer(
+            tiny_llama, fitted, tmp_path / "no", behaviours=known,
+            wanted=Wanted.parse(["half=2:neutral"], known),
+        )  # fmt: skip
+
+
+def test_an_interrupt_in_an_evaluation_is_made_up_for(tiny_llama, fitted, tmp_path):
+    whole = trainer(tiny_llama, fitted, tmp_path / "a")
+    whole.run()
+    cut = trainer(tiny_llama, fitted, tmp_path / "b")
+    inner = cut._write
+
+    def write(name, lines):
+        if name == "samples.jsonl" and cut._done == 4:
+            inner(name, lines[:2])
+            raise KeyboardInterrupt
+        inner(name, lines)
+
+    cut._write = write
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    again = trainer(tiny_llama, fitted, tmp_path / "b")
+    again.run(resume=True)
+    for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+        assert rows(tmp_path / "a" / name) == rows(tmp_path / "b" / name)
+
+
+def test_an_interrupt_waits_for_the_end_of_a_step_and_a_second_does_not():
+    told = []
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts(lambda: told.append(1)) as held:
+        held.check()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert told == [1]
+        with pytest.raises(KeyboardInterrupt):
+            held.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_checkpoint_caught_between_two_names_is_put_back(tiny_llama, fitted, tmp_path):
+    run = trainer(tiny_llama, fitted, tmp_path / "run", dataclasses.replace(FAST, steps=2))
+    run.run()
+    folder = tmp_path / "run"
+    (folder / ".checkpoint.x.old").mkdir()
+    (folder / "checkpoint").rename(folder / ".checkpoint.x.old" / "was")
+    (folder / ".checkpoint.y.tmp").mkdir()
+    again = trainer(tiny_llama, fitted, folder)
+    again.run(resume=True)
+    assert [row["step"] for row in rows(folder / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == []
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(tiny_llama, fitted, tmp_path):
+    run = trainer(tiny_llama, fitted, tmp_path / "run")
+    start = [p.detach().clone() for p in run.policy.masters.all]
+    rollout = run.writer.write([0, 1], run.config.sampling(), seed=1)
+    advantage = np.full(len(rollout.rows), np.inf)
+    with pytest.raises(ModelError, match="step 1: the gradient is not finite"):
+        run.learner.step(0, rollout, advantage, None)
+    assert all(torch.equal(a, b) for a, b in zip(start, run.policy.masters.all, strict=True))
+
+
+def test_several_passes_are_clipped_and_a_missing_divergence_is_not_zero(
+    tiny_llama, fitted, tmp_path
+):
+    config = dataclasses.replace(FAST, epochs=5, clip=0.01, kl_coeff=0.0, learning_rate=5e-2)
+    run = trainer(tiny_llama, fitted, tmp_path / "run", config)
+    run.run()
+    found = rows(tmp_path / "run" / "metrics.jsonl")
+    assert all(0 < row["clipped"] <= 1 for row in found)
+    assert all(row["kl"] is None for row in found)

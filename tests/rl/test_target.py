@@ -92,8 +92,10 @@ def test_targets_by_class_aim_at_their_own_chosen_scores():
         },
     }
     target = Target("clip", distributions, tag="class")
-    found = target.rewards(np.array([5.0, 5.0, 5.0]), ["a", "b", "unknown"])
-    np.testing.assert_array_equal(found, [0.0, 5.0, 5.0])
+    found = target.rewards(np.array([5.0, 5.0]), ["a", "b"])
+    np.testing.assert_array_equal(found, [0.0, 5.0])
+    with pytest.raises(ProbeError, match=r"no chosen scores of 'c'.*It knows a, b"):
+        target.rewards(np.array([5.0, 5.0]), ["a", "c"])
     raw = Target("max", {})
     np.testing.assert_array_equal(raw.rewards(np.array([3.0]), [""]), [3.0])
 
