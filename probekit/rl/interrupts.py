@@ -12,7 +12,8 @@ from typing import Any
 class Interrupts:
     """Holds an interrupt back while the block lasts, until `check` is called.
 
-    In another thread than the main one signals can not be caught, and nothing is held back.
+    In another thread than the main one signals can not be caught, and nothing is held back; nor where
+    the process was told to ignore interrupts (nohup).
 
     Parameters
     ----------
@@ -25,7 +26,8 @@ class Interrupts:
         self._before: Any = None
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._before = signal.signal(signal.SIGINT, self._hold)
         return self
 

@@ -246,6 +246,8 @@ def test_an_interrupt_exits_with_130_and_resume_continues(tiny_llama, tmp_path):
     argv += ["--batch-tokens", "60", "--dtype", "float32"]
     code = (
         "import os, signal, sys\n"
+        # A suite started in the background hands down that interrupts are ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import probekit.activations.cache as cache\n"
         "real = cache._Capture._write_batch\n"
         "calls = []\n"

@@ -324,9 +324,10 @@ def test_an_interrupt_in_an_evaluation_is_made_up_for(tiny_llama, fitted, tmp_pa
         assert rows(tmp_path / "a" / name) == rows(tmp_path / "b" / name)
 
 
-def test_an_interrupt_waits_for_the_end_of_a_step_and_a_second_does_not():
+def test_an_interrupt_waits_for_the_end_of_a_step_and_a_second_does_not(request):
     told = []
-    before = signal.getsignal(signal.SIGINT)
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, given))
     with Interrupts(lambda: told.append(1)) as held:
         held.check()
         os.kill(os.getpid(), signal.SIGINT)
@@ -336,7 +337,10 @@ def test_an_interrupt_waits_for_the_end_of_a_step_and_a_second_does_not():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupts():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_checkpoint_caught_between_two_names_is_put_back(tiny_llama, fitted, tmp_path):
