@@ -12,7 +12,18 @@ from torch import Tensor
 from probekit.errors import ModelError
 from probekit.models.chat import Rendered
 from probekit.models.head_input import head_input
+from probekit.models.load import LoadedModel
 from probekit.models.token_logprobs import token_logprobs
+
+LOGIT_BYTES = 1 << 28
+"""Bound on the logits of one batch; where they have a gradient it takes as much again."""
+
+
+def logit_tokens(loaded: LoadedModel, batch_tokens: int) -> int:
+    """Return the tokens of a batch whose logits fit `LOGIT_BYTES`, at most `batch_tokens`."""
+    vocabulary: int = loaded.model.config.get_text_config().vocab_size
+    size: int = loaded.model.dtype.itemsize
+    return max(1, min(batch_tokens, LOGIT_BYTES // (size * vocabulary)))
 
 
 class NewTokens:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probekit.models.chat import Rendered
 from probekit.models.head_input import head_input
+from probekit.models.left_pad import left_pad, token_positions
 
 
 class SharedPrefix:
@@ -35,13 +36,7 @@ class SharedPrefix:
         first = [prefixes[of.index(k)] for k in range(len(place))]
         self.rows = [_after(row, len(prefix)) for row, prefix in zip(rows, prefixes, strict=True)]
         """Short rows, starting with the prompt's last token."""
-        width = max(map(len, first))
-        ids = np.zeros((len(first), width), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for i, prefix in enumerate(first):
-            ids[i, width - len(prefix) :] = prefix
-            mask[i, width - len(prefix) :] = 1
-        self._ids, self._mask = (torch.from_numpy(x).to(device) for x in (ids, mask))
+        self._ids, self._mask = left_pad(first, device)
         self._of = torch.tensor(of, device=device)
 
     def inputs(self, model: Any, mask: Tensor) -> dict[str, Any]:  # noqa: ANN401
@@ -63,7 +58,7 @@ class SharedPrefix:
             model(
                 input_ids=self._ids,
                 attention_mask=self._mask,
-                position_ids=_positions(self._mask),
+                position_ids=token_positions(self._mask),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -73,7 +68,7 @@ class SharedPrefix:
         whole = torch.cat([self._mask[self._of], mask], dim=1)
         return {
             "attention_mask": whole,
-            "position_ids": _positions(whole)[:, -mask.shape[1] :],
+            "position_ids": token_positions(whole)[:, -mask.shape[1] :],
             "past_key_values": cache,
             "use_cache": True,
         }
@@ -103,7 +98,3 @@ def plan_shared(rows: Sequence[Rendered], batch_tokens: int) -> list[NDArray[np.
 def _after(row: Rendered, cut: int) -> Rendered:
     end = None if row.turn_end is None else row.turn_end - cut
     return Rendered(row.ids[cut:], row.start - cut, row.stop - cut, end, row.has_prompt)
-
-
-def _positions(mask: Tensor) -> Tensor:
-    return (mask.cumsum(-1) - 1).clamp_min(0)

@@ -21,6 +21,7 @@ from probekit.data.rows import Example, Message
 from probekit.errors import ModelError
 from probekit.models.chat import Rendered, render
 from probekit.models.head_input import head_input
+from probekit.models.left_pad import left_pad, token_positions
 from probekit.models.load import LoadedModel
 
 COMPACT_AT = 0.25
@@ -213,22 +214,16 @@ class _Batch:
 
         from probekit.models.kv_cache import preallocate
 
-        width = max(len(prompt.ids) for prompt in self.prompts)
-        ids = torch.zeros((len(self.prompts), width), dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for i, prompt in enumerate(self.prompts):
-            ids[i, width - len(prompt.ids) :] = torch.from_numpy(prompt.ids.astype(np.int64))
-            mask[i, width - len(prompt.ids) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        ids, mask = left_pad([prompt.ids for prompt in self.prompts], self.device)
         cache = DynamicCache(config=self.loaded.model.config)
         with head_input(self.loaded.model, torch.Tensor.contiguous):
-            logits = self._forward(ids, mask, _positions(mask), cache)
+            logits = self._forward(ids, mask, token_positions(mask), cache)
         preallocate(cache, self.samples, self.config.max_new_tokens)
         repeat = self.samples
         return logits.repeat_interleave(repeat, 0), cache, mask.repeat_interleave(repeat, 0)
 
     def _step(self, token: Tensor, mask: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
-        return self._forward(token[:, None], mask, _positions(mask)[:, -1:], cache)
+        return self._forward(token[:, None], mask, token_positions(mask)[:, -1:], cache)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
         """Return the logits after the last column, (n, n_vocabulary)."""
@@ -331,8 +326,3 @@ def _nucleus(probs: Tensor, uniform: Tensor, config: SamplingConfig) -> Tensor:
     before = values.cumsum(-1) - values
     kept = values * (before < config.top_p)
     return order.gather(1, _invert(kept, uniform)[:, None])[:, 0]
-
-
-def _positions(mask: Tensor) -> Tensor:
-    """Return every token's position among the real ones, shape of `mask`."""
-    return (mask.cumsum(-1) - 1).clamp_min(0)

@@ -19,12 +19,9 @@ from probekit.errors import DataError, ModelError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered
 from probekit.models.load import LoadedModel
-from probekit.models.new_tokens import NewTokens
+from probekit.models.new_tokens import NewTokens, logit_tokens
 from probekit.models.prefix import SharedPrefix, plan_shared
 from probekit.probes.probe import Probe
-
-LOGIT_BYTES = 1 << 28
-"""Bound on the logits of one batch."""
 
 
 class Frozen(NamedTuple):
@@ -72,9 +69,7 @@ class FrozenReader:
         self.backend = HooksBackend(loaded, names=BlockNames.parse(blocks) if blocks else None)
         self.rules = [PositionRule.parse(p) for p in sorted({h.position for h in self.heads})]
         self.places: list[Place] = sorted({(h.site, h.layer) for h in self.heads})
-        size = loaded.model.dtype.itemsize
-        vocabulary = loaded.model.config.get_text_config().vocab_size
-        self._logit_tokens = max(1, min(batch_tokens, LOGIT_BYTES // (size * vocabulary)))
+        self._logit_tokens = logit_tokens(loaded, batch_tokens)
 
     def read(
         self, rows: Sequence[Rendered], n_new: Sequence[int], *, logprobs: bool = False

@@ -10,15 +10,12 @@ from numpy.typing import NDArray
 
 from probekit.activations.gather import pad
 from probekit.errors import ModelError
-from probekit.models.new_tokens import NewTokens
+from probekit.models.new_tokens import NewTokens, logit_tokens
 from probekit.models.prefix import SharedPrefix, plan_shared
 from probekit.rl.config import RLConfig
 from probekit.rl.loss import Tokens, policy_loss
 from probekit.rl.policy import AnyPolicy
 from probekit.rl.rollout import Rollout
-
-LOGIT_BYTES = 1 << 28
-"""Bound on the logits of one part of a step; their gradient takes as much again."""
 
 
 class StepStats(NamedTuple):
@@ -50,9 +47,7 @@ class Learner:
         self.optimizer.register_step_pre_hook(lambda *_: policy.masters.collect())
         self.optimizer.register_step_post_hook(lambda *_: policy.masters.publish())
         self._temperature = config.temperature or 1.0
-        size = policy.loaded.model.dtype.itemsize
-        vocabulary = policy.loaded.model.config.get_text_config().vocab_size
-        self._budget = max(1, min(config.batch_tokens, LOGIT_BYTES // (size * vocabulary)))
+        self._budget = logit_tokens(policy.loaded, config.batch_tokens)
 
     def step(
         self,
