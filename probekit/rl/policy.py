@@ -14,6 +14,7 @@ from torch import Tensor
 from probekit.errors import ModelError
 from probekit.models.load import LoadedModel
 from probekit.rl.masters import Masters
+from probekit.rl.merged_linear import merged_linear
 
 ADAPTER = "default"
 MASTERS = "float32.safetensors"
@@ -191,18 +192,16 @@ class Policy:
 
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
-        """Merge while the block lasts; gradients of the merged weights reach the adapter.
+        """Merge while the block lasts; gradients go through the merged weights to the adapter.
 
-        W' = W + s B A has dL/dB = s dL/dW' A^T and dL/dA = s B^T dL/dW'. One product of full size a
-        layer costs less than the small products and sums of an adapter on every activation, and
-        the weights that learn are, to the bit, those that wrote. Each dL/dW' is dropped at once.
+        Forward a layer costs what it costs without an adapter, and the weights that learn are, to the
+        bit, those that wrote: see `merged_linear`.
         """
         with self.merged(), contextlib.ExitStack() as stack:
             for layer in self._layers:
-                weight = layer.get_base_layer().weight.requires_grad_(requires_grad=True)
-                stack.callback(weight.requires_grad_, requires_grad=False)
-                hook = weight.register_post_accumulate_grad_hook(_pull(layer))
-                stack.callback(hook.remove)
+                base = layer.get_base_layer()
+                base.forward = _learning_forward(layer)
+                stack.callback(base.__dict__.pop, "forward")
             yield
 
     def save(self, folder: Path) -> None:
@@ -218,20 +217,13 @@ class Policy:
         self.masters.set([found[name.replace(f".{ADAPTER}", "")] for name in self._names])
 
 
-def _pull(layer: Any) -> Callable[[Tensor], None]:  # noqa: ANN401 - peft's LoRA layer
-    """Return what takes the gradient of a layer's merged weight to its adapter."""
+def _learning_forward(layer: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - peft's LoRA layer
+    """Return the forward of a merged layer's base that sends gradients to the adapter."""
+    base = layer.get_base_layer()
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    scale = layer.scaling[ADAPTER]
-
-    def pull(weight: Tensor) -> None:
-        assert weight.grad is not None
-        gradient = weight.grad.T if layer.fan_in_fan_out else weight.grad
-        weight.grad = None
-        for parameter, found in ((b, gradient @ a.T), (a, b.T @ gradient)):
-            found = found * scale
-            parameter.grad = found if parameter.grad is None else parameter.grad + found
-
-    return torch.no_grad()(pull)
+    weight = base.weight.T if layer.fan_in_fan_out else base.weight
+    bias, scale = base.bias, layer.scaling[ADAPTER]
+    return lambda x: merged_linear(x, weight, bias, a, b, scale)
 
 
 AnyPolicy = Policy | FullPolicy
