@@ -14,7 +14,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 DEMO = files("probekit") / "data" / "demo"
 CLASSES = ("real", "invented")
@@ -179,3 +179,158 @@ def test_surface_of_the_answers_does_not_tell_the_chosen_side(pairs, vector):
 def margins(tfidf, pairs, index):
     chosen, rejected = (tfidf.transform([pairs[i][s] for i in index]) for s in SIDES)
     return chosen - rejected
+
+
+# people and false_premises: a real subject and an invented twin stand in rows that follow each other.
+
+
+@pytest.fixture(scope="module")
+def people():
+    return read("people.jsonl")
+
+
+@pytest.fixture(scope="module")
+def premises():
+    return read("false_premises.jsonl")
+
+
+@pytest.fixture(params=["people", "premises"])
+def subjects(request):
+    return request.getfixturevalue(request.param)
+
+
+def twins(rows):
+    return list(zip(rows[::2], rows[1::2], strict=True))
+
+
+def wording(row):
+    return row["prompt"].replace(row["tags"]["name"], "{X}")
+
+
+def cross_validated_auroc(rows, vector):
+    """AUROC of a surface classifier that never saw the held-out twins nor their second question."""
+    y = np.array([row["label"] == "real" for row in rows], dtype=int)
+    text = np.array([row["prompt"] for row in rows])
+    pair = [row["id"].split("-")[1] for row in rows]
+    scores = np.zeros(len(rows))
+    for train, test in GroupKFold(5, shuffle=True, random_state=0).split(text, y, pair):
+        tfidf = TfidfVectorizer(**vector)
+        model = LogisticRegression(max_iter=1000).fit(tfidf.fit_transform(text[train]), y[train])
+        scores[test] = model.decision_function(tfidf.transform(text[test]))
+    return roc_auc_score(y, scores)
+
+
+def test_people_asks_each_name_twice_in_two_halves(people):
+    half = len(people) // 2
+    assert len({row["id"] for row in people}) == len(people)
+    for rows, letter in ((people[:half], "a"), (people[half:], "b")):
+        assert [row["label"] for row in rows] == list(CLASSES) * (half // 2)
+        assert len({row["group"] for row in rows}) == half
+        numbers = [f"{n:03d}" for n in range(1, half // 2 + 1)]
+        assert [row["id"] for row in rows] == [
+            f"{c}-{n}-{letter}" for n in numbers for c in CLASSES
+        ]
+    for first, second in zip(people[:half], people[half:], strict=True):
+        assert first["group"] == second["group"]
+        assert first["tags"]["name"] == second["tags"]["name"]
+        assert first["tags"]["template"] != second["tags"]["template"]
+    assert half // 2 >= 320
+
+
+def test_people_keys_and_slugs(people):
+    for row in people:
+        assert set(row) == {"id", "prompt", "label", "group", "tags"}
+        assert set(row["tags"]) == {"class", "field", "template", "name"}
+        assert row["label"] == row["tags"]["class"]
+        assert row["group"] == slug(row["tags"]["name"])
+
+
+def test_people_holds_the_researchers_and_other_walks_of_life(people, labels):
+    label_of = {row["group"]: (row["label"], row["tags"]["field"]) for row in people}
+    for row in labels:
+        assert label_of[row["group"]] == (row["label"], row["tags"]["field"])
+    new = {row["group"] for row in of_class(people, "real")} - {row["group"] for row in labels}
+    assert len(new) >= 112
+
+
+def test_false_premises_pairs_and_topics(premises):
+    assert len(premises) >= 200
+    assert len({row["id"] for row in premises}) == len(premises)
+    topics = Counter(row["tags"]["topic"] for row in premises)
+    assert len(topics) >= 8
+    assert max(topics.values()) - min(topics.values()) <= 4
+    for row in premises:
+        assert set(row) == {"id", "prompt", "label", "group", "tags"}
+        assert set(row["tags"]) == {"class", "topic", "template", "name"}
+        assert row["label"] == row["tags"]["class"]
+    for real, invented in twins(premises):
+        names = f"{real['tags']['name']} {invented['tags']['name']}"
+        assert real["group"] == invented["group"] == slug(names)
+        assert real["id"].removeprefix("real-") == invented["id"].removeprefix("invented-")
+    assert len({row["group"] for row in premises}) == len(premises) / 2
+
+
+def test_no_subject_is_in_both_classes_or_both_files(people, premises):
+    slugs = [slug(row["tags"]["name"]) for row in premises]
+    assert len(set(slugs)) == len(slugs)
+    real, invented = ({row["group"] for row in of_class(people, c)} for c in CLASSES)
+    assert not real & invented
+    assert not (real | invented) & set(slugs)
+
+
+def test_no_invented_surname_in_people_is_a_real_one(people):
+    def surnames(row):
+        words = re.split(r"[\s-]+", row["tags"]["name"])[1:]
+        return {slug(word) for word in words if len(slug(word)) > 1}
+
+    shared_on_purpose = {"of", "de", "da", "von", "van", "al", "y", "khan"}  # particles, a title
+    first_names = {"christian", "friedrich", "wilhelm", "nath", "jay", "anta"}
+    real = set().union(*(surnames(row) for row in of_class(people, "real")))
+    for row in of_class(people, "invented"):
+        assert not surnames(row) & (real - shared_on_purpose - first_names), row["id"]
+
+
+def test_twins_differ_in_the_name_alone(subjects):
+    for real, invented in twins(subjects):
+        kept = [
+            {k: v for k, v in r["tags"].items() if k not in ("class", "name")}
+            for r in (real, invented)
+        ]
+        assert (real["label"], invented["label"]) == CLASSES
+        assert kept[0] == kept[1]
+        assert real["prompt"].count(real["tags"]["name"]) == 1
+        assert wording(real) == wording(invented)
+        real_words, invented_words = (len(r["tags"]["name"].split()) for r in (real, invented))
+        assert real_words == invented_words, real["id"]
+
+
+def test_each_template_is_one_wording(subjects):
+    wordings = {(row["tags"]["template"], wording(row)) for row in subjects}
+    assert len(wordings) == len({t for t, _ in wordings}) == len({w for _, w in wordings})
+    assert len(wordings) >= 8
+
+
+def test_people_templates_are_counted_out(people):
+    half = len(people) // 2
+    for rows in (people[:half], people[half:]):
+        assert len(set(Counter((r["tags"]["template"], r["label"]) for r in rows).values())) == 1
+
+
+def test_people_wordings_say_nothing_of_the_person(people):
+    words = {w for row in people for w in re.findall(r"\w+", wording(row).lower())}
+    telling = "researcher scientist writer work wrote discovered invented real famous exist he she"
+    assert not words & set(telling.split())
+
+
+def test_length_does_not_tell_a_real_subject(subjects):
+    real, invented = (mean_length(r["prompt"] for r in of_class(subjects, c)) for c in CLASSES)
+    assert real == pytest.approx(invented, rel=0.03)
+    lengths = [-len(row["prompt"]) for row in subjects]
+    assert 0.45 < roc_auc_score([row["label"] == "real" for row in subjects], lengths) < 0.55
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda v: v["analyzer"])
+def test_surface_does_not_tell_a_real_subject(subjects, vector):
+    # Standard error of an AUROC of one half: 0.02 for 720 names, 0.04 for 220 things.
+    bound = 0.58 if len(subjects) > 1000 else 0.62
+    assert 0.4 < cross_validated_auroc(subjects, vector) < bound

@@ -439,7 +439,7 @@ def test_damaged_files_are_named(tmp_path):
         ("/dev/null", "is not a regular file"),
         (write(tmp_path / "a.json", [GOOD]), "Write a JSON list as one object a line"),
         (write(tmp_path / "a.txt", [GOOD]), "unknown file type"),
-        ("demo:nothing", "Expected one of researchers, researchers_pairs"),
+        ("demo:nothing", "Expected one of .*researchers, researchers_pairs"),
     ):
         with pytest.raises(DataError, match=match):
             open_dataset(source)
