@@ -15,6 +15,7 @@ COMMANDS = {
     "models": "probekit.cli.models:models",
     "data": "probekit.cli.data:data",
     "sample": "probekit.cli.sample:sample",
+    "elicit": "probekit.cli.elicit:elicit",
     "cache": "probekit.cli.cache:cache",
     "fit": "probekit.cli.fit:fit",
     "score": "probekit.cli.score:score",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from probekit.activations.gather import pad
 from probekit.errors import ModelError
+from probekit.models.grouped_attention import grouped_attention
 from probekit.models.new_tokens import NewTokens, logit_tokens
 from probekit.models.prefix import SharedPrefix, plan_shared
 from probekit.rl.config import RLConfig
@@ -79,7 +80,7 @@ class Learner:
         for _ in range(self.config.epochs):
             self.optimizer.zero_grad(set_to_none=True)
             sums = np.zeros(5)
-            with self.policy.learning():
+            with self.policy.learning(), grouped_attention(self.policy.loaded):
                 for batch in plan_shared(rollout.rows, self._budget):
                     sums += self._part([int(i) for i in batch], rollout, advantage, reference, old)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.masters.all, self.config.max_norm)

@@ -1,0 +1,105 @@
+"""`probekit elicit`: contrastive completions by conditioning, as pair rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from probekit.cli.options import (
+    DEFAULT_MODEL,
+    echo_json,
+    force_option,
+    json_option,
+    log,
+    model_options,
+    out_option,
+    progress_bar,
+    quiet_libraries,
+)
+
+
+@click.command()
+@click.option("--recipe", "source", required=True, help="TOML file, or the name of a shipped one.")
+@out_option("Directory to write.")
+@click.option(
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="Name, hub id, directory or GGUF file.",
+)
+@click.option(
+    "--prompts", help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME.  [default: the recipe's]"
+)
+@click.option(
+    "--samples", type=click.IntRange(min=1), help="Completions of each prompt and variant."
+)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Of a completion.")
+@click.option("--batch", default=128, show_default=True, help="Sequences decoded together.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use the first N prompts.")
+@click.option("--dtype", default="auto", show_default=True, help="Of the forward pass.")
+@model_options
+@click.option("--seed", default=0, show_default=True, help="Of the sampling.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@force_option
+@json_option
+def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
+    """Let a model answer prompts plainly and under conditions, and pair the answers by class.
+
+    The condition is stripped. A leak check tells how far words and length alone give the sides away.
+
+    \b
+    Example:
+      probekit elicit --recipe knowledge-awareness --samples 8 --limit 100 --out pairs
+    """
+    import dataclasses
+
+    from probekit.data.prompts import open_prompts
+    from probekit.errors import DataError
+    from probekit.models.load import load_model
+    from probekit.studies import Recipe
+    from probekit.studies import elicit as run
+
+    if options["force"] and options["resume"]:
+        raise click.UsageError("--force starts again and --resume continues: give one of them.")
+    recipe = Recipe.load(source)
+    given = {k: options[k] for k in ("samples", "max_new_tokens") if options[k] is not None}
+    recipe = dataclasses.replace(recipe, **given)
+    where = options["prompts"] or recipe.prompts
+    if not where:
+        raise DataError(f"{source}: names no prompts. Pass --prompts.")
+    prompts = open_prompts(where, limit=options["limit"])
+    quiet_libraries(options["threads"])
+    loaded = load_model(
+        options["model"],
+        dtype=options["dtype"],
+        device=options["device"],
+        revision=options["revision"],
+        trust_remote_code=options["trust_remote_code"],
+        log=log,
+    )
+    with progress_bar() as progress:
+        found = run(
+            loaded, recipe, prompts, out, batch=options["batch"], seed=options["seed"],
+            resume=options["resume"], force=options["force"],
+            arguments={"recipe": source, "out": out, **options},
+            progress=lambda done, total: progress("sampling", done, total),
+        )  # fmt: skip
+    if options["as_json"]:
+        return echo_json(
+            {
+                "n_pairs": found.n_pairs,
+                "drops": found.drops,
+                "leaks": found.leaks,
+                "path": str(found.folder / "pairs.jsonl"),
+            }
+        )
+    click.echo(f"{found.folder / 'pairs.jsonl'}: {found.n_pairs} pairs of {len(prompts)} prompts")
+    for name, counts in found.drops.items():
+        click.echo(f"  {name:<14} " + ", ".join(f"{n} {why}" for why, n in sorted(counts.items())))
+    for name, value in found.leaks["total"].items():
+        if value is not None:
+            click.echo(
+                f"  {name + ' alone':<14} pair accuracy {value['value']:.2f} "
+                f"[{value['low']:.2f}, {value['high']:.2f}], half is chance"
+            )

@@ -1,0 +1,286 @@
+"""`elicit`: contrastive completions by conditioning, in parts that survive an interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekit.container import atomic_file, disk_errors, refuse_existing, write_json
+from probekit.data.rows import Example, Message
+from probekit.errors import DataError, OutputError
+from probekit.models.chat import Rendered, render
+from probekit.models.load import LoadedModel
+from probekit.models.sampling import SamplingConfig, sample
+from probekit.provenance import run_record
+from probekit.studies.leaks import leak_check
+from probekit.studies.pairing import KEPT, conditioned, drops, pair_rows, trim, verdict
+from probekit.studies.recipe import Recipe, Variant
+
+PART = 16
+"""Prompts of a part: it is written whole, so that an interrupted run loses one at most."""
+
+
+@dataclass(frozen=True)
+class Elicited:
+    """What was written."""
+
+    folder: Path
+    n_pairs: int
+    drops: Mapping[str, Mapping[str, int]]
+    """Of each variant, completions kept and dropped, by reason."""
+    leaks: Mapping[str, Any]
+    """`leak_check` of the pairs."""
+
+
+def elicit(
+    loaded: LoadedModel,
+    recipe: Recipe,
+    prompts: Sequence[Example],
+    out: str | Path,
+    *,
+    batch: int = 128,
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Elicited:
+    """Let a model answer prompts plainly and under conditions; write pair rows to `out`.
+
+    The condition (a system turn, examples, or words put into the assistant's mouth) is stripped: what
+    is left reads as an answer to the bare prompt.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    recipe
+        Variants, and their polarity by class.
+    prompts
+        Rows that end with their prompt, each with the class among its tags.
+    out
+        Directory: `pairs.jsonl`, `completions.jsonl` (all that was written, what was dropped and
+        why), `leaks.json`, `run.json`.
+    batch
+        Sequences decoded together.
+    seed
+        Of the sampling: the same seed gives the same rows, interrupted or not.
+    resume, force
+        Continue an interrupted run; replace what is at `out`.
+    arguments
+        For the run record.
+    progress
+        Told how many completions are done, of how many.
+
+    Raises
+    ------
+    DataError
+        When a prompt's class is not in the recipe, or no pair is left.
+    OutputError
+        When `out` exists, or is of another run.
+    """
+    out = Path(out)
+    _check_classes(prompts, recipe)
+    config = SamplingConfig(
+        max_new_tokens=recipe.max_new_tokens, samples=recipe.samples,
+        temperature=recipe.temperature, top_p=recipe.top_p, batch=batch,
+    )  # fmt: skip
+    identity = _identity(loaded, recipe, prompts, seed)
+    _open(out, identity, resume=resume, force=force)
+    record = run_record("elicit", dict(arguments or {}), seed=seed)
+    rows: list[dict[str, Any]] = []
+    total = len(prompts) * sum(map(recipe.samples_of, recipe.variants))
+    for number, (part, variant) in enumerate(_parts(prompts, recipe)):
+        path = out / "parts" / f"{number:05d}.jsonl"
+        if not path.is_file():
+            seeded = dataclasses.replace(
+                config, seed=_part_seed(seed, number), samples=recipe.samples_of(variant)
+            )
+            found = _write(loaded, part, variant, recipe, seeded)
+            _jsonl(path, found)
+        rows += _read(path)
+        progress(len(rows), total)
+    order = {prompt.id: k for k, prompt in enumerate(prompts)}
+    names = [variant.name for variant in recipe.variants]
+    rows.sort(key=lambda row: (order[row["prompt_id"]], names.index(row["variant"]), row["sample"]))
+    _drop_repeated(rows)
+    pairs, counts = pair_rows(rows, recipe), drops(rows)
+    if not pairs:
+        raise DataError(
+            f"{out}: no pair is left of {len(rows)} completions ({counts}). Use more samples or "
+            "longer completions, or loosen the recipe's filters; --resume keeps what was written."
+        )
+    leaks = leak_check(pairs, recipe.class_tag, seed=seed)
+    _jsonl(out / "completions.jsonl", rows)
+    _jsonl(out / "pairs.jsonl", pairs)
+    write_json(out / "leaks.json", leaks)
+    shown = {"recipe": _describe(recipe), "identity": identity, "drops": counts}
+    write_json(out / "run.json", {**record, **loaded.describe(), **shown, "n_pairs": len(pairs)})
+    shutil.rmtree(out / "parts")
+    return Elicited(out, len(pairs), counts, leaks)
+
+
+def _check_classes(prompts: Sequence[Example], recipe: Recipe) -> None:
+    for prompt in prompts:
+        value = prompt.tags.get(recipe.class_tag)
+        if value not in recipe.polarity:
+            raise DataError(
+                f"prompt {prompt.id}: tag {recipe.class_tag} is {value!r}. Expected a class of the "
+                f"recipe: {', '.join(recipe.polarity)}."
+            )
+
+
+def _parts(
+    prompts: Sequence[Example], recipe: Recipe
+) -> Iterator[tuple[Sequence[Example], Variant]]:
+    for at in range(0, len(prompts), PART):
+        for variant in filter(recipe.samples_of, recipe.variants):
+            yield prompts[at : at + PART], variant
+
+
+def _part_seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _write(
+    loaded: LoadedModel,
+    prompts: Sequence[Example],
+    variant: Variant,
+    recipe: Recipe,
+    config: SamplingConfig,
+) -> list[dict[str, Any]]:
+    """Return the completions of some prompts under one variant."""
+    rendered = [_asked(prompt, variant, loaded) for prompt in prompts]
+    rows = []
+    for done in sample(loaded, rendered, config):
+        prompt = prompts[done.prompt]
+        text = variant.keep + loaded.tokenizer.decode(done.ids, skip_special_tokens=True)
+        text = text.strip()
+        if not done.finished and recipe.unfinished == "trim":
+            text = trim(text)
+        question = prompt.prompt[-1].content if prompt.prompt else ""
+        category = recipe.behaviours.classify(question, text) if recipe.behaviours else ""
+        rows.append(
+            {
+                "id": f"{prompt.id}-{variant.name}-{done.sample:03d}",
+                "prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt or ()],
+                "completion": text,
+                "label": variant.name,
+                "group": prompt.group,
+                "tags": {
+                    **prompt.tags,
+                    "variant": variant.name,
+                    **({"category": category} if category else {}),
+                },
+                "prompt_id": prompt.id,
+                "variant": variant.name,
+                "sample": done.sample,
+                "finished": done.finished,
+                "kept": verdict(
+                    text, finished=done.finished, category=category, variant=variant, recipe=recipe
+                ),
+            }
+        )
+    return rows
+
+
+def _asked(prompt: Example, variant: Variant, loaded: LoadedModel) -> Rendered:
+    """Return a prompt as a variant asks it."""
+    system = (Message("system", variant.system),) if variant.system else ()
+    turns = (*system, *variant.shots, *(prompt.prompt or ()))
+    asked = render(dataclasses.replace(prompt, prompt=turns), loaded.tokenizer)
+    if not variant.prefill:
+        return asked
+    return conditioned(
+        asked, loaded.tokenizer(variant.prefill, add_special_tokens=False)["input_ids"]
+    )
+
+
+def _drop_repeated(rows: list[dict[str, Any]]) -> None:
+    """Mark completions that an earlier one of the same prompt and variant equals."""
+    seen: set[tuple[str, str, str]] = set()
+    for row in rows:
+        key = row["prompt_id"], row["variant"], row["completion"]
+        if row["kept"] == KEPT and key in seen:
+            row["kept"] = "repeated"
+        seen.add(key)
+
+
+def _identity(
+    loaded: LoadedModel, recipe: Recipe, prompts: Sequence[Example], seed: int
+) -> dict[str, Any]:
+    """Return what must be the same for a run to be continued."""
+    asked = json.dumps(
+        [(p.id, p.group, p.tags, [m.content for m in p.prompt or ()]) for p in prompts]
+    )
+    return {
+        "model": loaded.describe().get("weights_fingerprint"),
+        "dtype": str(loaded.dtype),
+        "recipe": _digest(json.dumps(_describe(recipe), sort_keys=True)),
+        "prompts": _digest(asked),
+        "seed": seed,
+    }
+
+
+def _describe(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON."""
+    found = {
+        key: value
+        for key, value in vars(recipe).items()
+        if key not in ("variants", "behaviours", "polarity")
+    }
+    variants = [
+        {
+            **vars(variant),
+            "shots": [[m.role, m.content] for m in variant.shots],
+            "leaks": [pattern.pattern for pattern in variant.leaks],
+            "behaviour": sorted(variant.behaviour),
+        }
+        for variant in recipe.variants
+    ]
+    behaviours = recipe.behaviours.describe() if recipe.behaviours else None
+    polarity = {key: list(map(list, value)) for key, value in recipe.polarity.items()}
+    return {**found, "variants": variants, "behaviours": behaviours, "polarity": polarity}
+
+
+def _open(out: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> None:
+    """Make the directory, or go on with the one of the same run."""
+    started = out / "parts" / "identity.json"
+    if resume and started.is_file():
+        known = json.loads(started.read_text(encoding="utf-8"))
+        for key, value in identity.items():
+            if known.get(key) != value:
+                raise OutputError(
+                    f"{out}: was started with another {key}. Resume with the same settings, or pass "
+                    "--force."
+                )
+        return
+    if out.is_dir() and not (out / "run.json").is_file() and started.is_file() and not force:
+        raise OutputError(f"{out}: holds an unfinished run. Pass --resume to go on, or --force.")
+    refuse_existing(out, force=force, marker=None if started.is_file() else "run.json")
+    shutil.rmtree(out, ignore_errors=True)
+    with disk_errors(out):
+        (out / "parts").mkdir(parents=True)
+    write_json(started, identity)
+
+
+def _jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with atomic_file(path) as temporary:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

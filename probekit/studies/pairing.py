@@ -1,0 +1,125 @@
+"""Completions to pair rows: what is kept, and which side of which pair it becomes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from probekit.models.chat import Rendered
+from probekit.studies.recipe import Recipe, Variant
+
+KEPT = "kept"
+_SENTENCE = re.compile(r".*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
+
+
+def trim(text: str) -> str:
+    """Return the text up to the end of its last whole sentence; empty when it has none."""
+    found = _SENTENCE.match(text)
+    return found.group().strip() if found else ""
+
+
+def verdict(text: str, *, finished: bool, category: str, variant: Variant, recipe: Recipe) -> str:
+    """Return `kept`, or why a completion is dropped.
+
+    Parameters
+    ----------
+    text
+        The completion, trimmed already where the recipe says so.
+    finished
+        Whether the model ended it itself.
+    category
+        Of the behaviours file; empty where there is none.
+    variant, recipe
+        How it was asked for.
+    """
+    if not finished and (recipe.unfinished == "drop" or not text):
+        return "unfinished"
+    if len(text.split()) < recipe.min_words:
+        return "short"
+    if any(pattern.search(text) for pattern in variant.leaks):
+        return "leak"
+    if variant.behaviour and category not in variant.behaviour:
+        return "behaviour"
+    return KEPT
+
+
+def pair_rows(rows: Sequence[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
+    """Return pair rows from kept completions: the i-th chosen one beside the i-th rejected one.
+
+    A class gets no more pairs than the smallest class has: were one class larger, the words that mark
+    its chosen side would tell chosen from rejected over all pairs.
+
+    Parameters
+    ----------
+    rows
+        Completions, with `prompt_id`, `variant`, `kept` and the class among the `tags`.
+    recipe
+        Which variant is chosen for which class.
+    """
+    sides: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    prompts: dict[str, str] = {}
+    for row in rows:
+        prompts.setdefault(row["prompt_id"], row["tags"][recipe.class_tag])
+        if row["kept"] == KEPT:
+            sides[row["prompt_id"], row["variant"]].append(row)
+    pairs: dict[str, list[dict[str, Any]]] = {}
+    for prompt, value in prompts.items():
+        chosen, rejected = (
+            _in_turn([sides[prompt, n] for n in names]) for names in recipe.polarity[value]
+        )
+        pairs[prompt] = [
+            _pair(i, a, b) for i, (a, b) in enumerate(zip(chosen, rejected, strict=False))
+        ]
+    least = min(
+        sum(len(pairs[p]) for p, own in prompts.items() if own == value)
+        for value in set(prompts.values())
+    )
+    for value in set(prompts.values()):
+        _cap([pairs[p] for p, own in prompts.items() if own == value], least)
+    return [pair for found in pairs.values() for pair in found]
+
+
+def drops(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how many completions of each variant were kept, and dropped for what."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        found[row["variant"]][row["kept"]] += 1
+    return {name: dict(counts) for name, counts in found.items()}
+
+
+def _in_turn(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the first of every list, then the second of every list, and so on."""
+    longest = max(map(len, lists), default=0)
+    return [found[i] for i in range(longest) for found in lists if i < len(found)]
+
+
+def _pair(i: int, chosen: dict[str, Any], rejected: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": f"{chosen['prompt_id']}-{i:03d}",
+        "prompt": chosen["prompt"],
+        "chosen": chosen["completion"],
+        "rejected": rejected["completion"],
+        "group": chosen["group"],
+        "tags": {key: value for key, value in chosen["tags"].items() if key != "variant"},
+    }
+
+
+def _cap(pairs: list[list[dict[str, Any]]], limit: int) -> None:
+    """Take last pairs away, from prompts that have the most, until there are `limit` in all."""
+    total = sum(map(len, pairs))
+    while total > limit:
+        longest = max(map(len, pairs))
+        for found in pairs:
+            if total > limit and len(found) == longest:
+                found.pop()
+                total -= 1
+
+
+def conditioned(prompt: Rendered, prefill: Any) -> Rendered:  # noqa: ANN401 - token ids
+    """Return a prompt whose assistant's turn has begun with the tokens `prefill`."""
+    import numpy as np
+
+    ids = np.concatenate([prompt.ids, np.asarray(prefill, dtype=np.int32)])
+    return Rendered(ids, len(ids), len(ids), None, prompt.has_prompt)
