@@ -40,42 +40,65 @@ LOOKS = {
 EXACT, TARGET, MOVED = "exact solution at the head's l2", "target", "direct, moved as predicted"
 
 
-def steps_figure(found: Dynamics) -> go.Figure:
-    """Draw the loss over training steps at each parametrisation's best learning rate."""
+def steps_figure(found: Dynamics, *, same: bool) -> go.Figure:
+    """Draw the loss over training steps.
+
+    Parameters
+    ----------
+    found
+        The analysis.
+    same
+        Draw all at the learning rate at which projection and direct vector differ most, not each
+        at its best one.
+    """
     figure, names = _grid(found), [*NAMES.values()]
     own = next((row for row in found.value["exact"] if row["name"] == "own l2"), None)
+    x = [float(step) for step in found.steps]
+    spans = []
     for row, measure in enumerate(MEASURES):
+        shown: list[float] = []
         for column, optimizer in enumerate(found.optimizers):
             where = dict(row=row + 1, col=column + 1)
             legend = row == column == 0
-            x = [float(step) for step in found.steps]
             for name in NAMES:
-                metrics = found.at_best(optimizer, name, measure)
+                metrics = found.curve(optimizer, name, measure, same=same)
+                shown += [metric.value for metric in metrics]
                 figure.add_traces(_traces(name, x, metrics, "step", legend=legend), **_both(where))
             if own:
                 level = own["fit_loss" if measure == "loss" else "choose_loss"]
+                shown.append(level)
                 line = _level(EXACT, [x[0], x[-1]], level, "dash", legend=legend)
                 figure.add_trace(line, **where)
             figure.update_xaxes(range=[0, x[-1]], nticks=6, showgrid=False, **where)
+        spans.append(_span(shown))
     if own:
         names.append(EXACT)
+    heads = [TITLES[name] for name in found.optimizers]
+    if same:
+        rates = [found.rate(name, "direct", same=True) for name in found.optimizers]
+        heads = [f"{head}, {rate:.2g}" for head, rate in zip(heads, rates, strict=True)]
+    best = "" if same else "best on the choose split; "
     return _finish(
-        figure, found, "Training step", names,
-        title="Loss over training, each at its best learning rate",
-        subtitle=f"best on the choose split; band: {_seeds(found)} starts, least to most; n = {_n(found)}",
+        figure, found, "Training step", names, spans, heads,
+        title="Loss over training, all at one learning rate"
+        if same
+        else "Loss over training, each at its best learning rate",
+        subtitle=f"{best}band: {_seeds(found)} starts, least to most; n = {_n(found)}",
     )  # fmt: skip
 
 
 def rates_figure(found: Dynamics) -> go.Figure:
     """Draw the last loss over the learning rate, with the direct vector's moved as predicted."""
-    figure = _grid(found)
+    figure, spans = _grid(found), []
     for row, measure in enumerate(MEASURES):
+        shown: list[float] = []
         for column, optimizer in enumerate(found.optimizers):
             where, legend = dict(row=row + 1, col=column + 1), row == column == 0
             findings = found.findings(optimizer)
             rates: list[float] = []
             for name in NAMES:
                 rates, metrics = found.last(optimizer, name, measure)
+                shown += [metric.value for metric in metrics]
                 traces = _traces(name, rates, metrics, "learning rate", legend=legend)
                 figure.add_traces(traces, **_both(where))
             _, direct = found.last(optimizer, "direct", measure)
@@ -88,10 +111,12 @@ def rates_figure(found: Dynamics) -> go.Figure:
             ends = [math.log10(rates[0]), math.log10(rates[-1])]
             figure.update_xaxes(
                 type="log", range=ends, dtick=1, exponentformat="power", showgrid=False,
-                minor=dict(ticks=""), **where,
+                tickfont=dict(size=10), **where,
             )  # fmt: skip
+        spans.append(_span(shown))
     return _finish(
-        figure, found, "Learning rate", [*NAMES.values(), MOVED, TARGET],
+        figure, found, "Learning rate", [*NAMES.values(), MOVED, TARGET], spans,
+        [TITLES[name] for name in found.optimizers],
         title=f"Loss after {found.value['config']['steps']} steps over the learning rate",
         subtitle=f"band: {_seeds(found)} starts, least to most; n = {_n(found)}",
     )  # fmt: skip
@@ -161,35 +186,42 @@ def _inside(value: float) -> float:
     return min(max(value, FLOOR / 10), CEILING * 10)
 
 
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of a logarithmic axis of losses: what is shown, no further than the bounds."""
+    known = [value for value in values if math.isfinite(value)]
+    low, high = min(known, default=0.1), max(known, default=1.0)
+    return min(max(0.8 * low, FLOOR), 0.5), max(min(1.2 * high, CEILING), 1.0)
+
+
 def _finish(
     figure: go.Figure,
     found: Dynamics,
     x_title: str,
     names: Sequence[str],
+    spans: Sequence[tuple[float, float]],
+    heads: Sequence[str],
     *,
     title: str,
     subtitle: str,
 ) -> go.Figure:
-    across = len(found.optimizers)
-    for row, label in enumerate(MEASURES.values()):
-        low = math.log10(FLOOR) if row == 0 else math.log10(0.2)
-        high = math.log10(CEILING) if row == 0 else math.log10(5)
-        for column in range(across):
+    for row, (label, (low, high)) in enumerate(zip(MEASURES.values(), spans, strict=True)):
+        ratio = high / low
+        leads = (1, 2, 3, 5, 7) if ratio < 10 else (1, 2, 5) if ratio < 300 else (1,)
+        ticks = [lead * 10.0**power for power in range(-3, 2) for lead in leads]
+        for column in range(len(heads)):
+            where = dict(row=row + 1, col=column + 1)
             figure.update_yaxes(
-                type="log", range=[low, high], row=row + 1, col=column + 1,
-                title=dict(text=label if column == 0 else "", font=dict(size=11.5)),
-                tickvals=[0.001, 0.01, 0.1, 1, 10] if row == 0 else [0.2, 0.3, 0.5, 0.7, 1, 2, 5],
+                type="log", range=[math.log10(low), math.log10(high)], tickvals=ticks,
+                ticktext=[f"{tick:g}" for tick in ticks],
+                title=dict(text=label if column == 0 else "", font=dict(size=11.5)), **where,
             )  # fmt: skip
-            figure.update_xaxes(
-                title=dict(text=x_title if row == 1 else "", font=dict(size=11.5)),
-                row=row + 1, col=column + 1,
-            )  # fmt: skip
-    for column, optimizer in enumerate(found.optimizers):
+            text = x_title if row == 1 else ""
+            figure.update_xaxes(title=dict(text=text, font=dict(size=11.5)), **where)
+    for column, head in enumerate(heads):
         axis = "" if column == 0 else str(column + 1)
         figure.add_annotation(
-            text=f"<b>{TITLES[optimizer]}</b>", x=0, xref=f"x{axis} domain", xanchor="left",
-            y=1, yref=f"y{axis} domain", yanchor="bottom", yshift=4, showarrow=False,
-            font=dict(size=12),
+            text=f"<b>{head}</b>", x=0, xref=f"x{axis} domain", xanchor="left", y=1,
+            yref=f"y{axis} domain", yanchor="bottom", yshift=6, showarrow=False, font=dict(size=12),
         )  # fmt: skip
     return theme.finish(
         figure, title=title, subtitle=subtitle, plot_height=2 * _EACH + _BETWEEN, legend=list(names),

@@ -76,9 +76,15 @@ class Dynamics:
         """Return the runs of a parametrisation."""
         return [r for r in self.runs if (r.optimizer, r.parametrisation) == (optimizer, name)]
 
-    def at_best(self, optimizer: str, name: str, measure: str) -> list[Metric]:
-        """Return mean and range over seeds at every recorded step, at the best learning rate."""
-        rate = self.findings(optimizer)["parametrisations"][name]["learning_rate"]
+    def rate(self, optimizer: str, name: str, *, same: bool) -> float:
+        """Return the best learning rate, or the one at which projection and vector differ most."""
+        findings = self.findings(optimizer)
+        found = findings["contrast"] if same else findings["parametrisations"][name]
+        return float(found["learning_rate"])
+
+    def curve(self, optimizer: str, name: str, measure: str, *, same: bool) -> list[Metric]:
+        """Return mean and range over seeds at every recorded step, at that `rate`."""
+        rate = self.rate(optimizer, name, same=same)
         own = [r.curve(measure) for r in self.of(optimizer, name) if r.learning_rate == rate]
         return [over_seeds(values) for values in zip(*own, strict=True)]
 
@@ -131,4 +137,6 @@ def _check(found: Dynamics) -> None:
             for measure in ("loss", "choose_loss"):
                 if not found.last(optimizer, name, measure)[0]:
                     raise ValueError(f"no runs of {name} under {optimizer}")
-                found.at_best(optimizer, name, measure)
+                for same in (True, False):
+                    if len(found.curve(optimizer, name, measure, same=same)) != len(found.steps):
+                        raise ValueError(f"{name} under {optimizer} has no value for every step")

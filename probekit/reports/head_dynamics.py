@@ -85,19 +85,33 @@ def dynamics_sections(found: Dynamics) -> list[Section]:
         "given, but the circles', which stand at the projection's. Losses beyond the axis leave the panel.",
         "Last loss over the learning rate for every parametrisation, an optimiser a column.",
     )
-    steps = Plot(
-        "dynamics-steps",
-        steps_figure(found),
-        f"{circles} Dashed black: the exact convex solution at the head's own l2, which is not the "
-        "lowest loss there is.",
-        "Loss over training steps for every parametrisation, an optimiser a column.",
+    exact = (
+        "Dashed black: the exact convex solution at the head's own l2, which is not the lowest loss "
+        "there is."
     )
+    steps = [
+        Plot(
+            f"dynamics-{name}",
+            steps_figure(found, same=same),
+            f"{words} {circles} {exact}",
+            f"Loss over training steps, {words}",
+        )
+        for name, same, words in (
+            (
+                "same",
+                True,
+                "The learning rate beside each title is the one at which the held-out accuracies of "
+                "projection and direct vector differ most; every optimiser was given it.",
+            ),
+            ("steps", False, "Each at the learning rate with the lowest loss on the choose split."),
+        )
+    ]
     tables = [_best_table(found, optimizer) for optimizer in found.optimizers]
     points = "".join(f"<li>{escape(point)}</li>" for point in found.value["conclusion"]["points"])
     return [
         Section("findings", "Findings", [f"<ul>{points}</ul>"]),
         Section("rates", "Learning rates", [rates]),
-        Section("steps", "Loss over steps", [steps, *tables]),
+        Section("steps", "Loss over steps", [*steps, *tables]),
         Section("mechanism", "Mechanism", [_mechanism_table(found)]),
         Section("pairs", "The pairs", [_geometry_table(found), _exact_table(found)]),
     ]  # fmt: skip
