@@ -83,9 +83,14 @@ def _headline(optimizer: str, found: dict[str, Any], steps: int) -> str:
         )
     direct, projection = windows["direct"], windows["projection"]
     if direct is None and projection is None:
+        cause = (
+            "on standardised features a direct vector does, so it is the scale of the features"
+            if windows["standardised"] is not None
+            else "nor does a direct vector on standardised features"
+        )
         return (
             f"Under {title} neither the direct vector nor the projection trains within {steps} steps "
-            "at any learning rate of the grid: what holds them back is common to both."
+            f"at any learning rate of the grid; {cause}."
         )
     if direct is None or projection is None:
         one, other = (

@@ -14,6 +14,8 @@ from probekit.analyses.parametrisations import PARAMETRISATIONS, step_factor
 
 CHANCE = math.log(2)
 """Loss of a head that says nothing."""
+LEAST = 0.05 * CHANCE
+"""The best loss must lie this far below: otherwise no run has trained."""
 MEASURES = ("choose_loss", "loss")
 WORST = 1e30
 SHARE = 0.9
@@ -131,14 +133,16 @@ def _measured(
     """Return what one loss says about the learning rates.
 
     `best` is the lowest mean loss over seeds of any parametrisation at its last step, `target` lies
-    90 % of the way from ln 2 to it, `windows` are where every seed reaches it, `shifts` how many
-    decades their ends lie above the projection's, `only_projection` and `only_direct` the grid's
+    90 % of the way from ln 2 to it (0 where the best is hardly below ln 2: nothing trained),
+    `windows` are where every seed reaches it, `shifts` how many decades their ends lie above the projection's, `only_projection` and `only_direct` the grid's
     rates at which one of them reaches the target and the other does not, `steps_to_target` the
     median first step below it at each one's best learning rate.
     """
     ends = {name: last_losses(runs, name, measure) for name in PARAMETRISATIONS}
     lowest = min(float(losses.mean(axis=1).min()) for _, losses in ends.values())
     target = CHANCE - SHARE * (CHANCE - lowest)
+    if CHANCE - lowest < LEAST:
+        target = 0.0  # nothing was learnt, so there is nothing to reach
     windows = {name: window(r, losses.max(axis=1), target) for name, (r, losses) in ends.items()}
     reach = {
         name: {float(rate) for rate, row in zip(*ends[name], strict=True) if row.max() <= target}

@@ -132,11 +132,13 @@ def _check(found: Dynamics) -> None:
         "layer",
     ):
         found.value[key]
+    rates = len(found.value["config"]["learning_rates"])
     for optimizer in found.optimizers:
         for name in NAMES:
+            seeds = found.findings(optimizer)["parametrisations"][name]["seeds"]
+            if (runs := len(found.of(optimizer, name))) != rates * seeds:
+                raise ValueError(f"{runs} runs of {name} under {optimizer}, not {rates * seeds}")
             for measure in ("loss", "choose_loss"):
-                if not found.last(optimizer, name, measure)[0]:
-                    raise ValueError(f"no runs of {name} under {optimizer}")
                 for same in (True, False):
                     if len(found.curve(optimizer, name, measure, same=same)) != len(found.steps):
                         raise ValueError(f"{name} under {optimizer} has no value for every step")
