@@ -159,7 +159,8 @@ def _windows(optimizer: str, found: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{title}: at one and the same learning rate the two differ most at {_n(apart['learning_rate'])}: "
         f"held-out accuracy {_percent(apart['projection'])} for the projection and "
-        f"{_percent(apart['direct'])} for the direct vector."
+        f"{_percent(apart['direct'])} for the direct vector, {_percent(apart['small-start'])} for that from "
+        "the projection's start."
     )
 
 
@@ -240,6 +241,11 @@ def _conditioning(findings: Findings, geometry: dict[str, dict[str, float]]) -> 
     for name, found in findings.items():
         windows = found["measures"]["choose_loss"]["windows"]
         own, other = windows["direct"], windows["standardised"]
+        if own is None and other is not None:
+            words += (
+                f" Under {TITLES[name]} the direct vector has a window on standardised features only "
+                f"({other['decades']:.2f} decades)."
+            )
         if own is None or other is None or _open(own) or _open(other):
             continue
         change = other["decades"] - own["decades"]

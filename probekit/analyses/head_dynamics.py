@@ -184,6 +184,7 @@ class _Data:
 
     @property
     def d(self) -> int:
+        """Width of the activations."""
         return self.fit.shape[1]
 
     def look(self, vectors: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:

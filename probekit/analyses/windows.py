@@ -121,7 +121,10 @@ def _contrast(runs: Sequence[Run]) -> dict[str, float]:
         return float(np.mean(own))
 
     rows = [
-        {"learning_rate": r, **{name: accuracy(name, r) for name in ("projection", "direct")}}
+        {
+            "learning_rate": r,
+            **{name: accuracy(name, r) for name in ("projection", "direct", "small-start")},
+        }
         for r in sorted({run.learning_rate for run in runs})
     ]
     return max(rows, key=lambda row: abs(row["projection"] - row["direct"]))
@@ -134,9 +137,10 @@ def _measured(
 
     `best` is the lowest mean loss over seeds of any parametrisation at its last step, `target` lies
     90 % of the way from ln 2 to it (0 where the best is hardly below ln 2: nothing trained),
-    `windows` are where every seed reaches it, `shifts` how many decades their ends lie above the projection's, `only_projection` and `only_direct` the grid's
-    rates at which one of them reaches the target and the other does not, `steps_to_target` the
-    median first step below it at each one's best learning rate.
+    `windows` are where every seed reaches it, `shifts` how many decades their ends lie above the
+    projection's, `only_projection` and `only_direct` the grid's rates at which one of them reaches
+    the target and the other does not, `steps_to_target` the median first step below it at each
+    one's best learning rate.
     """
     ends = {name: last_losses(runs, name, measure) for name in PARAMETRISATIONS}
     lowest = min(float(losses.mean(axis=1).min()) for _, losses in ends.values())
