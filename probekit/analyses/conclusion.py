@@ -243,8 +243,8 @@ def _conditioning(findings: Findings, geometry: dict[str, dict[str, float]]) -> 
         own, other = windows["direct"], windows["standardised"]
         if own is None and other is not None:
             words += (
-                f" Under {TITLES[name]} the direct vector has, from its own start, a window on standardised features "
-                f"only ({other['decades']:.2f} decades)."
+                f" Under {TITLES[name]} the direct vector has, from its own start, a window on "
+                f"standardised features only ({other['decades']:.2f} decades)."
             )
         if own is None or other is None or _open(own) or _open(other):
             continue
