@@ -21,6 +21,7 @@ COMMANDS = {
     "score": "probekit.cli.score:score",
     "steer": "probekit.cli.steer:steer",
     "rl": "probekit.cli.rl:rl",
+    "dynamics": "probekit.cli.dynamics:dynamics",
     "behaviours": "probekit.cli.behaviours:behaviours",
     "report": "probekit.cli.report:report",
 }

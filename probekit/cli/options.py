@@ -128,6 +128,7 @@ UNITS = {
     "steering": "completions",
     "sampling": "completions",
     "reranking": "completions",
+    "training": "runs",
 }
 """What a step of the work counts."""
 

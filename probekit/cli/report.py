@@ -1,4 +1,4 @@
-"""`probekit report`: draw the report of a fit, a steering run or an RL run again."""
+"""`probekit report`: draw the report of a fit, a steering run, an RL run or an analysis again."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ from probekit.cli.options import echo_json, force_option, json_option
 def report(
     directory: str, compare: tuple[str, ...], out: str | None, *, force: bool, as_json: bool
 ) -> None:
-    """Draw the self-contained HTML report of a fit, a steering run or an RL run, from its rows.
+    """Draw the self-contained HTML report of a fit, a steering run, an RL run or an analysis.
 
     \b
     Example:
       probekit report sweep --out sweep.html
       probekit report run --with run-kl --with run-refit --out runs.html
     """
-    from probekit.reports import write_rl_report, write_steer_report, write_sweep_report
+    from probekit.reports import (
+        write_dynamics_report,
+        write_rl_report,
+        write_steer_report,
+        write_sweep_report,
+    )
 
     folder, file = Path(directory), Path(out) if out else None
     kind = _kind(folder)
@@ -40,8 +45,8 @@ def report(
     elif compare:
         raise click.UsageError("--with compares RL runs, which this directory is not.")
     else:
-        write = write_steer_report if kind == "steer" else write_sweep_report
-        path = write(folder, out=file, force=force)
+        writers = {"steer": write_steer_report, "dynamics": write_dynamics_report}
+        path = writers.get(kind, write_sweep_report)(folder, out=file, force=force)
     if as_json:
         echo_json({"path": str(path)})
     else:
@@ -52,18 +57,19 @@ def _kind(directory: Path) -> str:
     """Return which command wrote a directory, by the file it leaves."""
     from probekit.errors import ProbeError
 
-    for name, kind in (("steer.json", "steer"), ("sweep.json", "fit")):
+    hearts = (("steer.json", "steer"), ("sweep.json", "fit"), ("dynamics.json", "dynamics"))
+    for name, kind in hearts:
         if (directory / name).is_file():
             return kind
     path = directory / "run.json"
     if not path.is_file():
         raise ProbeError(
-            f"{directory}: holds neither sweep.json nor steer.json nor run.json. Expected a directory "
-            "that probekit fit, steer or rl wrote."
+            f"{directory}: holds neither sweep.json nor steer.json nor run.json nor dynamics.json. "
+            "Expected a directory that probekit fit, steer, rl or dynamics wrote."
         )
     try:
         command = json.loads(path.read_text(encoding="utf-8"))["command"]
     except (ValueError, KeyError, TypeError):
         return "rl"  # its reader says what is wrong with the file
     # A fit and a steering run leave a run record too; their reader says what is missing.
-    return command if command in ("fit", "steer") else "rl"
+    return command if command in ("fit", "steer", "dynamics") else "rl"

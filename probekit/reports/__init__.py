@@ -3,6 +3,7 @@
 Nothing here imports plotly until a report is written.
 """
 
+from probekit.reports.head_dynamics import write_dynamics_report
 from probekit.reports.load import load_sweep
 from probekit.reports.rl import write_rl_report
 from probekit.reports.rl_load import load_rl
@@ -14,6 +15,7 @@ __all__ = [
     "load_rl",
     "load_steer",
     "load_sweep",
+    "write_dynamics_report",
     "write_rl_report",
     "write_steer_report",
     "write_sweep_report",

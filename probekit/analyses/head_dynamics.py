@@ -1,0 +1,283 @@
+"""Why the d x d projection head trains where a direct vector may not: the same class, other steps.
+
+Trains one Bradley-Terry head under five parametrisations over a grid of learning rates, on the same
+minibatches from paired starts, beside the exact convex solution; see `parametrisations` for the
+algebra that makes `rescaled`, a direct vector, the prediction for `projection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probekit.analyses.conclusion import conclude
+from probekit.analyses.geometry import exact_solutions, geometry
+from probekit.analyses.parametrisations import (
+    OPTIMIZERS,
+    PARAMETRISATIONS,
+    Starts,
+    base_setting,
+    batch_order,
+    rescaled_setting,
+    start_scale,
+    step_factor,
+    train_projection,
+    train_vectors,
+)
+from probekit.analyses.windows import Run, optimizer_findings
+from probekit.container import jsonable
+from probekit.errors import ProbeError
+from probekit.probes.spectrum import Scaling
+
+FORMAT, FORMAT_VERSION = "probekit.dynamics", 1
+Progress = Callable[[str, int, int], None]
+WIDE = 2048
+"""Above this width the matrix is trained from one start only: its steps cost d^2."""
+RECORDED = 60
+"""About how many steps of a run are looked at."""
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """Settings of the analysis."""
+
+    learning_rates: Sequence[float]
+    optimizers: Sequence[str] = OPTIMIZERS
+    steps: int = 300
+    batch_pairs: int = 64
+    n_seeds: int = 3
+    """Starts, each with its own order of minibatches."""
+    seed: int = 0
+    """Of the first start."""
+    max_pairs: int = 20_000
+    """Pairs of a split that are used at most: the bound on memory and time."""
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise fail late."""
+        for name in self.optimizers:
+            if name not in OPTIMIZERS:
+                raise ProbeError(
+                    f"optimizer {name!r}: is not known. Expected {' or '.join(OPTIMIZERS)}, or both "
+                    "with a comma."
+                )
+        if not self.optimizers or not self.learning_rates:
+            raise ProbeError("optimizers or learning rates: none. Name at least one of each.")
+        if self.n_seeds < 3:
+            raise ProbeError(
+                f"seeds: {self.n_seeds}, expected at least 3: reliability is asked for."
+            )
+
+
+@dataclass(frozen=True)
+class HeadDynamics:
+    """What the analysis found; `summary` is JSON, `runs` one row a run."""
+
+    config: DynamicsConfig
+    n: dict[str, int]
+    steps: list[int]
+    """Steps at which every run was looked at."""
+    exact: list[dict[str, Any]]
+    geometry: dict[str, dict[str, float]]
+    mechanism: dict[str, dict[str, float]]
+    """Of each optimiser: the step factor; of each start: its scales."""
+    findings: dict[str, dict[str, Any]]
+    """Of each optimiser: see `windows.optimizer_findings`."""
+    conclusion: dict[str, Any]
+    runs: list[Run] = field(repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything but the runs as JSON values."""
+        return {
+            "config": asdict(self.config),
+            "n": self.n,
+            "steps": self.steps,
+            "exact": self.exact,
+            "geometry": self.geometry,
+            "mechanism": self.mechanism,
+            "findings": self.findings,
+            "conclusion": self.conclusion,
+        }
+
+    def to_json(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
+        """Return the content of `dynamics.json`: header, the head and `more`, and the summary."""
+        header = {"format": FORMAT, "format_version": FORMAT_VERSION, "complete": True}
+        return {**header, **more, **self.summary()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of `runs.jsonl`, one a run; curves have a value for each of `steps`."""
+        return [dict(jsonable(asdict(run))) for run in self.runs]
+
+
+def head_dynamics(
+    fit: NDArray[np.floating[Any]],
+    choose: NDArray[np.floating[Any]],
+    config: DynamicsConfig,
+    *,
+    l2: float | None = None,
+    standardize: bool = True,
+    progress: Progress = lambda *_: None,
+) -> HeadDynamics:
+    """Train every parametrisation over the grid and say what separates them.
+
+    Parameters
+    ----------
+    fit
+        Chosen minus rejected, shape (n_fit, d_model), raw activation units. Trained on.
+    choose
+        The same of held-out pairs, shape (n_choose, d_model). Only looked at.
+    config
+        Settings.
+    l2, standardize
+        Of the fitted head: its penalty on features divided by their root mean square, for the
+        exact solution.
+    progress
+        Called with `training`, runs done and runs in all.
+    """
+    fit, choose = (
+        _capped(split, config.max_pairs, config.seed + index)
+        for index, split in enumerate((fit, choose))
+    )
+    dtype = torch.float64 if config.dtype == "float64" else torch.float32
+    data = _Data(
+        torch.from_numpy(np.ascontiguousarray(fit)).to(dtype),
+        torch.from_numpy(np.ascontiguousarray(choose)).to(dtype),
+        torch.from_numpy(Scaling.fit(fit, center=False, standardize=True).scale).to(dtype),
+    )
+    steps = recorded_steps(config.steps)
+    runs: list[Run] = []
+    total = len(config.optimizers) * len(config.learning_rates)
+    total *= (len(PARAMETRISATIONS) - 1) * config.n_seeds + _matrix_seeds(config, data.d)
+    for run in _runs(data, config, steps):
+        runs.append(run)
+        progress("training", len(runs), total)
+    findings = {
+        name: optimizer_findings([run for run in runs if run.optimizer == name], steps, data.d)
+        for name in config.optimizers
+    }
+    shape = geometry(fit)
+    mechanism = _mechanism(fit, runs, config)
+    exact = exact_solutions(fit, choose, l2=l2, standardize=standardize)
+    n = {"fit": len(fit), "choose": len(choose), "d_model": data.d}
+    return HeadDynamics(
+        config, n, steps, exact, shape, mechanism, findings,
+        conclude(findings, shape, mechanism, exact, steps=config.steps, d=data.d), runs,
+    )  # fmt: skip
+
+
+def recorded_steps(steps: int) -> list[int]:
+    """Return the steps that are looked at: 0, the first few, then evenly to the last."""
+    stride = max(1, steps // RECORDED)
+    return sorted({*range(min(stride, steps) + 1), *range(0, steps + 1, stride), steps})
+
+
+@dataclass(frozen=True)
+class _Data:
+    fit: torch.Tensor
+    choose: torch.Tensor
+    scale: torch.Tensor
+
+    @property
+    def d(self) -> int:
+        """Width of the activations."""
+        return self.fit.shape[1]
+
+    def look(self, vectors: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return mean loss and accuracy of (k, d_model) vectors on both splits."""
+        found = []
+        for split in (self.fit, self.choose):
+            margin = split @ vectors.T
+            right = (margin > 0).double() + 0.5 * (margin == 0)
+            loss = torch.nn.functional.softplus(-margin).double().mean(dim=0)
+            found.append((loss, right.mean(dim=0)))
+        return found
+
+
+def _runs(data: _Data, config: DynamicsConfig, steps: Sequence[int]) -> Iterator[Run]:
+    """Yield every run; one seed's starts and batches serve all of its runs."""
+    for index in range(config.n_seeds):
+        seed = config.seed + index
+        starts = Starts.draw(data.d, seed, data.fit.dtype)
+        batches = batch_order(len(data.fit), config.batch_pairs, config.steps, seed)
+        for optimizer in config.optimizers:
+            settings = [base_setting(optimizer, rate) for rate in config.learning_rates]
+            for name in PARAMETRISATIONS:
+                own = settings
+                if name == "rescaled":
+                    own = [rescaled_setting(optimizer, setting, data.d) for setting in settings]
+                if name == "projection":
+                    if index >= _matrix_seeds(config, data.d):
+                        continue
+                    paths = [
+                        train_projection(data.fit, starts.matrix, batches, setting, optimizer)
+                        for setting in settings
+                    ]
+                else:
+                    wide = name in ("direct", "standardised")
+                    start = starts.vector if wide else starts.effective
+                    scale = data.scale if name == "standardised" else None
+                    paths = [train_vectors(data.fit, start, batches, own, optimizer, scale)]
+                rates = zip(config.learning_rates, own, strict=True)
+                for path in paths:
+                    for curve in _curves(data, path, steps):
+                        rate, setting = next(rates)
+                        yield Run(name, optimizer, rate, setting.learning_rate, seed, **curve)
+
+
+def _curves(
+    data: _Data, path: Iterator[torch.Tensor], steps: Sequence[int]
+) -> list[dict[str, list[float]]]:
+    """Return the losses and accuracies of every vector of a path at the recorded steps."""
+    wanted = set(steps)
+    names = ("loss", "accuracy", "choose_loss", "choose_accuracy")
+    seen = [
+        torch.stack([value for pair in data.look(vectors) for value in pair])
+        for step, vectors in enumerate(path)
+        if step in wanted
+    ]
+    table = torch.stack(seen).permute(2, 1, 0)  # (vectors, measures, steps)
+    return [dict(zip(names, vector.tolist(), strict=True)) for vector in table]
+
+
+def _matrix_seeds(config: DynamicsConfig, d: int) -> int:
+    return config.n_seeds if d <= WIDE else 1
+
+
+def _capped(split: NDArray[Any], most: int, seed: int) -> NDArray[Any]:
+    if len(split) <= most:
+        return split
+    rows = np.random.default_rng(seed).choice(len(split), size=most, replace=False)
+    return split[np.sort(rows)]
+
+
+def _mechanism(
+    fit: NDArray[Any], runs: Sequence[Run], config: DynamicsConfig
+) -> dict[str, dict[str, float]]:
+    """Return what the step size and the start are, predicted and measured.
+
+    `margin` is the root mean square margin of the start over pairs, predicted from its scale;
+    `loss` the loss it was measured to begin with.
+    """
+    d = fit.shape[1]
+    length = float(np.sqrt(np.mean(np.sum(fit.astype(np.float64) ** 2, axis=1))))
+    found: dict[str, dict[str, float]] = {
+        "step_factor": {name: step_factor(name, d) for name in config.optimizers}
+    }
+    for name in ("direct", "projection"):
+        first = [run.loss[0] for run in runs if run.parametrisation == name]
+        scale = start_scale(name, d)
+        found[name] = {
+            "start_scale": scale,
+            "margin": scale * length,
+            "loss": float(np.mean(first)),
+        }
+    found["data"] = {
+        "rms_length": length,
+        "mean_l1": float(np.abs(fit).astype(np.float64).sum(axis=1).mean()),
+    }
+    return found
