@@ -1,4 +1,4 @@
-"""`probekit data check`: what is in a data file, and what in it would spoil a probe."""
+"""`probekit data`: what is in a data file, what in it would spoil a probe, and how a fit divides it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import data_options, echo_json, json_option, read_data
+from probekit.cli.options import (
+    data_options,
+    echo_json,
+    force_option,
+    json_option,
+    out_option,
+    read_data,
+)
 
 
 @click.group()
@@ -32,6 +39,33 @@ def check(file: str, **options: Any) -> None:  # noqa: ANN401
         return echo_json(report.to_json())
     for line in _lines(report):
         click.echo(line)
+
+
+@data.command()
+@click.option("--probe", required=True, type=click.Path(), help="Directory written by fit.")
+@click.option("--prompts", required=True, help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME.")
+@click.option("--store", type=click.Path(), help="Of the fit.  [default: where the fit found it]")
+@out_option("Directory to write train.jsonl and held_out.jsonl to.")
+@force_option
+@json_option
+def split(
+    probe: str, prompts: str, store: str | None, out: str, *, force: bool, as_json: bool
+) -> None:
+    """Divide prompts as a fit was: held out are the groups of its report split.
+
+    Names that a head was fitted on may be trained on; the held-out ones nothing has seen.
+
+    \b
+    Example:
+      probekit data split --probe fit --prompts demo:people --out prompts
+    """
+    from probekit.data.prompts import open_prompts
+    from probekit.studies.held_out import held_out_groups, write_split
+
+    found = write_split(open_prompts(prompts), held_out_groups(probe, store), out, force=force)
+    if as_json:
+        return echo_json({**found, "path": out})
+    click.echo(f"{out}: {found['train']} prompts to train on, {found['held_out']} held out")
 
 
 def _lines(report: Any) -> list[str]:  # noqa: ANN401 - a CheckReport

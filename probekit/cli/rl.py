@@ -27,6 +27,12 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
         click.option("--lora-targets", default="all-linear", show_default=True, help="Layers."),
         click.option("--rank", default=16, show_default=True, help="Of the LoRA adapter."),
         click.option("--warmup", default=5, show_default=True, help="Steps of rising rate."),
+        click.option(
+            "--decay",
+            default="constant",
+            show_default=True,
+            help="Of the rate: constant, linear, cosine.",
+        ),
         click.option("--learning-rate", default=2e-4, show_default=True, help="Of AdamW."),
         click.option("--entropy-bonus", default=0.0, show_default=True, help="Its weight."),
         click.option("--kl-in", default="loss", show_default=True, help="loss (k3), or reward."),

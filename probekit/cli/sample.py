@@ -27,6 +27,7 @@ from probekit.cli.options import (
     "--prompts", "source", required=True, help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME."
 )
 @out_option("File to write, .jsonl.")
+@click.option("--adapter", type=click.Path(), help="LoRA adapter that probekit rl wrote, merged.")
 @click.option("--samples", default=8, show_default=True, help="Completions of each prompt.")
 @click.option("--max-new-tokens", default=40, show_default=True, help="Of a completion.")
 @click.option("--temperature", default=1.0, show_default=True, help="Of sampling.")
@@ -57,6 +58,7 @@ def sample(model: str, source: str, out: str, **options: Any) -> None:  # noqa: 
     from probekit.behaviours.sampled import sampled_rows
     from probekit.container import atomic_file, refuse_existing
     from probekit.data.prompts import open_prompts
+    from probekit.models.adapter import merge_adapter
     from probekit.models.load import load_model
     from probekit.models.sampling import SamplingConfig
 
@@ -76,6 +78,8 @@ def sample(model: str, source: str, out: str, **options: Any) -> None:  # noqa: 
         trust_remote_code=options["trust_remote_code"],
         log=log,
     )
+    if options["adapter"]:
+        loaded = merge_adapter(loaded, options["adapter"])
     total = len(prompts) * config.samples
     with progress_bar() as progress:
         rows = sampled_rows(

@@ -173,6 +173,7 @@ _SETTINGS: Sequence[tuple[str, tuple[str, ...]]] = (
     ("Entropy bonus", ("entropy_bonus",)),
     ("Clip, passes", ("clip", "epochs")),
     ("Learning rate, warm-up steps", ("learning_rate", "warmup")),
+    ("Learning rate after the warm-up", ("decay",)),
     ("LoRA rank, alpha", ("rank", "alpha")),
     ("Ensemble penalty", ("ensemble_penalty",)),
     ("Evaluated every", ("eval_every",)),

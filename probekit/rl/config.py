@@ -12,6 +12,7 @@ from probekit.rl.extra import ExtraReward
 from probekit.rl.target import TARGETS
 
 ENGINES = ("embedded", "trl")
+DECAYS = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class RLConfig:
     learning_rate: float = 2e-4
     warmup: int = 5
     """Steps over which the learning rate rises from 0."""
+    decay: str = "constant"
+    """After the warm-up the rate stays (`constant`), or falls to 0 at the last step (`linear`,
+    `cosine`)."""
     max_norm: float = 1.0
     """Gradients are clipped to this norm."""
     full_weights: bool = False
@@ -102,6 +106,8 @@ class RLConfig:
                 raise ModelError(f"{name} {getattr(self, name)}: expected 1 or more.")
         if self.kl_in not in ("loss", "reward"):
             raise ModelError(f"kl_in {self.kl_in!r}: unknown. Expected loss or reward.")
+        if self.decay not in DECAYS:
+            raise ModelError(f"decay {self.decay!r}: unknown. Expected {', '.join(DECAYS)}.")
         if not 0 < self.refit_rate <= 1:
             raise ModelError(f"refit_rate {self.refit_rate}: expected more than 0, up to 1.")
         for name, value in vars(self).items():
@@ -122,6 +128,15 @@ class RLConfig:
         if self.epochs > 1 and self.clip is None:
             raise ModelError("epochs: more than one needs a clip. Pass --clip, or --epochs 1.")
         self.sampling()
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, 0-based, as a share of the highest one."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        left = 1.0 - (step - self.warmup) / max(1, self.steps - self.warmup)
+        if self.decay == "linear":
+            return left
+        return 0.5 - 0.5 * math.cos(math.pi * left) if self.decay == "cosine" else 1.0
 
     def sampling(self) -> SamplingConfig:
         """Return how a step's completions are drawn."""

@@ -62,7 +62,7 @@ class Learner:
         Parameters
         ----------
         number
-            0-based, for the warm-up.
+            0-based, for the learning rate.
         rollout
             What was written.
         advantage
@@ -71,9 +71,7 @@ class Learner:
             The frozen model's log-probabilities of the new tokens; None without divergence.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * min(
-                1.0, (number + 1) / max(1, self.config.warmup)
-            )
+            group["lr"] = self.config.learning_rate * self.config.rate(number)
         # Written under rounding of merged weights, so learning starts from its own log-probabilities.
         old: dict[int, torch.Tensor] = {}
         stats: list[StepStats] = []

@@ -258,7 +258,7 @@ def _grpo_trainer(run: TRLTrainer, first: int) -> Any:  # noqa: ANN401 - a GRPOT
     )
 
     def rate(update: int) -> float:
-        return min(1.0, (first + update // config.epochs + 1) / max(1, config.warmup))
+        return config.rate(first + update // config.epochs)
 
     assert isinstance(run.policy, Policy)
     adapted, optimizer = run.policy.peft, run.learner.optimizer

@@ -24,7 +24,7 @@ from probekit.studies.leaks import leak_check
 from probekit.studies.pairing import KEPT, conditioned, drops, pair_rows, trim, verdict
 from probekit.studies.recipe import Recipe, Variant
 
-PART = 16
+PART = 64
 """Prompts of a part: it is written whole, so that an interrupted run loses one at most."""
 
 

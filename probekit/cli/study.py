@@ -1,0 +1,123 @@
+"""`probekit study`: an end-to-end study, a chain of the ordinary commands."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probekit.cli.options import (
+    DEFAULT_MODEL,
+    echo_json,
+    force_option,
+    json_option,
+    log,
+    out_option,
+)
+
+
+@click.command()
+@click.argument("name")
+@out_option("Directory to write.")
+@click.option(
+    "--model", default=DEFAULT_MODEL, show_default=True, help="Name, hub id or directory."
+)
+@click.option("--quick", is_flag=True, help="Every stage, small: shows the path, not an effect.")
+@click.option("--device", help="auto, cpu or cuda[:N], for every stage.")
+@click.option("--batch-tokens", type=click.IntRange(min=1), help="Padded tokens of a batch.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+@click.option("--seed", default=0, show_default=True, help="Of every stage.")
+@force_option
+@json_option
+def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
+    """Run a study from data to report; stages whose output is there and valid are skipped.
+
+    \b
+    Example:
+      probekit study knowledge-awareness --quick --out study
+    """
+    from probekit.container import disk_errors, refuse_existing
+    from probekit.errors import DataError
+    from probekit.provenance import run_record
+    from probekit.studies import knowledge_awareness as found
+
+    if name != found.NAME:
+        raise DataError(f"study {name!r}: unknown. Expected {found.NAME}.")
+    folder = Path(out)
+    if options["force"]:
+        refuse_existing(folder, force=True, marker="study.json")
+        _remove(folder)
+    elif folder.exists() and not (folder / "study.json").is_file():
+        refuse_existing(folder, force=False)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    extra = [
+        word
+        for key in ("device", "batch_tokens", "threads")
+        if options[key] is not None
+        for word in (f"--{key.replace('_', '-')}", str(options[key]))
+    ]
+    stages = found.plan(
+        folder,
+        model=options["model"],
+        seed=options["seed"],
+        quick=options["quick"],
+        extra=tuple(extra),
+    )
+    about = {
+        **run_record("study", {"study": name, "out": out, **options}, seed=options["seed"]),
+        "study": name,
+        "quick": options["quick"],
+        "model": options["model"],
+    }
+    seconds = _run(folder, stages, about)
+    path = _report(folder)
+    if options["as_json"]:
+        return echo_json(
+            {"path": str(path), "seconds": seconds, "stages": [s.name for s in stages]}
+        )
+    click.echo(path)
+
+
+def _run(folder: Path, stages: list[Any], about: dict[str, Any]) -> float:
+    """Run what is not done yet; return the seconds it took."""
+    from probekit.cli.main import cli
+    from probekit.container import write_json
+    from probekit.studies.stages import Progress
+
+    progress, started = Progress(folder / "study.json", about), time.perf_counter()
+    if not progress.path.is_file():
+        write_json(progress.path, {**about, "stages": []})
+    for number, stage in enumerate(stages):
+        arguments = stage.arguments()
+        words = f"[{number + 1}/{len(stages)}] probekit {shlex.join(arguments)}"
+        if progress.is_done(stage, arguments):
+            log(f"{words}\n  is done")
+            progress.note(stage, arguments, "done", 0.0, fresh=False)
+            continue
+        log(words)
+        how = "--resume" if progress.continues(stage, arguments) else "--force"
+        progress.note(stage, arguments, "running", 0.0, fresh=True)
+        begun = time.perf_counter()
+        try:
+            cli.main(args=[*arguments, how], standalone_mode=False)
+        except BaseException:
+            progress.note(stage, arguments, "failed", time.perf_counter() - begun, fresh=True)
+            raise
+        progress.note(stage, arguments, "done", time.perf_counter() - begun, fresh=True)
+    return time.perf_counter() - started
+
+
+def _report(folder: Path) -> Path:
+    from probekit.reports import write_study_report
+
+    return write_study_report(folder, force=True)
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
