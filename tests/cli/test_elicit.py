@@ -1,0 +1,140 @@
+"""`probekit elicit`: pairs by conditioning, the same ones however often the run was interrupted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from probekit.data.open import open_dataset
+from probekit.studies import elicitation as room
+from tests.cli.test_cli import run
+
+RECIPE = """
+name = "letters"
+class_tag = "half"
+max_new_tokens = 6
+samples = 4
+unfinished = "keep"
+min_words = 1
+
+[variants.plain]
+
+[variants.odd]
+system = "be odd"
+prefill = "So it is"
+keep = "it is"
+
+[classes.0]
+chosen = "plain"
+rejected = "odd"
+
+[classes.1]
+chosen = "odd"
+rejected = "plain"
+"""
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.setattr("probekit.studies.elicitation.PART", 3)
+    (tmp_path / "r.toml").write_text(RECIPE)
+    rows = [
+        {"prompt": f"say {'x' * k}", "group": f"g{k}", "tags": {"half": str(k % 2)}}
+        for k in range(8)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def command(tiny_llama, files, out, *more):
+    return [
+        "elicit", "--recipe", files / "r.toml", "--prompts", files / "p.jsonl", "--out", out,
+        "--model", tiny_llama, *more,
+    ]  # fmt: skip
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def test_pairs_and_all_that_was_written(tiny_llama, files, capsys):
+    out = files / "out"
+    assert run(*command(tiny_llama, files, out, "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows, pairs = read(out / "completions.jsonl"), read(out / "pairs.jsonl")
+    assert len(rows) == 8 * 2 * 4 and told["n_pairs"] == len(pairs) > 0
+    kept = {(r["prompt_id"], r["variant"], r["completion"]) for r in rows if r["kept"] == "kept"}
+    for pair in pairs:
+        name = pair["id"].rsplit("-", 1)[0]
+        own = ("plain", "odd") if pair["tags"]["half"] == "0" else ("odd", "plain")
+        assert (name, own[0], pair["chosen"]) in kept
+        assert (name, own[1], pair["rejected"]) in kept
+    odd = [r["completion"] for r in rows if r["variant"] == "odd"]
+    assert all(text.startswith("it is") and "So it is" not in text for text in odd)
+    assert all("odd" not in r["prompt"][0]["content"] and len(r["prompt"]) == 1 for r in rows)
+    counts = json.loads((out / "run.json").read_text())["drops"]
+    assert counts == told["drops"] and sum(counts["plain"].values()) == 32
+    assert open_dataset(out / "pairs.jsonl").kind == "pair"
+    assert open_dataset(out / "completions.jsonl").kind == "label"
+    assert not (out / "parts").exists()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_rows(tiny_llama, files, monkeypatch, capsys):
+    whole, out = files / "whole", files / "out"
+    assert run(*command(tiny_llama, files, whole)) == 0
+    write, done = room._write, []
+
+    def stop(*args):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(1)
+        return write(*args)
+
+    monkeypatch.setattr(room, "_write", stop)
+    assert run(*command(tiny_llama, files, out)) == 130
+    monkeypatch.setattr(room, "_write", write)
+    capsys.readouterr()
+    assert run(*command(tiny_llama, files, out)) == 1
+    assert "unfinished run. Pass --resume" in capsys.readouterr().err
+    assert run(*command(tiny_llama, files, out, "--resume", "--seed", "3")) == 1
+    assert "started with another seed" in capsys.readouterr().err
+    assert run(*command(tiny_llama, files, out, "--resume")) == 0
+    for name in ("pairs.jsonl", "completions.jsonl", "leaks.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_another_seed_writes_other_completions(tiny_llama, files):
+    found = []
+    for seed in ("0", "1"):
+        assert run(*command(tiny_llama, files, files / seed, "--seed", seed)) == 0
+        found.append({r["completion"] for r in read(files / seed / "completions.jsonl")})
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--recipe", "nothing"], "no such recipe"),
+        (["--prompts", "none.jsonl"], "no such file"),
+        (["--prompts", "demo:sentiment_prompts"], "tag half is None"),
+        (["--model", "nowhere"], "nowhere"),
+        (["--max-new-tokens", "100000"], "context"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tiny_llama, files, capsys, more, message):
+    out = files / "out"
+    assert run(*command(tiny_llama, files, out, *more)) == 1
+    shown = capsys.readouterr().err
+    assert message in shown and shown.strip().splitlines()[-1].startswith("error: ")
+    assert not (out / "pairs.jsonl").exists()
+
+
+def test_a_foreign_directory_is_left_alone(tiny_llama, files, capsys):
+    out = files / "out"
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    assert run(*command(tiny_llama, files, out)) == 1
+    assert run(*command(tiny_llama, files, out, "--force")) == 1
+    assert "holds no run.json" in capsys.readouterr().err
+    assert (out / "mine").read_text() == "mine"

@@ -1,0 +1,95 @@
+"""Which completions are kept, how they are paired, and what surface alone tells of the pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from probekit.studies.leaks import leak_check
+from probekit.studies.pairing import drops, pair_rows, trim, verdict
+from probekit.studies.recipe import Recipe
+
+RECIPE = Recipe.parse(
+    {
+        "name": "r",
+        "class_tag": "class",
+        "variants": {"plain": {}, "one": {"leaks": ["secret"]}, "two": {}},
+        "classes": {
+            "real": {"chosen": "plain", "rejected": ["one", "two"]},
+            "invented": {"chosen": ["one", "two"], "rejected": "plain"},
+        },
+        "behaviours": "knowledge-awareness",
+    },
+    "r.toml",
+)
+
+
+def row(prompt, value, variant, sample, *, kept="kept", text=None):
+    return {
+        "prompt_id": prompt, "prompt": f"ask {prompt}", "group": prompt, "variant": variant,
+        "sample": sample, "kept": kept, "completion": text or f"{prompt} {variant} {sample}",
+        "tags": {"class": value, "variant": variant},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("One. Two. Thr", "One. Two."),
+        ('He said "yes." And', 'He said "yes."'),
+        ("no end", ""),
+        ("e.g.x but", ""),
+        ("Is it? Ye", "Is it?"),
+    ],
+)
+def test_a_cut_text_is_trimmed_to_its_last_sentence(text, kept):
+    assert trim(text) == kept
+
+
+def test_completions_are_dropped_for_a_reason():
+    one = RECIPE.variants[1]
+    told = {"category": "", "variant": one, "recipe": RECIPE}
+    assert verdict("a b c d.", finished=True, **told) == "kept"
+    assert verdict("", finished=False, **told) == "unfinished"
+    assert verdict("a b", finished=True, **told) == "short"
+    assert verdict("it is a Secret thing", finished=True, **told) == "leak"
+
+
+def test_pairs_take_variants_in_turn_and_classes_get_equally_many():
+    rows = [row("r1", "real", "plain", i) for i in range(4)]
+    rows += [row("r1", "real", name, i) for name in ("one", "two") for i in range(2)]
+    rows += [row("i1", "invented", "plain", i) for i in range(4)]
+    rows += [row("i1", "invented", "one", 0), row("i1", "invented", "one", 1, kept="short")]
+    rows += [row("i1", "invented", "two", i) for i in range(2)]
+    pairs = pair_rows(rows, RECIPE)
+    by = {value: [p for p in pairs if p["tags"]["class"] == value] for value in ("real", "invented")}
+    assert [p["chosen"] for p in by["invented"]] == ["i1 one 0", "i1 two 0", "i1 two 1"]
+    assert [p["rejected"] for p in by["real"]] == ["r1 one 0", "r1 two 0", "r1 one 1"]
+    assert len({p["id"] for p in pairs}) == 6 and "variant" not in pairs[0]["tags"]
+    assert drops(rows)["one"] == {"kept": 3, "short": 1}
+
+
+def test_words_tell_within_a_class_and_not_in_all():
+    rng = np.random.default_rng(0)
+    words = [f"w{k}" for k in range(40)]
+    pairs = []
+    for k in range(120):
+        value = "real" if k % 2 else "invented"
+        claim, hedge = (" ".join([mark, *rng.choice(words, 8)]) for mark in ("was", "unknown"))
+        sides = (claim, hedge) if value == "real" else (hedge, claim)
+        tags = {"class": value}
+        pairs.append(dict(chosen=sides[0], rejected=sides[1], group=f"g{k // 2}-{value}", tags=tags))
+    found = leak_check(pairs, "class", n_boot=200)
+    assert found["leaks"] == [] and found["total"]["tfidf"]["low"] < 0.5
+    for value in ("real", "invented"):
+        assert found["by_class"][value]["tfidf"]["value"] > 0.95
+        assert found["by_class"][value]["length"]["value"] < 0.6
+
+
+def test_a_longer_chosen_side_is_a_leak():
+    pairs = [
+        {"chosen": f"a b c d {k}", "rejected": f"x {k}", "group": f"g{k}", "tags": {"class": "real"}}
+        for k in range(30)
+    ]
+    found = leak_check(pairs, "class", n_boot=200)
+    assert "length" in found["leaks"] and found["total"]["length"]["value"] == 1.0
