@@ -23,6 +23,7 @@ COMMANDS = {
     "rl": "probekit.cli.rl:rl",
     "dynamics": "probekit.cli.dynamics:dynamics",
     "behaviours": "probekit.cli.behaviours:behaviours",
+    "study": "probekit.cli.study:study",
     "report": "probekit.cli.report:report",
 }
 
