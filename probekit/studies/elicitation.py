@@ -20,7 +20,7 @@ from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import SamplingConfig, sample
 from probekit.provenance import run_record
-from probekit.studies.leaks import leak_check
+from probekit.studies.leaks import leak_check, without_telling_words
 from probekit.studies.pairing import KEPT, conditioned, drops, pair_rows, trim, verdict
 from probekit.studies.recipe import Recipe, Variant
 
@@ -113,6 +113,9 @@ def elicit(
     rows.sort(key=lambda row: (order[row["prompt_id"]], names.index(row["variant"]), row["sample"]))
     _drop_repeated(rows)
     pairs, counts = pair_rows(rows, recipe), drops(rows)
+    n_paired = len(pairs)
+    if recipe.filter_words:
+        pairs = without_telling_words(pairs, recipe.class_tag, seed=seed)
     if not pairs:
         raise DataError(
             f"{out}: no pair is left of {len(rows)} completions ({counts}). Use more samples or "
@@ -123,7 +126,8 @@ def elicit(
     _jsonl(out / "pairs.jsonl", pairs)
     write_json(out / "leaks.json", leaks)
     shown = {"recipe": _describe(recipe), "identity": identity, "drops": counts}
-    write_json(out / "run.json", {**record, **loaded.describe(), **shown, "n_pairs": len(pairs)})
+    numbers = {"n_pairs": len(pairs), "n_pairs_told_by_words": n_paired - len(pairs)}
+    write_json(out / "run.json", {**record, **loaded.describe(), **shown, **numbers})
     shutil.rmtree(out / "parts")
     return Elicited(out, len(pairs), counts, leaks)
 

@@ -18,7 +18,7 @@ UNFINISHED = ("trim", "keep", "drop")
 TOP = {
     "name": str, "prompts": str, "class_tag": str, "samples": int, "max_new_tokens": int,
     "temperature": float, "top_p": float, "unfinished": str, "min_words": int, "behaviours": str,
-    "variants": dict, "classes": dict,
+    "filter_words": bool, "variants": dict, "classes": dict,
 }  # fmt: skip
 VARIANT = {
     "system": str, "shots": list, "prefill": str, "keep": str, "leaks": list, "behaviour": list,
@@ -68,6 +68,8 @@ class Recipe:
     `keep` it, or `drop` it."""
     min_words: int = 3
     """Shorter completions are dropped."""
+    filter_words: bool = False
+    """Take pairs out until words alone tell nothing: see `leaks.without_telling_words`."""
     behaviours: Behaviours | None = None
     """Names the category of every completion."""
 
@@ -197,7 +199,7 @@ def _check(
         if key not in known:
             raise DataError(f"{place}: {key} is unknown. Expected {', '.join(known)}.")
         kinds = (int, float) if known[key] is float else (known[key],)
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or (isinstance(value, bool) and known[key] is not bool):
             raise DataError(f"{place}: {key} is {value!r}, expected {known[key].__name__}.")
 
 

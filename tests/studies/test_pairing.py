@@ -62,7 +62,9 @@ def test_pairs_take_variants_in_turn_and_classes_get_equally_many():
     rows += [row("i1", "invented", "one", 0), row("i1", "invented", "one", 1, kept="short")]
     rows += [row("i1", "invented", "two", i) for i in range(2)]
     pairs = pair_rows(rows, RECIPE)
-    by = {value: [p for p in pairs if p["tags"]["class"] == value] for value in ("real", "invented")}
+    by = {
+        value: [p for p in pairs if p["tags"]["class"] == value] for value in ("real", "invented")
+    }
     assert [p["chosen"] for p in by["invented"]] == ["i1 one 0", "i1 two 0", "i1 two 1"]
     assert [p["rejected"] for p in by["real"]] == ["r1 one 0", "r1 two 0", "r1 one 1"]
     assert len({p["id"] for p in pairs}) == 6 and "variant" not in pairs[0]["tags"]
@@ -78,7 +80,9 @@ def test_words_tell_within_a_class_and_not_in_all():
         claim, hedge = (" ".join([mark, *rng.choice(words, 8)]) for mark in ("was", "unknown"))
         sides = (claim, hedge) if value == "real" else (hedge, claim)
         tags = {"class": value}
-        pairs.append(dict(chosen=sides[0], rejected=sides[1], group=f"g{k // 2}-{value}", tags=tags))
+        pairs.append(
+            dict(chosen=sides[0], rejected=sides[1], group=f"g{k // 2}-{value}", tags=tags)
+        )
     found = leak_check(pairs, "class", n_boot=200)
     assert found["leaks"] == [] and found["total"]["tfidf"]["low"] < 0.5
     for value in ("real", "invented"):
@@ -88,7 +92,12 @@ def test_words_tell_within_a_class_and_not_in_all():
 
 def test_a_longer_chosen_side_is_a_leak():
     pairs = [
-        {"chosen": f"a b c d {k}", "rejected": f"x {k}", "group": f"g{k}", "tags": {"class": "real"}}
+        {
+            "chosen": f"a b c d {k}",
+            "rejected": f"x {k}",
+            "group": f"g{k}",
+            "tags": {"class": "real"},
+        }
         for k in range(30)
     ]
     found = leak_check(pairs, "class", n_boot=200)
