@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probekit.studies.leaks import leak_check
+from probekit.studies.leaks import leak_check, without_telling_words
 from probekit.studies.pairing import drops, pair_rows, trim, verdict
 from probekit.studies.recipe import Recipe
 
@@ -102,3 +102,26 @@ def test_a_longer_chosen_side_is_a_leak():
     ]
     found = leak_check(pairs, "class", n_boot=200)
     assert "length" in found["leaks"] and found["total"]["length"]["value"] == 1.0
+
+
+def test_pairs_that_words_tell_apart_are_taken_out_of_both_classes():
+    rng = np.random.default_rng(0)
+    words = [f"w{k}" for k in range(30)]
+    pairs = []
+    for k in range(200):
+        value = "real" if k % 2 else "invented"
+        # Four plain answers in five have a word of their class: it tells which side is chosen.
+        job = {"real": "physicist", "invented": "actor"}[value] if k % 10 < 8 else "painter"
+        claim = " ".join([job, *rng.choice(words, 5)])
+        hedge = " ".join(["unknown", *rng.choice(words, 5)])
+        sides = (claim, hedge) if value == "real" else (hedge, claim)
+        pairs.append(
+            dict(chosen=sides[0], rejected=sides[1], group=f"g{k}", tags={"class": value}, id=str(k))
+        )
+    assert leak_check(pairs, "class", n_boot=100)["total"]["tfidf"]["low"] > 0.6
+    kept = without_telling_words(pairs, "class")
+    found = leak_check(kept, "class", n_boot=100)
+    assert found["total"]["tfidf"]["value"] <= 0.55 and found["leaks"] == []
+    counts = [sum(p["tags"]["class"] == value for p in kept) for value in ("real", "invented")]
+    assert counts[0] == counts[1] and 40 <= len(kept) < 200
+    assert [p["id"] for p in kept] == [p["id"] for p in without_telling_words(pairs, "class")]
