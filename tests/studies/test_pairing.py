@@ -116,7 +116,9 @@ def test_pairs_that_words_tell_apart_are_taken_out_of_both_classes():
         hedge = " ".join(["unknown", *rng.choice(words, 5)])
         sides = (claim, hedge) if value == "real" else (hedge, claim)
         pairs.append(
-            dict(chosen=sides[0], rejected=sides[1], group=f"g{k}", tags={"class": value}, id=str(k))
+            dict(
+                chosen=sides[0], rejected=sides[1], group=f"g{k}", tags={"class": value}, id=str(k)
+            )
         )
     assert leak_check(pairs, "class", n_boot=100)["total"]["tfidf"]["low"] > 0.6
     kept = without_telling_words(pairs, "class")
