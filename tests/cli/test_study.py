@@ -1,4 +1,4 @@
-"""`probekit study`: a chain of commands that is run once, continued, and never overwrites what is not its own."""
+"""`probekit study`: a chain of commands that runs once, goes on, and overwrites only its own."""
 
 from __future__ import annotations
 
