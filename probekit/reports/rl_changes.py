@@ -96,6 +96,12 @@ def gap_change(run: RLRun, name: str, parts: tuple[str, str], *, step: int) -> M
     return _gap(run, name, parts, {step: 1.0, run.first.step: -1.0})
 
 
+def late_gap(run: RLRun, name: str, parts: tuple[str, str]) -> Metric:
+    """Return the mean of that difference over the last third of training."""
+    steps = late_steps(run)
+    return _gap(run, name, parts, {step: 1.0 / len(steps) for step in steps}) if steps else NO_VALUE
+
+
 def late_gap_change(run: RLRun, name: str, parts: tuple[str, str]) -> Metric:
     """Return how much it grew to the mean over the last third of training."""
     steps = late_steps(run)

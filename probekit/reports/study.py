@@ -125,10 +125,8 @@ def _data(study: Study) -> Iterator[str]:
 
 def _heads(study: Study) -> Iterator[Plot | str]:
     from probekit.reports import study_tables
-    from probekit.reports.forest import controls_figure
     from probekit.reports.heatmap import heatmap_figure
     from probekit.reports.page import Plot
-    from probekit.reports.words import INTERVAL as OVER_NAMES
 
     for name, sweep in (("fit", study.linear), ("projection", study.projection)):
         if sweep is None:
@@ -137,17 +135,7 @@ def _heads(study: Study) -> Iterator[Plot | str]:
         return
     yield study_tables.heads_table(study)
     yield study_tables.controls_table(study)
-    if study.linear is None:
-        return
-    yield Plot(
-        "study-controls",
-        controls_figure(study.linear),
-        f"The linear head (diamond) and its controls on held-out names. Bars: {OVER_NAMES}. A control "
-        "inside the "
-        "shaded band does as well without the model's knowledge.",
-        "Forest plot of the pair accuracy of the linear head and of its controls.",
-    )
-    if len(study.linear.rows) > 1:
+    if study.linear is not None and len(study.linear.rows) > 1:
         yield Plot(
             "study-heatmap",
             heatmap_figure(study.linear),

@@ -16,8 +16,8 @@ from probekit.reports.study_rows import (
     Study,
 )
 from probekit.reports.study_words import Outcome, outcome, percent, points
-from probekit.reports.verdict import Standing, standing
-from probekit.reports.words import with_interval
+from probekit.reports.verdict import Standing, standing, verdict
+from probekit.reports.words import control_name, with_interval
 
 KEPT = 0.9
 """Entropy, or the answers about real names, at this share of the start are kept."""
@@ -77,8 +77,13 @@ def _reading(sweep: Sweep | None) -> Claim:
     ]
     here = ", ".join(f"{value} {percent(metric)}" for value, metric in found)
     verdicts = {against(metric, 0.5) for _, metric in found}
-    verdict = YES if verdicts == {YES} else NO if NO in verdicts else OPEN
-    return Claim(claim, published, here, verdict)
+    rivals = [
+        name for name, place in verdict(sweep).standings.items() if place is not Standing.ABOVE
+    ]
+    if rivals:
+        here += f"; not above {', '.join(control_name(name) for name in rivals)}"
+    said = NO if NO in verdicts else YES if verdicts == {YES} and not rivals else OPEN
+    return Claim(claim, published, here, said)
 
 
 def _denial(run: RLRun | None) -> Claim:
@@ -95,12 +100,11 @@ def _followed(run: RLRun | None) -> Claim:
     published = "hedges about invented people, answers about real ones"
     if run is None:
         return Claim(claim, published, "–", GONE)
-    found = outcome(run)
     change = separation(run).change
-    verdict = YES if found is Outcome.FOLLOWED else OPEN
+    said = YES if outcome(run) is Outcome.FOLLOWED else OPEN
     if standing(change, 0.0) is Standing.BELOW:
-        verdict = NO
-    return Claim(claim, published, f"separation {points(change)} ({run.name})", verdict)
+        said = NO
+    return Claim(claim, published, f"separation {points(change)} ({run.name})", said)
 
 
 def _share(claim: str, published: str, metric: Metric | None, run: RLRun | None) -> Claim:

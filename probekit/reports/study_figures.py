@@ -32,7 +32,7 @@ def _rates_figure(runs: Sequence[RLRun]) -> go.Figure:
             n = count(run.prompts(rates[0].part))
             panels.append(
                 Panel(
-                    f"{shorten(run.name, 16)}: {value} names, n = {n}",
+                    f"{shorten(run.name, 16)}, n={n}",
                     f"Share, {value} names",
                     [_line(run, rate, look) for look, rate in enumerate(rates)],
                     share=True,

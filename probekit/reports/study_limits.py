@@ -103,8 +103,9 @@ def _data(study: Study) -> list[str]:
         return []
     kept = sum(counts.get("kept", 0) for counts in study.elicitation.drops.values())
     written = sum(sum(counts.values()) for counts in study.elicitation.drops.values())
+    plural = "" if len(variants) == 1 else "s"
     return [
-        f"Elicited hedges begin with one of {number(len(variants), 0)} wordings, and "
+        f"Elicited hedges begin with {number(len(variants), 0)} given wording{plural}, and "
         f"{count(written - kept)} of {count(written)} completions were dropped: the head was fitted on what "
         "was left, not on all that the model writes."
     ]

@@ -13,6 +13,7 @@ from probekit.reports.rl_changes import (
     gap,
     gap_change,
     late_change,
+    late_gap,
     late_gap_change,
     late_level,
     level,
@@ -56,12 +57,11 @@ def course(run: RLRun, rate: Rate) -> Course:
 def separation(run: RLRun) -> Course:
     """Return how much more often is hedged about invented than about real names."""
     name = HEDGE_INVENTED.measure
-    end = gap(run, name, PARTS, step=run.last.step)
     return Course(
         gap(run, name, PARTS, step=run.first.step),
-        end,
+        gap(run, name, PARTS, step=run.last.step),
         gap_change(run, name, PARTS, step=run.last.step),
-        NO_VALUE,
+        late_gap(run, name, PARTS),
         late_gap_change(run, name, PARTS),
     )
 

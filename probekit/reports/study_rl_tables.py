@@ -23,12 +23,18 @@ from probekit.reports.study_rates import (
 )
 from probekit.reports.study_rows import ANSWERS, CLASSES, HEDGE_INVENTED, HEDGES, RATES, Study
 from probekit.reports.study_tables import bdi, percent_cell
-from probekit.reports.study_words import outside_outcome
+from probekit.reports.study_words import outside_outcome, points
 from probekit.reports.tables import interval_cell, table
 from probekit.reports.words import count, number, upper_first
 
 SHARE = HEDGE_INVENTED.measure
 """A measure in shares: its changes are written in percentage points."""
+
+_HOW = (
+    "Each run by itself. Changes are from the first evaluation, in percentage points and paired over "
+    "prompts; brackets are 95 % bootstrap intervals over prompts, bold where they leave 0. Separation is "
+    "hedging or refusing about invented minus about real names: 0 where the name makes no difference."
+)
 
 
 def runs_table(runs: Sequence[RLRun]) -> str:
@@ -63,7 +69,8 @@ def runs_table(runs: Sequence[RLRun]) -> str:
 
 def course_tables(runs: Sequence[RLRun]) -> str:
     """Return the four rates of every run and the separation: ends, change, last third."""
-    return "".join(_course_table(run) for run in runs if run.compared)
+    found = "".join(_course_table(run) for run in runs if run.compared)
+    return f"<p>{_HOW}</p>{found}" if found else ""
 
 
 def _course_table(run: RLRun) -> str:
@@ -79,12 +86,8 @@ def _course_table(run: RLRun) -> str:
         ["Rate", f"Step {run.first.step}", f"Step {run.last.step}", "Change", "Last third",
          "Change to it"],
         rows,
-        caption=f"<b>Run {bdi(run.name)}</b> on held-out prompts ({sizes}). Changes are in percentage "
-        "points, "
-        f"paired over prompts; last third: mean of {count(len(steps))} evaluations. Brackets: 95 % "
-        "bootstrap intervals over prompts; bold: the interval leaves 0. Separation: hedging or refusing "
-        "about "
-        "invented minus about real names.",
+        caption=f"<b>Run {bdi(run.name)}</b> on held-out prompts ({sizes}); last third: mean of "
+        f"{count(len(steps))} evaluations.",
         name="numbers",
     )  # fmt: skip
 
@@ -112,8 +115,8 @@ def topics_table(study: Study, name: str) -> str:
     return table(
         ["Topic", "Invented", "Change", "Real", "Change"],
         rows,
-        caption=f"Hedges or refuses by topic before → after, run {bdi(name)}. Few questions a topic: these "
-        "intervals are wide and narrower than they should be.",
+        caption=f"Hedges or refuses by topic before → after, run {bdi(name)}. There are few questions a "
+        "topic: wide as these intervals are, they are still too narrow.",
         name="numbers",
     )
 
@@ -162,9 +165,11 @@ def _course_cells(found: Course) -> list[str]:
 
 
 def _separation_cells(found: Course) -> list[str]:
-    cells = [spanned(change_cell(SHARE, metric)) for metric in found]
-    return [cell.replace("<b>", "").replace("</b>", "") if i in (0, 1) else cell
-            for i, cell in enumerate(cells)]  # fmt: skip
+    levels = (found.start, found.end, found.late)
+    return [
+        spanned(points(metric)) if metric in levels else change_cell(SHARE, metric)
+        for metric in found
+    ]
 
 
 def _label(text: str, known_as: str) -> str:

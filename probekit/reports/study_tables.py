@@ -59,7 +59,8 @@ def claims_table(claims: Sequence[Claim]) -> str:
         caption="<b>The published claims, one by one.</b> Reproduced: the whole 95 % interval is on the "
         "claim's side of its bar; not reproduced: it is on the other; not shown: the bar is within. "
         "Bars: chance "
-        "(50 %) for pairs; no change for denial, separation and transfer, and the score must have risen "
+        "(50 %) in each class and every control for pairs; no change for denial, separation and "
+        "transfer, and the score must have risen "
         "where "
         "behaviour is said to follow; nine tenths of the start for answers and entropy. Separation: rate of "
         "hedging or refusing about invented minus about real.",
@@ -159,7 +160,10 @@ def controls_table(study: Study) -> str:
     return table(
         ["Pair accuracy", *(f"{_head(sweep)} head" for sweep in heads)],
         rows,
-        caption="Both heads and their controls on the report split; half is chance.",
+        caption="Both heads and their controls on the report split; half is chance. A control that reaches "
+        f"the head's interval does as well. Brackets: {INTERVAL}; of random directions and shuffled "
+        "labels the "
+        "range of their repeats.",
         name="numbers",
     )
 

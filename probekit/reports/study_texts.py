@@ -159,11 +159,13 @@ def _head_methods(study: Study) -> list[tuple[str, str]]:
             for name in ("fit", "choose", "report")
             if f"{name}_groups" in n
         )
+        cells = len(sweep.rows)
+        among = f", chosen among {count(cells)} cells on the choose split" if cells > 1 else ""
         found.append((
             f"Head, {chosen.head or chosen.kind}",
             escape(
-                f"{kind_name(chosen.kind, chosen.head)} at {chosen.site} {cell_name(chosen)}, chosen among "
-                f"{count(len(sweep.rows))} cells on the choose split. Splits by name: {splits}."
+                f"{kind_name(chosen.kind, chosen.head)} at {chosen.site} {cell_name(chosen)}{among}. Splits "
+                f"by name: {splits}."
             ),
         ))  # fmt: skip
     return found
@@ -171,10 +173,10 @@ def _head_methods(study: Study) -> list[tuple[str, str]]:
 
 def _sampling(recipe: Mapping[str, Any]) -> str:
     parts = [
-        f"{words} {recipe[key]}"
-        for key, words in (("samples", "completions a prompt and side"),
-                           ("max_new_tokens", "new tokens at most"),
-                           ("temperature", "temperature"), ("top_p", "top-p"))
+        words.format(recipe[key])
+        for key, words in (("samples", "{} a prompt and side"),
+                           ("max_new_tokens", "{} new tokens at most"),
+                           ("temperature", "temperature {}"), ("top_p", "top-p {}"))
         if recipe.get(key) is not None
     ]  # fmt: skip
     return f" ({', '.join(parts)})" if parts else ""
@@ -186,7 +188,7 @@ def _variants(recipe: Mapping[str, Any]) -> str:
         shots = len(variant.get("shots") or []) // 2 or len(variant.get("shots") or [])
         how = [
             *(["a system turn"] if variant.get("system") else []),
-            *([f"{shots} examples"] if shots else []),
+            *([f"{shots} example{'' if shots == 1 else 's'}"] if shots else []),
             *([f"the answer begun with “{variant['prefill']}”"] if variant.get("prefill") else []),
         ]
         parts.append(
@@ -208,16 +210,17 @@ def _rl_method(run: RLRun) -> str:
     settings = run.settings
 
     def named(key: str, words: str) -> list[str]:
-        return [f"{words} {settings[key]}"] if settings.get(key) not in (None, "", 0, False) else []
+        value = settings.get(key)
+        return [words.format(value)] if value not in (None, "", 0, False) else []
 
     parts = [
         f"target {settings.get('target') or 'not recorded'}",
-        *named("target_tag", "for each"), *named("balance", "balanced by"),
-        *named("prompts", "prompts a step"), *named("group", "completions a prompt"),
-        *named("max_new_tokens", "new tokens at most"), *named("temperature", "temperature"),
-        *named("learning_rate", "learning rate"), *named("kl_coeff", "KL weight"),
-        *named("refit_every", "heads fitted again every"),
-        *named("ensemble_penalty", "ensemble penalty"),
+        *named("target_tag", "for each {}"), *named("balance", "balanced by {}"),
+        *named("prompts", "{} prompts a step"), *named("group", "{} completions a prompt"),
+        *named("max_new_tokens", "{} new tokens at most"), *named("temperature", "temperature {}"),
+        *named("learning_rate", "learning rate {:g}"), *named("kl_coeff", "KL weight {:g}"),
+        *named("refit_every", "heads fitted again every {} steps"),
+        *named("ensemble_penalty", "ensemble penalty {:g}"),
         f"{count(len(run.optimised))} head{'' if len(run.optimised) == 1 else 's'}",
         f"{count(run.done)} of {count(run.planned)} steps",
     ]  # fmt: skip

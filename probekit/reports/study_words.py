@@ -35,7 +35,7 @@ from probekit.reports.study_rows import (
     Study,
 )
 from probekit.reports.verdict import Standing, standing, verdict
-from probekit.reports.words import cell_name, count, kind_name, number, with_interval
+from probekit.reports.words import cell_name, count, kind_name, number, upper_first, with_interval
 
 FEWEST = 5
 """Fewer held-out prompts of a class say nothing."""
@@ -134,7 +134,7 @@ def findings(study: Study) -> list[str]:
     if study.steer is not None:
         found.append(f"Steering: {steering(study.steer)}")
     found += [f"RL, run {run.name}: {arm_sentence(run)}" for run in study.arms]
-    found += [_outside(study, name) for name in study.after]
+    found += [_outside(study)]
     return [item for item in found if item]
 
 
@@ -148,7 +148,7 @@ def arm_sentence(run: RLRun) -> str:
     hedged, real = course(run, HEDGE_INVENTED), course(run, HEDGE_REAL)
     said = outcome(run).value
     text = (
-        f"{said[:1].upper()}{said[1:]}. Hedges or refuses about invented names: {_moved(hedged)}; about real "
+        f"{upper_first(said)}. Hedges or refuses about invented names: {_moved(hedged)}; about real "
         f"names: {_moved(real)}. "
     )
     if rose(real.change):
@@ -240,18 +240,22 @@ def steering(steer: Steer) -> str:
     return f"{text} Hedging {word} with it: {slope}, {against}."
 
 
-def _outside(study: Study, name: str) -> str:
-    found = outside(study.before, study.after[name], HEDGES, value=INVENTED)
-    apart = outside_separation(study.before, study.after[name])
-    if not found.n:
+def _outside(study: Study) -> str:
+    said = []
+    for name, after in study.after.items():
+        found = outside(study.before, after, HEDGES, value=INVENTED)
+        if not found.n:
+            continue
+        apart = outside_separation(study.before, after).change
+        real = outside(study.before, after, HEDGES, value=REAL).change
+        start, end = (percent(Metric(metric.value)) for metric in (found.before, found.after))
+        said.append(
+            f"run {name}, {outside_outcome(found.change, apart)}: {start} before, {end} after, "
+            f"{points(found.change)}, and about real things {points(real)}"
+        )
+    if not said:
         return ""
-    real = outside(study.before, study.after[name], HEDGES, value=REAL).change
-    start, end = (percent(Metric(metric.value)) for metric in (found.before, found.after))
-    return (
-        f"False premises, run {name}: {outside_outcome(found.change, apart.change)}. Hedges or refuses "
-        f"about invented things: {start} before, {end} after, {points(found.change)}; about real things: "
-        f"{points(real)}."
-    )
+    return f"False premises: hedging or refusing about invented things. {upper_first('; '.join(said))}."
 
 
 def outside_outcome(hedging: Metric, apart: Metric) -> str:

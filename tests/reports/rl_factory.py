@@ -123,6 +123,8 @@ def _samples(
                 row |= dict(wanted=category == made.wanted, drift=0.8 * share + rng.normal(0, 0.1),
                             mahalanobis=1.0 + 0.9 * share + rng.normal(0, 0.08),
                             disjoint=0.6 * base + 0.7 * share + rng.normal(0, 0.3))  # fmt: skip
+            if made.refits:
+                row["score_first"] = 1.1 * score
             rows.append(row)
     return rows
 

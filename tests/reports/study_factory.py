@@ -39,6 +39,8 @@ class MadeStudy:
     text: str = ""
     """Every text and name that a user may choose, instead of plain ones."""
     quick: bool = False
+    signal: float = 1.6
+    """Of the projection head."""
     layers: int = 8
     seed: int = 5
 
@@ -66,6 +68,7 @@ def write_study(folder: Path, made: MadeStudy | None = None) -> Path:
             write_fit(
                 folder / name,
                 Made("pair", tags=tags, layers=layers, embedding=name == "fit", n=80, seed=made.seed,
+                     signal=1.0 if name == "fit" else made.signal,
                      positions=("last", "mean") if name == "fit" else ("mean",),
                      series=(("bradley-terry", head, "resid_post"),),
                      texts=(made.text,) if made.text else ()),
