@@ -9,6 +9,7 @@ from importlib.resources import files
 from probekit.reports.rl_changes import ratio
 from probekit.reports.rl_verdict import FEW_PROMPTS, rl_verdict
 from probekit.reports.rows import Metric
+from probekit.reports.study_rates import course
 from probekit.reports.study_rows import NAME, PUBLISHED_MODEL, RATES, Study
 from probekit.reports.words import count, number, with_interval
 
@@ -55,18 +56,24 @@ def _held_out(study: Study) -> list[str]:
             f"The {count(prompts)} held-out prompts are about {count(len(names))} names: prompts about one "
             "name are alike, so intervals over prompts are somewhat too narrow."
         )
-    parts = [run.prompts(part) for part in dict.fromkeys(rate.part for rate in RATES)]
-    if min(parts) < FEW_PROMPTS:
+    least = min(run.prompts(part) for part in dict.fromkeys(rate.part for rate in RATES))
+    if least < FEW_PROMPTS:
         found.append(
-            f"There are only {count(min(parts))} held-out prompts in a class, and a percentile interval over "
-            "so few is too narrow; one of a rate of 0 or 1 has no width at all."
+            f"There are only {count(least)} held-out prompts in a class, and a percentile interval over so "
+            "few is too narrow."
         )
-    moved = [r for r in study.evaluated if ratio(r, "n_tokens", step=r.last.step).known]
-    shorter = [r for r in moved if ratio(r, "n_tokens", step=r.last.step).value < HALF]
-    if shorter:
-        names_ = ", ".join(run.name for run in shorter)
+    ends = {course(r, rate).end.value for r in study.evaluated for rate in RATES}
+    if ends & {0.0, 1.0}:
         found.append(
-            f"Answers became less than half as long ({names_}): what a short text can be counted as is less."
+            "A rate that was 0 or 100 % on every prompt has an interval without width, which says nothing of "
+            "how rare the rest is."
+        )
+    # A ratio without a value is not below the half.
+    shorter = [r for r in study.evaluated if ratio(r, "n_tokens", step=r.last.step).value < HALF]
+    if shorter:
+        found.append(
+            f"Answers became less than half as long ({', '.join(r.name for r in shorter)}): patterns have "
+            "less to go by."
         )
     return found
 

@@ -13,7 +13,7 @@ from probekit.reports.load import load_sweep
 from probekit.reports.output import Kind, json_number
 from probekit.reports.rl_load import MOST, load_rl
 from probekit.reports.rl_rows import RLRun
-from probekit.reports.rows import NO_VALUE, Metric
+from probekit.reports.rows import NO_VALUE, Metric, Sweep
 from probekit.reports.steer_load import load_steer
 from probekit.reports.study_rows import CLASS, Answer, Elicitation, Pair, Size, Stage, Study
 
@@ -65,8 +65,8 @@ def load_study(directory: Path) -> Study:
         record=record,
         stages=stages,
         elicitation=read("elicit", "pairs.jsonl", _elicitation),
-        linear=read("fit", "sweep.json", load_sweep),
-        projection=read("projection", "sweep.json", load_sweep),
+        linear=read("fit", "sweep.json", _pairs_fit),
+        projection=read("projection", "sweep.json", _pairs_fit),
         dynamics=read("dynamics", "dynamics.json", load_dynamics),
         steer=read("steer", "steer.json", load_steer),
         arms=_arms(directory / "rl"),
@@ -84,7 +84,7 @@ def load_study(directory: Path) -> Study:
 
 
 def _why(name: str, stages: list[Stage]) -> str:
-    own = [stage for stage in stages if stage.name.split("/")[0].split(":")[0] == name]
+    own = [stage for stage in stages if stage.name.startswith(name)]
     for state in ("failed", "running"):
         if any(stage.state == state for stage in own):
             return f"the stage {'failed' if state == 'failed' else 'still runs, or was stopped'}"
@@ -98,6 +98,15 @@ def _stage(value: dict[str, Any]) -> Stage:
         seconds=json_number(value.get("seconds")),
         state=str(value.get("state") or ""),
     )
+
+
+def _pairs_fit(folder: Path) -> Sweep:
+    found = load_sweep(folder)
+    if found.data_kind != "pair":
+        raise ProbeError(
+            f"{folder}: is a fit of {found.data_kind} data, expected one of pairs. {KIND.again}"
+        )
+    return found
 
 
 def _elicitation(folder: Path) -> Elicitation:

@@ -87,7 +87,7 @@ def _course_table(run: RLRun) -> str:
          "Change to it"],
         rows,
         caption=f"<b>Run {bdi(run.name)}</b> on held-out prompts ({sizes}); last third: mean of "
-        f"{count(len(steps))} evaluations.",
+        f"{count(len(steps))} evaluation{'' if len(steps) == 1 else 's'}.",
         name="numbers",
     )  # fmt: skip
 

@@ -38,6 +38,7 @@ from probekit.reports.study_texts import drawn_pairs
 from probekit.reports.study_words import Outcome, findings, headline, outcome
 from tests.cli.test_cli import run as command
 from tests.reports.browser import chromium, collisions, open_report
+from tests.reports.factory import Made, write_fit
 from tests.reports.rl_factory import MadeRL
 from tests.reports.study_factory import (
     DENIES,
@@ -354,6 +355,10 @@ def test_what_is_damaged_or_foreign_is_one_line(folder: Path, tmp_path: Path) ->
     shutil.copytree(folder, copy)
     (copy / "ood" / "max.jsonl").write_text('{"id": "a"}\n')
     with pytest.raises(ProbeError, match=r"max\.jsonl:1: key 'class' is missing"):
+        load_study(copy)
+    shutil.rmtree(copy / "fit")
+    write_fit(copy / "fit", Made("label", layers=1))
+    with pytest.raises(ProbeError, match="is a fit of label data, expected one of pairs"):
         load_study(copy)
     (copy / "study.json").write_text('{"study": "another"}')
     with pytest.raises(ProbeError, match="is of the study 'another'"):
