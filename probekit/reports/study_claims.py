@@ -61,8 +61,7 @@ def _named(study: Study, name: str) -> RLRun | None:
 
 
 def _aimed(study: Study) -> RLRun | None:
-    """Return the run that does as the published fix does: the one of that name, else the last of its "
-    "target."""
+    """Return the run that aims at the chosen scores: the one of that name, else the last of them."""
     found = [run for run in study.evaluated if run.settings.get("target") == "chosen"]
     return _named(study, "chosen") or (found[-1] if found else None)
 
