@@ -398,7 +398,9 @@ def test_hostile_texts_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("name", "width"), [("whole", 1280), ("whole", 900), ("ugly", 900)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("whole", 1280), ("whole", 900), ("whole", 500), ("ugly", 900)]
+)
 def test_every_figure_is_drawn(folder: Path, tmp_path: Path, name: str, width: int) -> None:
     chromium()
     made = folder if name == "whole" else write_study(tmp_path / "ugly", ugly())
