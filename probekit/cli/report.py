@@ -1,4 +1,4 @@
-"""`probekit report`: draw the report of a fit, a steering run, an RL run or an analysis again."""
+"""`probekit report`: draw the report of a fit, a steering run, an RL run, an analysis or a study again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from probekit.cli.options import echo_json, force_option, json_option
 def report(
     directory: str, compare: tuple[str, ...], out: str | None, *, force: bool, as_json: bool
 ) -> None:
-    """Draw the self-contained HTML report of a fit, a steering run, an RL run or an analysis.
+    """Draw the self-contained HTML report of a fit, a steering run, an RL run, an analysis or a study.
 
     \b
     Example:
@@ -33,6 +33,7 @@ def report(
         write_dynamics_report,
         write_rl_report,
         write_steer_report,
+        write_study_report,
         write_sweep_report,
     )
 
@@ -45,7 +46,11 @@ def report(
     elif compare:
         raise click.UsageError("--with compares RL runs, which this directory is not.")
     else:
-        writers = {"steer": write_steer_report, "dynamics": write_dynamics_report}
+        writers = {
+            "study": write_study_report,
+            "steer": write_steer_report,
+            "dynamics": write_dynamics_report,
+        }
         path = writers.get(kind, write_sweep_report)(folder, out=file, force=force)
     if as_json:
         echo_json({"path": str(path)})
@@ -57,15 +62,20 @@ def _kind(directory: Path) -> str:
     """Return which command wrote a directory, by the file it leaves."""
     from probekit.errors import ProbeError
 
-    hearts = (("steer.json", "steer"), ("sweep.json", "fit"), ("dynamics.json", "dynamics"))
+    hearts = (
+        ("study.json", "study"),
+        ("steer.json", "steer"),
+        ("sweep.json", "fit"),
+        ("dynamics.json", "dynamics"),
+    )
     for name, kind in hearts:
         if (directory / name).is_file():
             return kind
     path = directory / "run.json"
     if not path.is_file():
         raise ProbeError(
-            f"{directory}: holds neither sweep.json nor steer.json nor run.json nor dynamics.json. "
-            "Expected a directory that probekit fit, steer, rl or dynamics wrote."
+            f"{directory}: holds neither sweep.json nor steer.json nor run.json nor dynamics.json nor "
+            "study.json. Expected a directory that probekit fit, steer, rl, dynamics or study wrote."
         )
     try:
         command = json.loads(path.read_text(encoding="utf-8"))["command"]

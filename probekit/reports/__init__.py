@@ -9,14 +9,18 @@ from probekit.reports.rl import write_rl_report
 from probekit.reports.rl_load import load_rl
 from probekit.reports.steer import write_steer_report
 from probekit.reports.steer_load import load_steer
+from probekit.reports.study import write_study_report
+from probekit.reports.study_load import load_study
 from probekit.reports.sweep import write_sweep_report
 
 __all__ = [
     "load_rl",
     "load_steer",
+    "load_study",
     "load_sweep",
     "write_dynamics_report",
     "write_rl_report",
     "write_steer_report",
+    "write_study_report",
     "write_sweep_report",
 ]

@@ -48,6 +48,21 @@ def compare_figure(runs: Sequence[RLRun], *, against_kl: bool) -> go.Figure:
     )
 
 
+def cost_figure(runs: Sequence[RLRun]) -> go.Figure:
+    """Draw entropy, score and divergence of the runs over training steps."""
+    measures = [item for item in _measures(runs) if item[3] is not _wanted]
+    measures.append(("KL", "Nats per token", False, lambda run, at: at.value("kl")))
+    return panels_figure(
+        [
+            Panel(title, axis, _lines(runs, read, against_kl=False), share=share)
+            for title, axis, share, read in measures
+        ],
+        title="Score, entropy and divergence over training",
+        subtitle=f"n = {_prompts(runs)} held-out prompts at every evaluation",
+        x_title=STEPS,
+    )
+
+
 def compare_tables(runs: Sequence[RLRun]) -> str:
     """Return first and last evaluation and the paired change of every run, a table a measure."""
     parts: list[tuple[str, list[str | None]]] = [

@@ -17,6 +17,8 @@ from probekit.reports.steer_words import wrapped
 from probekit.reports.words import number, plot_text, with_interval
 
 _LEFT, _RIGHT, _GAP = 64, 14, 78
+_SHARED_GAP = 20
+"""Gap where only the first panel of a row has numbers on its vertical axis."""
 EACH_STEP = "training steps"
 
 
@@ -76,6 +78,7 @@ def panels_figure(
     x_title: str,
     same: bool = False,
     across: int | None = None,
+    table: bool = False,
 ) -> go.Figure:
     """Draw panels left to right and down, with one legend.
 
@@ -91,35 +94,44 @@ def panels_figure(
         Give all panels the same vertical axis.
     across
         Panels beside each other; as many as fit by default.
+    table
+        The panels are rows and columns of a table: one vertical axis, with numbers in the first
+        column only. `across` says how many columns.
     """
-    grid = _grid(len(panels), across)
+    grid, gap = _grid(len(panels), across), _SHARED_GAP if table else _GAP
+    if table:
+        grid = Grid(across or len(panels), -(-len(panels) // (across or len(panels))), 170, 92)
     inside = theme.WIDTH - _LEFT - _RIGHT
     figure = make_subplots(
         rows=grid.down,
         cols=grid.across,
-        horizontal_spacing=_GAP / inside if grid.across > 1 else 0,
+        horizontal_spacing=gap / inside if grid.across > 1 else 0,
         vertical_spacing=grid.gap / grid.height if grid.down > 1 else 0,
     )
-    pixels = (inside - _GAP * (grid.across - 1)) / grid.across
+    pixels = (inside - gap * (grid.across - 1)) / grid.across
     ends = _x_range(panels)
     spans = [_y_range(panel, grid.each) for panel in panels]
-    if same:
+    if same or table:
         spans = [(min(low for low, _ in spans), max(high for _, high in spans))] * len(spans)
     names: dict[str, None] = {}
-    titles = [wrapped(panel.title, int((pixels + 30) / 6.8)) for panel in panels]
+    # Beside another panel's numbers a title may begin over its own ones.
+    shift = 0 if table else 30
+    titles = [wrapped(panel.title, int((pixels + shift) / 6.8)) for panel in panels]
     for index, panel in enumerate(panels):
         cell = grid.cell(index)
         traces = _traces(panel, spans[index], names)
         figure.add_traces(traces, rows=cell["row"], cols=cell["col"])
         _marks(figure, panel, index)
         _step_names(figure, panel, index, pixels / (ends[1] - ends[0]))
+        numbered = cell["col"] == 1 or not table
+        axis = wrapped(panel.axis, int(grid.each / 6.2)) if numbered else None
         figure.update_yaxes(
-            range=list(spans[index]), nticks=6, **cell,
-            title=dict(text=wrapped(panel.axis, int(grid.each / 6.2)), font=dict(size=11.5)),
+            range=list(spans[index]), nticks=6, showticklabels=numbered, **cell,
+            title=dict(text=axis, font=dict(size=11.5)),
             **(dict(tickformat=".0%") if panel.share else {}),
         )  # fmt: skip
         if len(panels) > 1:
-            _title(figure, titles[index], index)
+            _title(figure, titles[index], index, shift)
     _x_axes(figure, grid, len(panels), ends, x_title, pixels)
     several = len(panels) > 1
     return theme.finish(
@@ -238,10 +250,10 @@ def _step_names(figure: go.Figure, panel: Panel, index: int, scale: float) -> No
         )  # fmt: skip
 
 
-def _title(figure: go.Figure, text: str, index: int) -> None:
+def _title(figure: go.Figure, text: str, index: int, shift: int) -> None:
     figure.add_annotation(
         text="<br>".join(f"<b>{row}</b>" for row in text.split("<br>")),
-        x=0, xref=f"{_axis('x', index)} domain", xanchor="left", xshift=-30,
+        x=0, xref=f"{_axis('x', index)} domain", xanchor="left", xshift=-shift,
         y=1, yref=f"{_axis('y', index)} domain", yanchor="bottom", yshift=4,
         showarrow=False, align="left", font=dict(size=12),
     )  # fmt: skip

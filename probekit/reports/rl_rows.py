@@ -30,9 +30,12 @@ class Sample:
     """Every number recorded of it by name, heads as `head:NAME`; nan for null."""
 
     def value(self, measure: str) -> float:
-        """Return what an evaluation averages over completions; nan where it was not recorded."""
+        """Return what an evaluation averages over completions; nan where it was not recorded.
+
+        `rate:NAME,NAME` is whether the completion is in one of the categories.
+        """
         if measure.startswith(RATE):
-            return float(self.category == measure.removeprefix(RATE))
+            return float(self.category in measure.removeprefix(RATE).split(","))
         return self.values.get(measure, math.nan)
 
     def within(self, part: str) -> bool:

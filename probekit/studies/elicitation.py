@@ -89,30 +89,11 @@ def elicit(
     """
     out = Path(out)
     _check_classes(prompts, recipe)
-    config = SamplingConfig(
-        max_new_tokens=recipe.max_new_tokens, samples=recipe.samples,
-        temperature=recipe.temperature, top_p=recipe.top_p, batch=batch,
-    )  # fmt: skip
     identity = _identity(loaded, recipe, prompts, seed)
     _open(out, identity, resume=resume, force=force)
     record = run_record("elicit", dict(arguments or {}), seed=seed)
-    rows: list[dict[str, Any]] = []
-    total = len(prompts) * sum(map(recipe.samples_of, recipe.variants))
-    for number, (part, variant) in enumerate(_parts(prompts, recipe)):
-        path = out / "parts" / f"{number:05d}.jsonl"
-        if not path.is_file():
-            seeded = dataclasses.replace(
-                config, seed=_part_seed(seed, number), samples=recipe.samples_of(variant)
-            )
-            found = _write(loaded, part, variant, recipe, seeded)
-            _jsonl(path, found)
-        rows += _read(path)
-        progress(len(rows), total)
-    order = {prompt.id: k for k, prompt in enumerate(prompts)}
-    names = [variant.name for variant in recipe.variants]
-    rows.sort(key=lambda row: (order[row["prompt_id"]], names.index(row["variant"]), row["sample"]))
-    _drop_repeated(rows)
-    pairs, counts = pair_rows(rows, recipe), drops(rows)
+    rows = _write_parts(loaded, recipe, prompts, out / "parts", batch, seed, progress)
+    counts, pairs = drops(rows), pair_rows(rows, recipe)
     n_paired = len(pairs)
     if recipe.filter_words:
         pairs = without_telling_words(pairs, recipe.class_tag, seed=seed)
@@ -130,6 +111,38 @@ def elicit(
     write_json(out / "run.json", {**record, **loaded.describe(), **shown, **numbers})
     shutil.rmtree(out / "parts")
     return Elicited(out, len(pairs), counts, leaks)
+
+
+def _write_parts(
+    loaded: LoadedModel,
+    recipe: Recipe,
+    prompts: Sequence[Example],
+    folder: Path,
+    batch: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """Write the parts that are not there yet; return the completions of all, in order."""
+    config = SamplingConfig(
+        max_new_tokens=recipe.max_new_tokens, temperature=recipe.temperature, top_p=recipe.top_p,
+        batch=batch,
+    )  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    total = len(prompts) * sum(map(recipe.samples_of, recipe.variants))
+    for number, (part, variant) in enumerate(_parts(prompts, recipe)):
+        path = folder / f"{number:05d}.jsonl"
+        if not path.is_file():
+            seeded = dataclasses.replace(
+                config, seed=_part_seed(seed, number), samples=recipe.samples_of(variant)
+            )
+            _jsonl(path, _write(loaded, part, variant, recipe, seeded))
+        rows += _read(path)
+        progress(len(rows), total)
+    order = {prompt.id: k for k, prompt in enumerate(prompts)}
+    names = [variant.name for variant in recipe.variants]
+    rows.sort(key=lambda row: (order[row["prompt_id"]], names.index(row["variant"]), row["sample"]))
+    _drop_repeated(rows)
+    return rows
 
 
 def _check_classes(prompts: Sequence[Example], recipe: Recipe) -> None:

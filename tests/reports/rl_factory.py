@@ -48,6 +48,11 @@ class MadeRL:
     text: str = ""
     """Every text and name that a user may choose, instead of plain ones."""
     spread: float = 0.8
+    hedging: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Class to the planted rate of the wanted category at the start and at the end, in place of `follow`."""
+    balance: str | None = None
+    entropy: float = -0.7
+    """Change of the entropy."""
     seed: int = 0
 
 
@@ -93,6 +98,9 @@ def _samples(
             tags = {tag: values[prompt % len(values)] for tag, values in made.tags.items()}
             score = 0.4 + base + made.score * share + rng.normal(0, 0.2)
             rate = 0.15 + made.follow * share
+            if made.hedging:
+                start, end = made.hedging[tags["class"]]
+                rate = start + (end - start) * share
             category = made.wanted if behave < rate else ("answers" if behave < 0.9 else "refuses")
             heads = {OPTIMISED: score} | {
                 name: 0.5 * base + made.independent * share * (0.4 + 0.3 * i) + rng.normal(0, 0.3)
@@ -107,7 +115,7 @@ def _samples(
                 score=score, heads=heads, n_tokens=int(40 - 12 * share + rng.integers(-6, 6)),
                 finished=bool(rng.uniform() < 0.7 + 0.2 * share),
                 kl=float(max(0.0, 0.35 * share**1.5 + rng.normal(0, 0.02) * (step > 0))),
-                entropy=float(1.6 - 0.7 * share + rng.normal(0, 0.15)),
+                entropy=float(1.6 + made.entropy * share + rng.normal(0, 0.15)),
                 distinct_2=float(np.clip(0.95 - 0.1 * share + rng.normal(0, 0.03), 0, 1)),
                 category=category,
             )  # fmt: skip
@@ -115,6 +123,8 @@ def _samples(
                 row |= dict(wanted=category == made.wanted, drift=0.8 * share + rng.normal(0, 0.1),
                             mahalanobis=1.0 + 0.9 * share + rng.normal(0, 0.08),
                             disjoint=0.6 * base + 0.7 * share + rng.normal(0, 0.3))  # fmt: skip
+            if made.refits:
+                row["score_first"] = 1.1 * score
             rows.append(row)
     return rows
 
@@ -176,6 +186,7 @@ def _record(made: MadeRL, rng: np.random.Generator) -> dict:
             target="chosen", target_tag=next(iter(made.tags), None), ensemble_penalty=0.0,
             estimator="grpo", epochs=1, clip=0.2, kl_coeff=0.02, entropy_bonus=0.0,
             learning_rate=2e-4, warmup=5, rank=16, alpha=32, eval_every=made.every,
+            **(dict(balance=made.balance) if made.balance else {}),
         ),
         probes=["sweep"], n_train=96, n_held_out=made.prompts, n_trainable=1_234_567,
     )  # fmt: skip

@@ -1,0 +1,133 @@
+"""The claims of the published work beside what this study measured, each with a rule of its own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from probekit.reports.rl_changes import ratio
+from probekit.reports.rl_rows import RLRun
+from probekit.reports.rows import NO_VALUE, Metric, Sweep
+from probekit.reports.study_rates import course, kept_answers, outside_separation, separation
+from probekit.reports.study_rows import (
+    CLASS,
+    CLASSES,
+    HEDGE_REAL,
+    PUBLISHED_MODEL,
+    Study,
+)
+from probekit.reports.study_words import Outcome, outcome, percent, points
+from probekit.reports.verdict import Standing, standing, verdict
+from probekit.reports.words import control_name, with_interval
+
+KEPT = 0.9
+"""Entropy, or the answers about real names, at this share of the start are kept."""
+YES, NO, OPEN, GONE = "reproduced", "not reproduced", "not shown", "not run"
+
+
+class Claim(NamedTuple):
+    """A claim, what was published, what was measured here, and how the two stand."""
+
+    claim: str
+    published: str
+    here: str
+    verdict: str
+
+
+def claims(study: Study) -> list[Claim]:
+    """Return the claims in the order of the study."""
+    target = _aimed(study)
+    return [
+        _reading(study.projection or study.linear),
+        _denial(_named(study, "max-unbalanced")),
+        _followed(target),
+        _share(
+            "Real people are still answered about",
+            "answers_real stays high",
+            None if target is None else kept_answers(target),
+            target,
+        ),
+        _share(
+            "Entropy does not collapse",
+            "rises slightly",
+            None if target is None else ratio(target, "entropy", step=target.last.step),
+            target,
+        ),
+        _transfer(study, target),
+    ]
+
+
+def _named(study: Study, name: str) -> RLRun | None:
+    return next((run for run in study.evaluated if run.name == name), None)
+
+
+def _aimed(study: Study) -> RLRun | None:
+    """Return the run that aims at the chosen scores: the one of that name, else the last of them."""
+    found = [run for run in study.evaluated if run.settings.get("target") == "chosen"]
+    return _named(study, "chosen") or (found[-1] if found else None)
+
+
+def against(metric: Metric, bar: float) -> str:
+    """Return whether an interval lies above a bar, below it, or on both sides."""
+    place = standing(metric, bar)
+    return {Standing.ABOVE: YES, Standing.BELOW: NO}.get(place, OPEN)
+
+
+def _reading(sweep: Sweep | None) -> Claim:
+    claim = "One projection of one token tells chosen from rejected in both classes"
+    published = f"100 % and 100 % of pairs ({PUBLISHED_MODEL})"
+    if sweep is None:
+        return Claim(claim, published, "–", GONE)
+    found = [
+        (value, sweep.by_tag.get(CLASS, {}).get(value, {}).get("pair_accuracy", NO_VALUE))
+        for value in CLASSES
+    ]
+    here = ", ".join(f"{value} {percent(metric)}" for value, metric in found)
+    verdicts = {against(metric, 0.5) for _, metric in found}
+    rivals = [
+        name for name, place in verdict(sweep).standings.items() if place is not Standing.ABOVE
+    ]
+    if rivals:
+        here += f"; not above {', '.join(control_name(name) for name in rivals)}"
+    said = NO if NO in verdicts else YES if verdicts == {YES} and not rivals else OPEN
+    return Claim(claim, published, here, said)
+
+
+def _denial(run: RLRun | None) -> Claim:
+    claim = "The raw score without class balance makes the model deny knowing real people"
+    published = "denies knowing real people"
+    if run is None:
+        return Claim(claim, published, "–", GONE)
+    change = course(run, HEDGE_REAL).change
+    return Claim(claim, published, f"{points(change)} ({run.name})", against(change, 0.0))
+
+
+def _followed(run: RLRun | None) -> Claim:
+    claim = "Aiming at the chosen scores with balanced classes, behaviour follows"
+    published = "hedges about invented people, answers about real ones"
+    if run is None:
+        return Claim(claim, published, "–", GONE)
+    change = separation(run).change
+    said = YES if outcome(run) is Outcome.FOLLOWED else OPEN
+    if standing(change, 0.0) is Standing.BELOW:
+        said = NO
+    return Claim(claim, published, f"separation {points(change)} ({run.name})", said)
+
+
+def _share(claim: str, published: str, metric: Metric | None, run: RLRun | None) -> Claim:
+    if metric is None or run is None:
+        return Claim(claim, published, "–", GONE)
+    return Claim(
+        claim, published, f"{with_interval(metric)} of the start ({run.name})",
+        against(metric, KEPT) if metric.known else OPEN,
+    )  # fmt: skip
+
+
+def _transfer(study: Study, run: RLRun | None) -> Claim:
+    claim = "The behaviour transfers to false-premise questions"
+    names = [name for name in study.after if run is not None and name == run.name]
+    if not names or not study.before:
+        return Claim(claim, "transfers", "–", GONE)
+    change = outside_separation(study.before, study.after[names[0]]).change
+    return Claim(
+        claim, "transfers", f"separation {points(change)} ({names[0]})", against(change, 0.0)
+    )

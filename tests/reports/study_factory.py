@@ -1,0 +1,197 @@
+"""Made-up directories of the study knowledge-awareness, with planted rates, written without a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from tests.reports.factory import Made, write_fit
+from tests.reports.rl_factory import MadeRL, write_rl
+from tests.reports.test_steer_factory import MadeSteer, write_steer
+
+STAGES = ("elicit", "fit", "projection", "dynamics", "steer", "rl", "ood")
+RISES = {"invented": (0.1, 0.9), "real": (0.1, 0.12)}
+DENIES = {"invented": (0.1, 0.95), "real": (0.1, 0.9)}
+STAYS = {"invented": (0.1, 0.1), "real": (0.1, 0.1)}
+WORDS = "She was a painter of small towns and I do not know when she was born or what came of it".split()
+
+
+@dataclass
+class MadeStudy:
+    """What to make; the defaults are a study in which behaviour followed and transferred."""
+
+    stages: tuple[str, ...] = STAGES
+    arms: dict[str, MadeRL] = field(
+        default_factory=lambda: {
+            "max-unbalanced": arm(DENIES, entropy=-1.2, seed=1),
+            "max": arm(RISES, entropy=-1.0, balance="class", seed=2),
+            "chosen": arm(RISES, entropy=0.1, balance="class", seed=3),
+            "refits": arm(RISES, entropy=0.05, balance="class", refits=(20, 40), seed=4),
+        }
+    )
+    outside: tuple[float, float] = (0.7, 0.1)
+    """Rates of hedging outside after training, about invented and about real things."""
+    questions: int = 40
+    text: str = ""
+    """Every text and name that a user may choose, instead of plain ones."""
+    quick: bool = False
+    signal: float = 1.6
+    """Of the projection head."""
+    layers: int = 8
+    seed: int = 5
+
+
+def arm(hedging: dict[str, tuple[float, float]], **made: object) -> MadeRL:
+    """Return an RL run with planted rates of hedging by class."""
+    values: dict[str, object] = dict(
+        prompts=48, hedging=hedging, steps=60,
+        tags={"class": ("real", "invented"), "name": ("Ana Bo", "Cy Dee", "Ed Foe", "Gus Ho")},
+    )  # fmt: skip
+    return MadeRL(**{**values, **made})  # type: ignore[arg-type]
+
+
+def write_study(folder: Path, made: MadeStudy | None = None) -> Path:
+    """Write the directory of a study and return it."""
+    made = made or MadeStudy()
+    folder.mkdir(parents=True)
+    tags = {"class": ("real", "invented")}
+    if "elicit" in made.stages:
+        _elicit(folder / "elicit", made)
+    for name in ("fit", "projection"):
+        if name in made.stages:
+            layers = made.layers if name == "fit" else 1
+            head = "linear" if name == "fit" else "projection"
+            write_fit(
+                folder / name,
+                Made("pair", tags=tags, layers=layers, embedding=name == "fit", n=80, seed=made.seed,
+                     signal=1.0 if name == "fit" else made.signal,
+                     positions=("last", "mean") if name == "fit" else ("mean",),
+                     series=(("bradley-terry", head, "resid_post"),),
+                     texts=(made.text,) if made.text else ()),
+            )  # fmt: skip
+            (folder / name / "report.html").write_text("its own page", encoding="utf-8")
+    if "dynamics" in made.stages:
+        (folder / "dynamics").mkdir()
+        value, runs = dynamics_files()
+        (folder / "dynamics" / "dynamics.json").write_text(value, encoding="utf-8")
+        (folder / "dynamics" / "runs.jsonl").write_text(runs, encoding="utf-8")
+    if "steer" in made.stages:
+        write_steer(folder / "steer", MadeSteer(layers=0, rerank=False, text=made.text))
+    if "rl" in made.stages:
+        for name, run in made.arms.items():
+            write_rl(folder / "rl" / name, run)
+        _prompts(folder / "prompts")
+    if "ood" in made.stages:
+        _outside(folder / "ood", made)
+    _record(folder, made)
+    return folder
+
+
+@cache
+def dynamics_files() -> tuple[str, str]:
+    """Return dynamics.json and runs.jsonl of a small analysis of planted pairs."""
+    from probekit.analyses import DynamicsConfig, head_dynamics, parse_learning_rates
+
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(100, 12)) + 0.6 * np.linspace(-1, 1, 12)).astype(np.float32)
+    config = DynamicsConfig(
+        parse_learning_rates("1e-4:10:1"), optimizers=["adamw"], steps=20, batch_pairs=32
+    )
+    found = head_dynamics(x[:70], x[70:], config, l2=1.0)
+    head = dict(site="resid_post", layer=6, position="mean", head="projection", l2=1.0)
+    provenance = {"store": {}, "run": {"seed": 0, "created": "2026-01-02", "git_commit": "0123"}}
+    value = json.dumps(found.to_json(**head, provenance=provenance))
+    return value, "".join(json.dumps(row) + "\n" for row in found.rows())
+
+
+def _elicit(folder: Path, made: MadeStudy) -> None:
+    folder.mkdir()
+    rng = np.random.default_rng(made.seed)
+    pairs = []
+    for i in range(60):
+        value = "real" if i % 2 else "invented"
+        chosen, rejected = (" ".join(rng.permutation(WORDS)) + "." for _ in range(2))
+        pairs.append(dict(
+            id=f"p{i}", group=f"name-{i // 3}",
+            prompt=[dict(role="user", content=made.text or f"Who is person number {i}?")],
+            chosen=made.text or chosen, rejected=made.text or rejected,
+            tags={"class": value, "name": made.text or f"Person {i}"},
+        ))  # fmt: skip
+    lines(folder / "pairs.jsonl", pairs)
+    metric = lambda at: dict(value=at, low=at - 0.03, high=at + 0.03)  # noqa: E731
+    leaks = {
+        "total": {"tfidf": metric(0.51), "length": metric(0.49)},
+        "by_class": {"real": {"tfidf": metric(0.97), "length": metric(0.7)},
+                     "invented": {"tfidf": metric(0.96), "length": None}},
+        "leaks": [], "n_pairs": len(pairs),
+    }  # fmt: skip
+    (folder / "leaks.json").write_text(json.dumps(leaks), encoding="utf-8")
+    plain, other = "plain", made.text or "unfamiliar"
+    run = {
+        "drops": {plain: {"kept": 310, "behaviour": 70, "repeated": 4},
+                  other: {"kept": 250, "short": 11, "behaviour": 90}},
+        "recipe": {
+            "samples": 64, "max_new_tokens": 40, "temperature": 0.8, "top_p": 1.0,
+            "variants": [
+                {"name": plain, "shots": [], "prefill": "", "keep": ""},
+                {"name": other, "shots": [["user", "?"], ["assistant", "!"]],
+                 "prefill": made.text or "I'm not familiar with", "keep": "I'm not familiar with"},
+            ],
+            "polarity": {"real": [[plain], [other]], "invented": [[other], [plain]]},
+        },
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+
+
+def _prompts(folder: Path) -> None:
+    folder.mkdir()
+    for name, start, n in (("train", 0, 20), ("held_out", 20, 8)):
+        rows = [
+            dict(id=f"{i}-{k}", prompt="?", label="real", group=f"name-{i}", tags={"class": "real"})
+            for i in range(start, start + n)
+            for k in range(2)
+        ]
+        lines(folder / f"{name}.jsonl", rows)
+
+
+def _outside(folder: Path, made: MadeStudy) -> None:
+    folder.mkdir()
+    after = dict(zip(("invented", "real"), made.outside, strict=True))
+    for name in ("before", *made.arms):
+        luck = np.random.default_rng(made.seed)
+        rows = []
+        for i in range(made.questions):
+            for value in ("invented", "real"):
+                rate = 0.1 if name == "before" else after[value]
+                draw = luck.uniform()
+                category = "hedges" if draw < rate else "answers" if draw < 0.95 else "other"
+                tags = {"class": value, "topic": made.text or ("books", "music")[i % 2],
+                        "name": f"thing {i}", "category": category}  # fmt: skip
+                rows.append(dict(id=f"{value}-{i:03}-000", group=f"g{i}", tags=tags, completion="…",
+                                 prompt=[dict(role="user", content="?")]))  # fmt: skip
+        lines(folder / f"{name}.jsonl", rows)
+
+
+def _record(folder: Path, made: MadeStudy) -> None:
+    names = [n for n in STAGES if n != "rl"] + [f"rl/{name}" for name in made.arms]
+    stages = [
+        dict(name=name, argv=[name.split("/")[0], "--out", made.text or f"study/{name}"],
+             seconds=90.0 * (k + 1), state="done" if name.split("/")[0] in made.stages else "failed")
+        for k, name in enumerate(names)
+    ]  # fmt: skip
+    record = dict(
+        study="knowledge-awareness", quick=made.quick, model=made.text or "smollm2-135m",
+        seed=made.seed, created="2026-01-02T03:04:05+00:00", stages=stages,
+        chosen=dict(kind="bradley-terry", site="resid_post", layer=6, position="mean"),
+    )  # fmt: skip
+    (folder / "study.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def lines(path: Path, rows: list[dict]) -> None:
+    """Write rows as jsonl."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
