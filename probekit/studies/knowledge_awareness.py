@@ -10,10 +10,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from probekit.studies.stages import Stage
 
 NAME = "knowledge-awareness"
+POSITIONS = "first:8,first:16,mean,last,turn_end"
 WANTED = ("class=invented:hedges,refuses", "class=real:answers")
 ARMS = {
     "max-unbalanced": ("--target", "max"),
@@ -56,6 +58,22 @@ QUICK = Size(
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What the command lines of a study share."""
+
+    out: Path
+    size: Size
+    own: tuple[str, ...]
+    """Options of every command that runs the model."""
+    seeded: tuple[str, ...]
+
+    def stage(self, name: str, command: Callable[[], list[str]], **more: Any) -> Stage:  # noqa: ANN401
+        """Return a stage whose output has its name, under the directory of the study."""
+        path = self.out / more.pop("output", name)
+        return Stage(name, lambda: [*command(), "--out", str(path)], path, **more)
+
+
 def plan(
     out: Path,
     *,
@@ -82,81 +100,86 @@ def plan(
     extra
         Options of every command that runs the model, such as `--device cuda`.
     """
-    size = size or (QUICK if quick else FULL)
-    seeded = ("--seed", str(seed))
-    own = ("--model", model, *extra)
+    setting = Setting(
+        out, size or (QUICK if quick else FULL), ("--model", model, *extra), ("--seed", str(seed))
+    )
+    return [*_head(setting), *_steering(setting), *_training(setting), *_elsewhere(setting)]
 
-    def stage(name: str, output: str, command: Callable[[], list[str]], **more: object) -> Stage:
-        path = out / output
-        return Stage(name, lambda: [*command(), "--out", str(path)], path, **more)  # type: ignore[arg-type]
 
-    stages = [
-        stage(
-            "elicit", "elicit",
-            lambda: ["elicit", "--recipe", NAME, "--samples", str(size.samples),
-                     "--limit", str(size.names), *own, *seeded],
+def _head(s: Setting) -> list[Stage]:
+    """Data, activations, heads, and the prompts that no head has seen."""
+    store, fit = str(s.out / "acts.h5"), str(s.out / "fit")
+    return [
+        s.stage(
+            "elicit",
+            lambda: ["elicit", "--recipe", NAME, "--samples", str(s.size.samples),
+                     "--limit", str(s.size.names), *s.own, *s.seeded],
             resumes=True,
         ),
-        stage(
-            "cache", "acts.h5",
-            lambda: ["cache", "--data", str(out / "elicit/pairs.jsonl"), "--layers", size.layers,
-                     "--positions", "first:8,first:16,mean,last,turn_end", *own],
-            resumes=True,
+        s.stage(
+            "cache",
+            lambda: ["cache", "--data", str(s.out / "elicit/pairs.jsonl"), "--layers", s.size.layers,
+                     "--positions", POSITIONS, *s.own],
+            output="acts.h5", resumes=True,
         ),
-        stage(
-            "fit", "fit",
-            lambda: ["fit", str(out / "acts.h5"), "--kind", "bradley-terry", *seeded],
+        s.stage(
+            "fit", lambda: ["fit", store, "--kind", "bradley-terry", *s.seeded], marker="sweep.json"
+        ),
+        s.stage(
+            "projection",
+            lambda: ["fit", store, "--kind", "bradley-terry", "--head", "projection", *_cell(s.out),
+                     *s.seeded],
             marker="sweep.json",
         ),
-        stage(
-            "projection", "projection",
-            lambda: ["fit", str(out / "acts.h5"), "--kind", "bradley-terry", "--head", "projection",
-                     *_cell(out), *seeded],
-            marker="sweep.json",
+        s.stage(
+            "dynamics", lambda: ["dynamics", "--probe", fit, *s.seeded], marker="dynamics.json"
         ),
-        stage(
-            "dynamics", "dynamics",
-            lambda: ["dynamics", "--probe", str(out / "fit"), *seeded],
-            marker="dynamics.json",
-        ),
-        stage(
-            "prompts", "prompts",
-            lambda: ["data", "split", "--probe", str(out / "fit"), "--prompts", "demo:people"],
+        s.stage(
+            "prompts", lambda: ["data", "split", "--probe", fit, "--prompts", "demo:people"],
             marker="held_out.jsonl",
         ),
     ]  # fmt: skip
-    if size.steer_prompts:
-        stages.append(
-            stage(
-                "steer", "steer",
-                lambda: ["steer", "--probe", str(out / "fit"),
-                         "--prompts", str(out / "prompts/held_out.jsonl"), "--coeff", "-0.2:0.2:0.1",
-                         "--limit", str(size.steer_prompts), "--random-controls", str(size.controls),
-                         "--temperature", "0.8", "--behaviours", NAME, *own, *seeded],
-                marker="steer.json", resumes=True,
-            )
-        )  # fmt: skip
-    for arm, options in ARMS.items():
-        stages.append(
-            stage(
-                f"rl/{arm}", f"rl/{arm}",
-                lambda options=options: _rl(out, size, [*options, *own, *seeded]),  # type: ignore[misc]
-                marker="goodhart.json", resumes=True,
-            )
-        )  # fmt: skip
-    for name in ("before", *ARMS):
-        adapter = (
-            () if name == "before" else ("--adapter", str(out / f"rl/{name}/checkpoint/adapter"))
+
+
+def _steering(s: Setting) -> list[Stage]:
+    if not s.size.steer_prompts:
+        return []
+    command = [
+        "steer", "--probe", str(s.out / "fit"), "--prompts", str(s.out / "prompts/held_out.jsonl"),
+        "--coeff", "-0.2:0.2:0.1", "--limit", str(s.size.steer_prompts),
+        "--random-controls", str(s.size.controls), "--temperature", "0.8", "--behaviours", NAME,
+        *s.own, *s.seeded,
+    ]  # fmt: skip
+    return [s.stage("steer", lambda: command, marker="steer.json", resumes=True)]
+
+
+def _training(s: Setting) -> list[Stage]:
+    return [
+        s.stage(
+            f"rl/{arm}",
+            lambda options=options: _rl(s.out, s.size, [*options, *s.own, *s.seeded]),  # type: ignore[misc]
+            marker="goodhart.json",
+            resumes=True,
         )
-        stages.append(
-            stage(
-                f"ood/{name}", f"ood/{name}.jsonl",
-                lambda adapter=adapter: [  # type: ignore[misc]
-                    "sample", "--prompts", "demo:false_premises", "--behaviours", NAME,
-                    "--samples", str(size.ood_samples), "--temperature", "0.8", *adapter, *own, *seeded],
-            )
-        )  # fmt: skip
-    return stages
+        for arm, options in ARMS.items()
+    ]
+
+
+def _elsewhere(s: Setting) -> list[Stage]:
+    """Questions about other things than people, before and after."""
+    command = [
+        "sample", "--prompts", "demo:false_premises", "--behaviours", NAME,
+        "--samples", str(s.size.ood_samples), "--temperature", "0.8", *s.own, *s.seeded,
+    ]  # fmt: skip
+    adapters = {arm: ("--adapter", str(s.out / f"rl/{arm}/checkpoint/adapter")) for arm in ARMS}
+    return [
+        s.stage(
+            f"ood/{name}",
+            lambda adapter=adapter: [*command, *adapter],  # type: ignore[misc]
+            output=f"ood/{name}.jsonl",
+        )
+        for name, adapter in {"before": (), **adapters}.items()
+    ]
 
 
 def _rl(out: Path, size: Size, rest: list[str]) -> list[str]:
