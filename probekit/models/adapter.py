@@ -20,7 +20,8 @@ def merge_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
     ModelError
         When there is no adapter, or it is of another model.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
 
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
@@ -35,7 +36,12 @@ def merge_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
             adapted = PeftModel.from_pretrained(
                 loaded.model, folder, autocast_adapter_dtype=False, torch_device=str(loaded.device)
             )
-            return dataclasses.replace(loaded, model=adapted.merge_and_unload())
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            saved = set(file.keys())
+        # Layers that the model lacks are passed over in silence.
+        if other := sorted(saved ^ get_peft_model_state_dict(adapted).keys()):
+            raise ValueError(f"{len(other)} layers are in one of them only, such as {other[0]}")
+        return dataclasses.replace(loaded, model=adapted.merge_and_unload())
     except (OSError, RuntimeError, ValueError, UserWarning) as error:
         raise ModelError(
             f"{folder}: the adapter does not fit {loaded.spec} "

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from probekit.behaviours import Behaviours
 from probekit.data.open import open_dataset
+from probekit.models.adapter import merge_adapter
+from probekit.models.load import load_model
+from probekit.rl.policy import Policy
 from tests.cli.test_cli import run
+from tests.tiny import save_tiny
 
 LETTERS = """
 name = "letters"
@@ -62,6 +67,40 @@ def test_what_is_wanted_of_no_prompt_is_left_out(tiny_llama, files):
     assert run(*sample(tiny_llama, files, out, "--behaviour", "half=1:a")) == 0
     rows = [json.loads(line) for line in out.read_bytes().split(b"\n") if line]
     assert {row["tags"]["half"] for row in rows} == {"1"}
+
+
+def test_an_adapter_is_added_to_the_weights(tiny_llama, files):
+    loaded = load_model(str(tiny_llama), dtype="float32")
+    policy = Policy(loaded, rank=2)
+    generator = torch.Generator().manual_seed(0)
+    policy.masters.set([torch.randn(p.shape, generator=generator) for p in policy.masters.all])
+    folder = files / "adapter"
+    policy.save(folder)
+    with policy.merged():
+        names = {n: p.clone() for n, p in loaded.model.named_parameters() if "base_layer" in n}
+    merged = merge_adapter(load_model(str(tiny_llama), dtype="float32"), folder)
+    own = dict(merged.model.named_parameters())
+    assert names
+    for name, weight in names.items():
+        torch.testing.assert_close(own[name.replace(".base_layer", "")], weight)
+    plain, trained = files / "plain.jsonl", files / "trained.jsonl"
+    assert run(*sample(tiny_llama, files, plain)) == 0
+    assert run(*sample(tiny_llama, files, trained, "--adapter", folder)) == 0
+    assert plain.read_bytes() != trained.read_bytes()
+
+
+def test_an_adapter_of_another_model_is_one_line(tiny_llama, files, capsys):
+    other = load_model(str(save_tiny(files / "other", "phi3")), dtype="float32")
+    Policy(other, rank=2).save(files / "adapter")
+    out = files / "rows.jsonl"
+    for folder, message in (
+        (files, "holds no adapter_config.json"),
+        (files / "adapter", "does not fit"),
+    ):
+        assert run(*sample(tiny_llama, files, out, "--adapter", folder)) == 1
+        shown = capsys.readouterr().err
+        assert message in shown and shown.strip().splitlines()[-1].startswith("error: ")
+        assert not out.exists()
 
 
 @pytest.mark.parametrize(

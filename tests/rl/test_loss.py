@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from probekit.errors import ModelError
 from probekit.rl.advantage import advantages, spread
+from probekit.rl.config import DECAYS, RLConfig
 from probekit.rl.loss import Tokens, k3, policy_loss
 
 
@@ -95,3 +99,17 @@ def test_the_gradient_of_k3_is_that_of_the_reversed_divergence():
     found, logits.grad = logits.grad.clone(), None
     (reference.exp() * (reference - logits.log_softmax(-1))).sum().backward()
     torch.testing.assert_close(found, logits.grad)
+
+
+def test_the_learning_rate_rises_and_falls():
+    made = {decay: RLConfig(steps=25, warmup=5, decay=decay) for decay in DECAYS}
+    for config in made.values():
+        assert [config.rate(step) for step in range(5)] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    at = [made[decay].rate(15) for decay in ("constant", "linear", "cosine")]
+    assert at == pytest.approx([1.0, 0.5, 0.5])
+    assert made["linear"].rate(20) == pytest.approx(0.25)
+    assert made["cosine"].rate(20) == pytest.approx(0.5 - 0.5 * math.cos(math.pi / 4))
+    assert made["linear"].rate(25) == made["cosine"].rate(25) == 0.0
+    assert RLConfig(steps=3, warmup=0, decay="linear").rate(0) == 1.0
+    with pytest.raises(ModelError, match="decay 'steps': unknown"):
+        RLConfig(decay="steps")
