@@ -1,11 +1,11 @@
 # make setup   the environment in .venv        make demo   cache -> fit -> report on the real model
 # make test    the whole suite                  make steer  is a direction causal? steered, with controls
-# make rl      does behaviour follow a head?    make bench  speed beside its peers
-# make check   lint and types
+# make rl      does behaviour follow a head?    make study  knowledge awareness, end to end, small
+# make check   lint and types                   make bench  speed beside its peers
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup model demo steer rl test check bench clean
+.PHONY: setup model demo steer rl study test check bench clean
 
 setup: .venv/ready
 
@@ -43,6 +43,9 @@ rl: model
 	$(RL) --target chosen --out out/rl/chosen
 	$(RL) --target max --out out/rl/max
 	$(BIN)/probekit report out/rl/chosen --with out/rl/max --out out/rl/report.html --force
+
+study: model
+	$(BIN)/probekit study knowledge-awareness --quick --out out/study
 
 test: model
 	$(BIN)/python -m pytest

@@ -30,6 +30,10 @@ ARMS = {
 """The four ways to optimise the head, each with what sets it apart."""
 
 
+MORE_HEADS = 3
+"""Heads beside the chosen one in the ensemble."""
+
+
 @dataclass(frozen=True)
 class Size:
     """How much of everything, which is a matter of time."""
@@ -157,7 +161,11 @@ def _training(s: Setting) -> list[Stage]:
     return [
         s.stage(
             f"rl/{arm}",
-            lambda options=options: _rl(s.out, s.size, [*options, *s.own, *s.seeded]),  # type: ignore[misc]
+            lambda arm=arm, options=options: _rl(  # type: ignore[misc]
+                s.out,
+                s.size,
+                [*options, *(_ensemble(s.out) if arm == "refits" else ()), *s.own, *s.seeded],
+            ),
             marker="goodhart.json",
             resumes=True,
         )
@@ -193,13 +201,26 @@ def _rl(out: Path, size: Size, rest: list[str]) -> list[str]:
     ]  # fmt: skip
 
 
-def chosen_cell(out: Path) -> dict[str, object]:
-    """Return kind, site, layer and position of the fitted head."""
-    sweep = json.loads((out / "fit/sweep.json").read_text(encoding="utf-8"))
-    return dict(sweep["chosen"])
-
-
 def _cell(out: Path) -> list[str]:
     """Return the options that keep a fit to the cell that the first one chose."""
-    chosen = chosen_cell(out)
+    chosen = _sweep(out)["chosen"]
     return ["--layers", str(chosen["layer"]), "--positions", str(chosen["position"])]
+
+
+def _ensemble(out: Path) -> list[str]:
+    """Return the option that adds the next best layers, at the position of the chosen one."""
+    sweep = _sweep(out)
+    chosen = sweep["chosen"]
+    others = [
+        row
+        for row in sweep["rows"]
+        if (row["site"], row["position"]) == (chosen["site"], chosen["position"])
+        and row["layer"] != chosen["layer"]
+    ]
+    best = sorted(others, key=lambda row: -row["choose"]["pair_accuracy"]["value"])[:MORE_HEADS]
+    layers = sorted(int(row["layer"]) for row in best)
+    return ["--ensemble-layers", ",".join(map(str, layers))] if layers else []
+
+
+def _sweep(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "fit/sweep.json").read_text(encoding="utf-8")))

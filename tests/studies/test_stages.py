@@ -74,7 +74,13 @@ def test_a_failed_stage_goes_on_if_it_can_and_later_ones_are_not_taken_for_new(s
 def test_every_command_line_of_the_study_is_one_that_its_command_takes(tmp_path):
     (tmp_path / "fit").mkdir()
     chosen = {"kind": "bradley-terry", "site": "resid_post", "layer": 18, "position": "mean"}
-    layers = [{"layer": layer, "position": "mean", "kind": "bradley-terry"} for layer in range(30)]
+    layers = [
+        {
+            "site": "resid_post", "layer": layer, "position": "mean",
+            "choose": {"pair_accuracy": {"value": 1 - abs(layer - 20) / 100}},
+        }
+        for layer in range(30)
+    ]  # fmt: skip
     (tmp_path / "fit" / "sweep.json").write_text(json.dumps({"chosen": chosen, "rows": layers}))
     for quick in (True, False):
         stages = plan(tmp_path, model="m", seed=3, quick=quick)
@@ -88,5 +94,7 @@ def test_every_command_line_of_the_study_is_one_that_its_command_takes(tmp_path)
             made = command.make_context(words[0], [*words[1:], "--force"])
             assert made.params["out"] == str(stage.output)
             assert made.params.get("seed", 3) == 3
+            if stage.name == "rl/refits":
+                assert made.params["ensemble_layers"] == "19,20,21"
             if stage.resumes:
                 command.make_context(words[0], [*words[1:], "--resume"])
