@@ -22,6 +22,11 @@ def grouped_attention(loaded: LoadedModel) -> Iterator[None]:
 
     On a CPU the backward pass of torch's fused kernel takes several times as long as the matrix products
     it stands for. Models and devices that do not use that kernel are left as they are.
+
+    Parameters
+    ----------
+    loaded
+        The model; its attention is put back at the end, after an exception too.
     """
     model = loaded.model
     if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":  # noqa: SLF001
