@@ -63,7 +63,7 @@ def heatmap_figure(sweep: Sweep) -> go.Figure:
         if many:
             _name_panel(figure, series, index)
     figure.update_xaxes(
-        **theme.layer_ticks(layers, 26), range=[layers[0] - 0.5, layers[-1] + 0.5],
+        **theme.layer_ticks(layers, 26), range=[_edges(layers)[0], _edges(layers)[-1]],
         showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     figure.update_xaxes(title_text="Layer", row=len(all_series), col=1)
@@ -184,10 +184,20 @@ def _mark_chosen(
     if where.series != series or sweep.chosen.position not in positions:
         return
     y = positions.index(sweep.chosen.position)
+    layers = layers_of(sweep.rows)
+    edges, x = _edges(layers), layers.index(where.layer)
     figure.add_shape(
-        type="rect", x0=where.layer - 0.5, x1=where.layer + 0.5, y0=y - 0.5, y1=y + 0.5,
+        type="rect", x0=edges[x], x1=edges[x + 1], y0=y - 0.5, y1=y + 0.5,
         line=dict(color=theme.BLACK, width=2.2), row=panel, col=1,
     )  # fmt: skip
+
+
+def _edges(layers: list[int]) -> list[float]:
+    """Return where the cells of the layers begin and end: half way to the next layer there is."""
+    middle = [(a + b) / 2 for a, b in zip(layers, layers[1:], strict=False)]
+    first = middle[0] - layers[0] if middle else 0.5
+    last = layers[-1] - middle[-1] if middle else 0.5
+    return [layers[0] - first, *middle, layers[-1] + last]
 
 
 def _name_panel(figure: go.Figure, series: Series, panel: int) -> None:

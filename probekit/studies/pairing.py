@@ -11,13 +11,17 @@ from probekit.models.chat import Rendered
 from probekit.studies.recipe import Recipe, Variant
 
 KEPT = "kept"
+_ITEM = re.compile(r"(?:^|\n)\s*\d+[.)]\s*$")
 _SENTENCE = re.compile(r".*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
 
 
 def trim(text: str) -> str:
-    """Return the text up to the end of its last whole sentence; empty when it has none."""
+    """Return the text up to the end of its last whole sentence; empty when it has none.
+
+    The number of a list's next item is no sentence.
+    """
     found = _SENTENCE.match(text)
-    return found.group().strip() if found else ""
+    return _ITEM.sub("", found.group()).strip() if found else ""
 
 
 def verdict(text: str, *, finished: bool, category: str, variant: Variant, recipe: Recipe) -> str:

@@ -14,7 +14,7 @@ from probekit.reports.cosine import cosine_figure
 from probekit.reports.curves import curves_figure, runs
 from probekit.reports.distributions import bin_edges, distribution_figure
 from probekit.reports.forest import controls_figure, tag_figure
-from probekit.reports.heatmap import heatmap_figure
+from probekit.reports.heatmap import _edges, heatmap_figure
 from probekit.reports.predicted import fit_line, predicted_figure, tick_step
 from probekit.reports.reliability import reliability_figure
 from probekit.reports.rows import Metric, Sweep
@@ -263,3 +263,9 @@ def test_ticks_and_steps_are_round() -> None:
     assert layer_ticks([3, 7, 11], 9)["tickvals"] == [3, 7, 11]
     assert [tick_step(span) for span in (1.0, 9.0, 100.0)] == [0.1, 1.0, 10.0]
     assert legend_rows([]) == 0 and legend_rows(["a"]) == 1 and legend_rows(["x" * 50] * 3) == 3
+
+
+def test_cells_of_sparse_layers_are_whole_and_framed_whole() -> None:
+    assert _edges([6, 12, 24]) == [3, 9, 18, 30]
+    assert _edges([0, 1, 2]) == [-0.5, 0.5, 1.5, 2.5]
+    assert _edges([7]) == [6.5, 7.5]

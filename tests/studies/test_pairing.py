@@ -40,6 +40,9 @@ def row(prompt, value, variant, sample, *, kept="kept", text=None):
         ("no end", ""),
         ("e.g.x but", ""),
         ("Is it? Ye", "Is it?"),
+        ("Three facts:\n\n1. He was born.\n2. ", "Three facts:\n\n1. He was born."),
+        ("1.", ""),
+        ("He died in 1990. Th", "He died in 1990."),
     ],
 )
 def test_a_cut_text_is_trimmed_to_its_last_sentence(text, kept):
