@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def sample(model: str, source: str, out: str, **options: Any) -> None:  # noqa: 
     """
     from probekit.behaviours import Behaviours, Wanted
     from probekit.behaviours.sampled import sampled_rows
-    from probekit.container import atomic_file, refuse_existing
+    from probekit.container import refuse_existing, write_jsonl
     from probekit.data.prompts import open_prompts
     from probekit.models.adapter import merge_adapter
     from probekit.models.load import load_model
@@ -86,9 +85,7 @@ def sample(model: str, source: str, out: str, **options: Any) -> None:  # noqa: 
             loaded, prompts, config, behaviours=behaviours, wanted=wanted,
             progress=lambda done: progress("sampling", done, total),
         )  # fmt: skip
-    with atomic_file(target) as path:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        path.write_text("".join(lines), encoding="utf-8")
+    write_jsonl(target, rows)
     counts: dict[str, int] = {}
     for row in rows:
         name = row.get("label") or row["tags"].get("category", "rows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
     from probekit.container import disk_errors, refuse_existing
     from probekit.errors import DataError
     from probekit.provenance import run_record
+    from probekit.reports import write_study_report
     from probekit.studies import knowledge_awareness as found
 
     if name != found.NAME:
@@ -49,7 +51,7 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
     folder = Path(out)
     if options["force"]:
         refuse_existing(folder, force=True, marker="study.json")
-        _remove(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     elif folder.exists() and not (folder / "study.json").is_file():
         refuse_existing(folder, force=False)
     with disk_errors(folder):
@@ -74,7 +76,7 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
         "model": options["model"],
     }
     seconds = _run(folder, stages, about)
-    path = _report(folder)
+    path = write_study_report(folder, force=True)
     if options["as_json"]:
         return echo_json(
             {"path": str(path), "seconds": seconds, "stages": [s.name for s in stages]}
@@ -109,15 +111,3 @@ def _run(folder: Path, stages: list[Any], about: dict[str, Any]) -> float:
             raise
         progress.note(stage, arguments, "done", time.perf_counter() - begun, fresh=True)
     return time.perf_counter() - started
-
-
-def _report(folder: Path) -> Path:
-    from probekit.reports import write_study_report
-
-    return write_study_report(folder, force=True)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

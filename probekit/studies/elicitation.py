@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from probekit.container import atomic_file, disk_errors, refuse_existing, write_json
+from probekit.container import disk_errors, refuse_existing, write_json, write_jsonl
 from probekit.data.rows import Example, Message
 from probekit.errors import DataError, OutputError
 from probekit.models.chat import Rendered, render
@@ -21,7 +21,7 @@ from probekit.models.load import LoadedModel
 from probekit.models.sampling import SamplingConfig, sample
 from probekit.provenance import run_record
 from probekit.studies.leaks import leak_check, without_telling_words
-from probekit.studies.pairing import KEPT, conditioned, drops, pair_rows, trim, verdict
+from probekit.studies.pairing import KEPT, drops, pair_rows, trim, verdict
 from probekit.studies.recipe import Recipe, Variant
 
 PART = 64
@@ -103,8 +103,8 @@ def elicit(
             "longer completions, or loosen the recipe's filters; --resume keeps what was written."
         )
     leaks = leak_check(pairs, recipe.class_tag, seed=seed)
-    _jsonl(out / "completions.jsonl", rows)
-    _jsonl(out / "pairs.jsonl", pairs)
+    write_jsonl(out / "completions.jsonl", rows)
+    write_jsonl(out / "pairs.jsonl", pairs)
     write_json(out / "leaks.json", leaks)
     shown = {"recipe": _describe(recipe), "identity": identity, "drops": counts}
     numbers = {"n_pairs": len(pairs), "n_pairs_told_by_words": n_paired - len(pairs)}
@@ -135,7 +135,7 @@ def _write_parts(
             seeded = dataclasses.replace(
                 config, seed=_part_seed(seed, number), samples=recipe.samples_of(variant)
             )
-            _jsonl(path, _write(loaded, part, variant, recipe, seeded))
+            write_jsonl(path, _write(loaded, part, variant, recipe, seeded))
         rows += _read(path)
         progress(len(rows), total)
     order = {prompt.id: k for k, prompt in enumerate(prompts)}
@@ -216,9 +216,9 @@ def _asked(prompt: Example, variant: Variant, loaded: LoadedModel) -> Rendered:
     asked = render(dataclasses.replace(prompt, prompt=turns), loaded.tokenizer)
     if not variant.prefill:
         return asked
-    return conditioned(
-        asked, loaded.tokenizer(variant.prefill, add_special_tokens=False)["input_ids"]
-    )
+    begun = loaded.tokenizer(variant.prefill, add_special_tokens=False)["input_ids"]
+    ids = np.concatenate([asked.ids, np.asarray(begun, dtype=np.int32)])
+    return Rendered(ids, len(ids), len(ids), None, asked.has_prompt)
 
 
 def _drop_repeated(rows: list[dict[str, Any]]) -> None:
@@ -287,12 +287,6 @@ def _open(out: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> 
     with disk_errors(out):
         (out / "parts").mkdir(parents=True)
     write_json(started, identity)
-
-
-def _jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with atomic_file(path) as temporary:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

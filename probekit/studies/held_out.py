@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from probekit.container import atomic_directory
+from probekit.container import atomic_directory, write_jsonl
 from probekit.data.rows import Example
 from probekit.errors import DataError
 from probekit.probes import Probe
@@ -43,8 +42,7 @@ def write_split(
             )
     with atomic_directory(Path(out), force=force) as target:
         for name, rows in parts.items():
-            lines = [json.dumps(_row(row), ensure_ascii=False) + "\n" for row in rows]
-            (target / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+            write_jsonl(target / f"{name}.jsonl", map(_row, rows))
     return {name: len(rows) for name, rows in parts.items()}
 
 

@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from probekit.models.chat import Rendered
 from probekit.studies.recipe import Recipe, Variant
 
 KEPT = "kept"
@@ -119,11 +118,3 @@ def _cap(pairs: list[list[dict[str, Any]]], limit: int) -> None:
             if total > limit and len(found) == longest:
                 found.pop()
                 total -= 1
-
-
-def conditioned(prompt: Rendered, prefill: Any) -> Rendered:  # noqa: ANN401 - token ids
-    """Return a prompt whose assistant's turn has begun with the tokens `prefill`."""
-    import numpy as np
-
-    ids = np.concatenate([prompt.ids, np.asarray(prefill, dtype=np.int32)])
-    return Rendered(ids, len(ids), len(ids), None, prompt.has_prompt)
