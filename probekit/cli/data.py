@@ -53,19 +53,23 @@ def split(
 ) -> None:
     """Divide prompts as a fit was: held out are the groups of its report split.
 
-    Names that a head was fitted on may be trained on; the held-out ones nothing has seen.
+    Groups that a head was fitted on may be trained on; the held-out ones nothing has seen. Prompts of
+    other groups are left out.
 
     \b
     Example:
       probekit data split --probe fit --prompts demo:people --out prompts
     """
     from probekit.data.prompts import open_prompts
-    from probekit.studies.held_out import held_out_groups, write_split
+    from probekit.studies.held_out import groups_of, write_split
 
-    found = write_split(open_prompts(prompts), held_out_groups(probe, store), out, force=force)
+    found = write_split(open_prompts(prompts), groups_of(probe, store), out, force=force)
     if as_json:
         return echo_json({**found, "path": out})
-    click.echo(f"{out}: {found['train']} prompts to train on, {found['held_out']} held out")
+    click.echo(
+        f"{out}: {found['train']} prompts to train on, {found['held_out']} held out, "
+        f"{found['left_out']} left out of groups that the fit has not seen"
+    )
 
 
 def _lines(report: Any) -> list[str]:  # noqa: ANN401 - a CheckReport

@@ -91,10 +91,16 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
                 "n_pairs": found.n_pairs,
                 "drops": found.drops,
                 "leaks": found.leaks,
+                "familiarity": found.familiarity,
                 "path": str(found.folder / "pairs.jsonl"),
             }
         )
     click.echo(f"{found.folder / 'pairs.jsonl'}: {found.n_pairs} pairs of {len(prompts)} prompts")
+    for name, part in (found.familiarity or {}).items():
+        click.echo(
+            f"  {name:<14} {part['n_kept']} of {part['n']} prompts, median log p of the names kept "
+            f"{part['median_logprob_kept']:.1f}"
+        )
     for name, counts in found.drops.items():
         click.echo(f"  {name:<14} " + ", ".join(f"{n} {why}" for why, n in sorted(counts.items())))
     for name, value in found.leaks["total"].items():

@@ -19,33 +19,22 @@ from probekit.cli.options import (
 from probekit.cli.rl_output import Watch, finish
 
 
-def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
+def _reward_options(command: Any) -> Any:  # noqa: ANN401 - a click command
     for option in (
-        click.option("--eval-samples", default=1, show_default=True, help="Samples of each."),
-        click.option("--eval-prompts", default=32, show_default=True, help="Held-out prompts."),
-        click.option("--eval-every", default=10, show_default=True, help="Steps between them."),
-        click.option("--lora-targets", default="all-linear", show_default=True, help="Layers."),
-        click.option("--rank", default=16, show_default=True, help="Of the LoRA adapter."),
-        click.option("--warmup", default=5, show_default=True, help="Steps of rising rate."),
-        click.option(
-            "--decay",
-            default="constant",
-            show_default=True,
-            help="Of the rate: constant, linear, cosine.",
-        ),
-        click.option("--learning-rate", default=2e-4, show_default=True, help="Of AdamW."),
-        click.option("--entropy-bonus", default=0.0, show_default=True, help="Its weight."),
-        click.option("--kl-in", default="loss", show_default=True, help="loss (k3), or reward."),
-        click.option("--kl-coeff", default=0.02, show_default=True, help="Weight of the KL."),
-        click.option("--full-weights", is_flag=True, help="Train all weights, no adapter."),
-        click.option("--clip", default=0.2, show_default=True, help="PPO's clip of the ratio."),
-        click.option("--epochs", default=1, show_default=True, help="Passes over a step."),
-        click.option("--estimator", default="grpo", show_default=True, help="grpo, dr-grpo, rloo."),
         click.option(
             "--ensemble-penalty",
             default=0.0,
             show_default=True,
             help="lambda of mean - lambda std.",
+        ),
+        click.option(
+            "--guide-steps", default=20, show_default=True, help="First steps that have guides."
+        ),
+        click.option(
+            "--guides",
+            default=0,
+            show_default=True,
+            help="Completions of a group that are the head's own pairs', both sides alike.",
         ),
         click.option(
             "--refit-rate", default=1.0, show_default=True, help="Share of the refitted head."
@@ -75,11 +64,41 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             show_default=True,
             help="max, clip, gaussian, kde, or chosen (their distribution).",
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
+    for option in (
+        click.option("--eval-samples", default=1, show_default=True, help="Samples of each."),
+        click.option("--eval-prompts", default=32, show_default=True, help="Held-out prompts."),
+        click.option("--eval-every", default=10, show_default=True, help="Steps between them."),
+        click.option("--lora-targets", default="all-linear", show_default=True, help="Layers."),
+        click.option("--rank", default=16, show_default=True, help="Of the LoRA adapter."),
+        click.option("--warmup", default=5, show_default=True, help="Steps of rising rate."),
+        click.option(
+            "--decay",
+            default="constant",
+            show_default=True,
+            help="Of the rate: constant, linear, cosine.",
+        ),
+        click.option("--learning-rate", default=2e-4, show_default=True, help="Of AdamW."),
+        click.option("--entropy-bonus", default=0.0, show_default=True, help="Its weight."),
+        click.option("--kl-in", default="loss", show_default=True, help="loss (k3), or reward."),
+        click.option("--kl-coeff", default=0.02, show_default=True, help="Weight of the KL."),
+        click.option("--full-weights", is_flag=True, help="Train all weights, no adapter."),
+        click.option("--clip", default=0.2, show_default=True, help="PPO's clip of the ratio."),
+        click.option("--epochs", default=1, show_default=True, help="Passes over a step."),
+        click.option("--estimator", default="grpo", show_default=True, help="grpo, dr-grpo, rloo."),
         click.option("--batch", default=64, show_default=True, help="Sequences decoded together."),
         click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from."),
         click.option("--temperature", default=1.0, show_default=True, help="Of sampling."),
         click.option("--max-new-tokens", default=40, show_default=True, help="Of a completion."),
-        click.option("--balance", help="Tag whose values are drawn equally often."),
+        click.option(
+            "--balance",
+            help="Tag whose values are drawn equally often, or in shares: TAG=VALUE:3,VALUE:1.",
+        ),
         click.option("--group", default=8, show_default=True, help="Completions a prompt."),
         click.option(
             "--prompts-per-step", "prompts", default=8, show_default=True, help="Prompts."
@@ -106,6 +125,7 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
 )
 @click.option("--held-out", help="Prompts to evaluate on.  [default: a quarter of --prompts]")
 @out_option("Directory to write.")
+@_reward_options
 @_training_options
 @click.option("--behaviours", help="Behaviours file, or the name of a shipped one.")
 @click.option(

@@ -118,6 +118,7 @@ def _elicitation(folder: Path) -> Elicitation:
         drops=KIND.whole(folder / "run.json", lambda: _counts(drops)),
         leaks=KIND.whole(folder / "leaks.json", lambda: _leaks(leaks)),
         recipe=dict(run.get("recipe") or {}),
+        familiarity=KIND.whole(folder / "run.json", lambda: dict(run.get("familiarity") or {})),
     )
 
 

@@ -190,8 +190,9 @@ def _steps(run: RLRun) -> str:
 def _aim(run: RLRun) -> str:
     settings: dict[str, Any] = run.settings
     found = [str(settings.get("target") or "not recorded")]
-    if settings.get("balance"):
-        found.append("balanced classes")
+    if balance := settings.get("balance"):
+        shares = str(balance).partition("=")[2]
+        found.append(f"classes {shares.replace(',', ', ')}" if shares else "balanced classes")
     if settings.get("refit_every"):
         found.append(f"refit every {settings['refit_every']} steps")
     if len(run.optimised) > 1:

@@ -98,6 +98,9 @@ class Elicitation:
     leaks: Mapping[str, Mapping[str, Metric]]
     """`all` and every class to feature to accuracy; no value where there were too few groups."""
     recipe: Mapping[str, Any]
+    familiarity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of each class, prompts kept (`n_kept`) of how many (`n`) for how well the model knows their names;
+    empty where the recipe asks nothing."""
 
 
 class Answer(NamedTuple):

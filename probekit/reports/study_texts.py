@@ -125,6 +125,20 @@ def stages_html(study: Study, base: Path) -> str:
     return found
 
 
+def _familiarity(found: Elicitation) -> str:
+    lowest = found.recipe.get("familiar") or {}
+    rules = ", ".join(f"{escape(str(k))}: {number(float(v), 1)} nats" for k, v in lowest.items())
+    kept = "; ".join(
+        f"{escape(value)}: {count(int(part['n_kept']))} of {count(int(part['n']))} kept, median "
+        f"{number(part['median_logprob_kept'], 1)}"
+        for value, part in found.familiarity.items()
+    )
+    return (
+        f"those that the model knows: log-probability of a name's later words given the first, at least "
+        f"({rules}), then equally many of each class. {kept}"
+    )
+
+
 def _data_methods(study: Study) -> list[tuple[str, str]]:
     found = []
     if study.elicitation is not None:
@@ -136,6 +150,8 @@ def _data_methods(study: Study) -> list[tuple[str, str]]:
             f"{count(len(study.elicitation.pairs))} pairs about {count(names)} names, from {count(written)} "
             f"completions{escape(_sampling(recipe))}",
         ))  # fmt: skip
+        if study.elicitation.familiarity:
+            found.append(("Names", _familiarity(study.elicitation)))
         found.append(("Variants", _variants(recipe)))
         found.append(("Polarity", _polarity(recipe)))
     if study.sizes:
@@ -206,6 +222,13 @@ def _polarity(recipe: Mapping[str, Any]) -> str:
     return escape(upper_first("; ".join(parts)))
 
 
+def _guides(settings: Mapping[str, Any]) -> list[str]:
+    if not settings.get("guides"):
+        return []
+    steps = settings.get("guide_steps")
+    return [f"{settings['guides']} guides a group in the first {steps} steps"]
+
+
 def _rl_method(run: RLRun) -> str:
     settings = run.settings
 
@@ -219,6 +242,7 @@ def _rl_method(run: RLRun) -> str:
         *named("prompts", "{} prompts a step"), *named("group", "{} completions a prompt"),
         *named("max_new_tokens", "{} new tokens at most"), *named("temperature", "temperature {}"),
         *named("learning_rate", "learning rate {:g}"), *named("kl_coeff", "KL weight {:g}"),
+        *_guides(settings),
         *named("refit_every", "heads fitted again every {} steps"),
         *named("ensemble_penalty", "ensemble penalty {:g}"),
         f"{count(len(run.optimised))} head{'' if len(run.optimised) == 1 else 's'}",

@@ -25,7 +25,7 @@ class RLConfig:
     group: int = 8
     """Completions of each prompt (G)."""
     balance: str | None = None
-    """Tag whose values are drawn equally often."""
+    """Tag whose values are drawn equally often, or TAG=VALUE:SHARE,VALUE:SHARE."""
     max_new_tokens: int = 40
     temperature: float = 1.0
     top_p: float = 1.0
@@ -45,6 +45,9 @@ class RLConfig:
     """Most recent outputs that a refit uses."""
     refit_rate: float = 1.0
     """Share of the refitted head in the next one; below 1 heads change slowly."""
+    guides: int = 0
+    """Completions of each group that are the head's own pairs', in the first `guide_steps` steps."""
+    guide_steps: int = 20
     estimator: str = "grpo"
     """`grpo`, `dr-grpo` or `rloo`."""
     epochs: int = 1
@@ -100,6 +103,7 @@ class RLConfig:
             "eval_prompts",
             "eval_samples",
             "refit_keep",
+            "guide_steps",
             "batch_tokens",
         ):
             if getattr(self, name) < 1:
@@ -113,6 +117,13 @@ class RLConfig:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ModelError(f"{name} {value}: expected a number.")
+        if self.guides and not 2 <= self.guides <= self.group - 2:
+            raise ModelError(
+                f"guides {self.guides}: expected 0, or 2 to {self.group - 2}: one of each side, and two "
+                f"completions of the policy's own in a group of {self.group}."
+            )
+        if self.guides and self.engine != "embedded":
+            raise ModelError(f"guides: engine {self.engine!r} has none. Use the embedded one.")
         if self.clip is not None and not self.clip > 0:
             raise ModelError(f"clip {self.clip}: expected more than 0.")
         for name in ("max_norm", "alpha"):
@@ -128,6 +139,11 @@ class RLConfig:
         if self.epochs > 1 and self.clip is None:
             raise ModelError("epochs: more than one needs a clip. Pass --clip, or --epochs 1.")
         self.sampling()
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the rows that the heads were fitted on are needed."""
+        return bool(self.refit_every or self.guides)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, 0-based, as a share of the highest one."""

@@ -20,7 +20,7 @@ from probekit.rl.rollout import Rollout
 
 
 class StepStats(NamedTuple):
-    """What one step of learning did, means over its new tokens in its first pass."""
+    """What one step of learning did, means over the policy's new tokens in its first pass."""
 
     loss: float
     kl: float
@@ -88,7 +88,7 @@ class Learner:
                     "checkpoint is kept; use a smaller --learning-rate, or --dtype float32."
                 )
             self.optimizer.step()
-            loss, kl, entropy, clipped, gap = (sums / rollout.n_tokens).tolist()
+            loss, kl, entropy, clipped, gap = (sums / rollout.n_own).tolist()
             kl = kl if reference is not None else float("nan")
             stats.append(StepStats(loss, kl, entropy, clipped, float(norm), gap))
         clipped = float(np.mean([item.clipped for item in stats]))
@@ -122,9 +122,12 @@ class Learner:
         for i, piece in zip(index, pieces, strict=True):
             old.setdefault(i, piece.detach())
         weight = torch.from_numpy(np.repeat(advantage[index], n_new)).float().to(device)
+        own = torch.from_numpy(np.repeat(rollout.own[index], n_new)).to(device)
         frozen = None
         if reference is not None:
             frozen = torch.from_numpy(np.concatenate([reference[i] for i in index])).to(device)
+            # k3 is the divergence on tokens of the policy only.
+            frozen = torch.where(own, frozen, logprob.detach())
         found = policy_loss(
             Tokens(
                 logprob=logprob,
@@ -141,13 +144,13 @@ class Learner:
         found.total.backward()  # type: ignore[no-untyped-call]
         self.policy.masters.collect()
         drawn = torch.from_numpy(np.concatenate([rollout.logprobs[i] for i in index])).to(device)
-        gap = (logprob.detach() - drawn).abs().sum()
+        gap = ((logprob.detach() - drawn).abs() * own).sum()
         n = rollout.n_tokens
         return np.array(
             [
                 float(found.total.detach()) * n,
                 float(found.kl) * n,
-                float(entropy.detach().sum()),
+                float((entropy.detach() * own).sum()),
                 float(found.clipped) * n,
                 float(gap),
             ]

@@ -1,13 +1,48 @@
-"""Which prompts a step uses: every prompt once an epoch, in equal numbers of every class."""
+"""Which prompts a step uses: every prompt once an epoch, in given numbers of every class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from probekit.data.rows import Example
 from probekit.errors import DataError
+
+
+class Balance(NamedTuple):
+    """Shares in which the values of a tag are drawn."""
+
+    tag: str
+    shares: Mapping[str, float]
+    """Empty: all alike."""
+
+    @classmethod
+    def parse(cls, spec: str | None) -> Balance | None:
+        """Read `TAG`, or `TAG=VALUE:SHARE,VALUE:SHARE`; None for None.
+
+        Raises
+        ------
+        DataError
+            When a share is no positive number.
+        """
+        if not spec:
+            return None
+        tag, _, rest = spec.partition("=")
+        shares = {}
+        for part in filter(None, rest.split(",")):
+            value, _, number = part.rpartition(":")
+            try:
+                shares[value] = float(number)
+            except ValueError:
+                shares[value] = 0.0
+            if not 0 < shares[value] < float("inf"):
+                raise DataError(
+                    f"balance {spec!r}: {part!r} is no share. Expected TAG, or "
+                    "TAG=VALUE:NUMBER,VALUE:NUMBER with numbers above 0."
+                )
+        return cls(tag, shares)
 
 
 class PromptSampler:
@@ -20,14 +55,15 @@ class PromptSampler:
     n_prompts
         Prompts of a step.
     balance
-        A tag whose values are drawn equally often; None draws from all prompts alike.
+        A tag whose values are drawn in given shares, equal ones unless it says so; None draws from
+        all prompts alike.
     seed
         Of the order.
 
     Raises
     ------
     DataError
-        When there are no prompts, or the tag is absent or has one value only.
+        When there are no prompts, the tag is absent or has one value only, or a value has no share.
     """
 
     def __init__(
@@ -36,33 +72,44 @@ class PromptSampler:
         if not prompts:
             raise DataError("prompts: there are none. Expected at least one.")
         self._n, self._seed = n_prompts, seed
-        values = [prompt.tags.get(balance, "") if balance else "" for prompt in prompts]
-        if balance and ("" in values or len(set(values)) < 2):
+        wanted = Balance.parse(balance)
+        values = [prompt.tags.get(wanted.tag, "") if wanted else "" for prompt in prompts]
+        names = sorted(set(values))
+        if wanted and ("" in values or len(names) < 2):
             missing = values.count("")
             found = f"{missing} prompts have no such tag" if missing else f"all are {values[0]!r}"
             raise DataError(
                 f"balance {balance!r}: {found}. Expected a tag with two values or more on every "
                 "prompt, or no --balance."
             )
-        self._classes = [
-            [i for i, v in enumerate(values) if v == value] for value in sorted(set(values))
-        ]
+        shares = (wanted.shares if wanted else {}) or dict.fromkeys(names, 1.0)
+        if set(shares) != set(names):
+            raise DataError(
+                f"balance {balance!r}: the prompts' values are {', '.join(names)}. Expected a share for "
+                "each of them and for no other."
+            )
+        self._classes = [[i for i, v in enumerate(values) if v == value] for value in names]
         if n_prompts < len(self._classes):
             raise DataError(
                 f"balance {balance!r}: has {len(self._classes)} values, a step {n_prompts} prompts. "
                 "Expected one prompt of each at least."
             )
+        self._bounds = np.cumsum([0.0, *(shares[name] for name in names)]) / sum(shares.values())
 
     def step(self, number: int) -> list[int]:
         """Return the indices of the prompts of step `number` (0-based), one class after another."""
-        share, rest = divmod(self._n, len(self._classes))
-        found = []
-        for place, members in enumerate(self._classes):
-            # The odd ones go round the classes, so that over the run they are even too.
-            extra = (place - number) % len(self._classes) < rest
-            first = number * share + _extras(number, place, len(self._classes), rest)
-            found += [self._at(place, members, first + k) for k in range(share + extra)]
-        return found
+        before, after = self._drawn(number), self._drawn(number + 1)
+        return [
+            self._at(place, members, k)
+            for place, members in enumerate(self._classes)
+            for k in range(before[place], after[place])
+        ]
+
+    def _drawn(self, steps: int) -> list[int]:
+        """Return how many prompts of each class are drawn in the first `steps` steps."""
+        # Bounds between classes are rounded, not shares, so that the numbers add up to n a step.
+        edges = np.floor(steps * self._n * self._bounds + 1e-6).astype(int)
+        return [int(n) for n in np.diff(edges)]
 
     def _at(self, place: int, members: list[int], index: int) -> int:
         """Return the index-th prompt of a class in an endless sequence of shuffled epochs."""
@@ -71,6 +118,9 @@ class PromptSampler:
         return members[int(order[at])]
 
 
-def _extras(number: int, place: int, n: int, rest: int) -> int:
-    """Return how many odd prompts a class has had before step `number`."""
-    return sum((place - step) % n < rest for step in range(number % n)) + (number // n) * rest
+def drawn(prompts: Sequence[Example], n: int, *, seed: int) -> list[Example]:
+    """Return n prompts, drawn by seed where there are more, in their order."""
+    if len(prompts) <= n:
+        return list(prompts)
+    order = np.random.default_rng([seed, 7]).permutation(len(prompts))
+    return [prompts[i] for i in sorted(order[:n])]

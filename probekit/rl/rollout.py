@@ -29,11 +29,23 @@ class Rollout:
     """Of the new tokens as they were drawn."""
     texts: list[str]
     finished: NDArray[np.bool_]
+    guides: frozenset[int] = frozenset()
+    """Indices of completions that were given, not written: they count in no figure."""
+
+    @property
+    def own(self) -> NDArray[np.bool_]:
+        """Whether the policy wrote it, shape (n,)."""
+        return ~np.isin(np.arange(len(self.rows)), list(self.guides))
 
     @property
     def n_tokens(self) -> int:
         """New tokens in all."""
         return sum(self.n_new)
+
+    @property
+    def n_own(self) -> int:
+        """New tokens that the policy wrote."""
+        return int(np.array(self.n_new)[self.own].sum())
 
     def written(self, i: int) -> list[int]:
         """Return the content tokens of a completion, without the end of the turn."""

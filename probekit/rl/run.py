@@ -23,6 +23,7 @@ from probekit.provenance import run_record
 from probekit.rl.checkpoint import LOGS
 from probekit.rl.config import RLConfig
 from probekit.rl.head_data import HeadData
+from probekit.rl.prompts import Balance
 from probekit.rl.target import bad_scores, good_scores
 from probekit.rl.train import Log, Trainer
 from probekit.rl.trl_engine import trainer_class
@@ -125,7 +126,7 @@ def train_run(
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
     _check_out(out, resume=resume, force=force)
     heads, data = open_heads(
-        loaded, probes, ensemble_layers, store, toward=toward, needed=bool(config.refit_every)
+        loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows
     )
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     trainer = trainer_class(config.engine)(
@@ -153,7 +154,8 @@ def _prompts(
 ) -> tuple[list[Example], list[Example]]:
     """Return prompts to train on and to evaluate on; no group is in both."""
     if held_out is None:
-        return split_prompts(prompts, seed=config.seed, balance=config.balance)
+        balance = Balance.parse(config.balance)
+        return split_prompts(prompts, seed=config.seed, balance=balance and balance.tag)
     groups = {prompt.group for prompt in held_out}
     if shared := sorted(groups & {prompt.group for prompt in prompts}):
         raise DataError(

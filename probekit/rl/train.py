@@ -28,11 +28,12 @@ from probekit.rl.evaluation import Evaluator, Readings
 from probekit.rl.extra import ExtraReward, Written
 from probekit.rl.frozen import Frozen, FrozenReader
 from probekit.rl.goodhart import Goodhart, goodhart
+from probekit.rl.guides import Guides
 from probekit.rl.head_data import HeadData
 from probekit.rl.interrupts import Interrupts
 from probekit.rl.learner import Learner
 from probekit.rl.policy import FullPolicy, Policy
-from probekit.rl.prompts import PromptSampler
+from probekit.rl.prompts import Balance, PromptSampler, drawn
 from probekit.rl.refit import Refitter
 from probekit.rl.reward import Ensemble, Rewards, rewards
 from probekit.rl.rollout import Rollout, Writer
@@ -84,7 +85,8 @@ class Trainer:
         self._done, self._whole = 0, True
         self._start: Start | None = None
         config = self.config
-        self.tag = config.target_tag or config.balance or ""
+        balance = Balance.parse(config.balance)
+        self.tag = config.target_tag or (balance.tag if balance else "")
         self.sampler = PromptSampler(
             self.prompts, config.prompts, balance=config.balance, seed=config.seed
         )
@@ -100,6 +102,7 @@ class Trainer:
         )  # fmt: skip
         self.learner = Learner(self.policy, config)
         self.writer = Writer(self.policy, self.prompts)
+        self.guides = self._guides()
         self.reader = self._reader(self.heads)
         self._aim(self.heads)
         if config.target_tag:
@@ -164,6 +167,8 @@ class Trainer:
         refit = self._refit(number)
         index = self.sampler.step(number)
         rollout = self.writer.write(index, config.sampling(), seed=config.seed + 1 + number)
+        if self.guides is not None:
+            rollout = self.guides.join(rollout, index, number)
         wrote = time.perf_counter()
         with self.policy.reference():
             frozen = self.reader.read(rollout.rows, rollout.n_new, logprobs=config.kl_coeff > 0)
@@ -175,17 +180,18 @@ class Trainer:
         read = time.perf_counter()
         self._whole = False
         stats = self.learner.step(number, rollout, advantage, frozen.logprobs)
-        known = reward.score[np.isfinite(reward.score)]
+        own = rollout.own
+        known = reward.score[np.isfinite(reward.score) & own]
         row = {
             "step": number + 1,
             "score": float(known.mean()),
             "score_sd": float(known.std()),
-            "distance_to_chosen": self._distance(reward.score, prompts),
-            "reward": float(reward.total.mean()),
+            "distance_to_chosen": self._distance(np.where(own, reward.score, np.nan), prompts),
+            "reward": float(reward.total[own].mean()),
             "flat_groups": float(spread(groups)),
             **stats._asdict(),
-            "n_tokens": rollout.n_tokens / len(rollout.rows),
-            "finished": float(rollout.finished.mean()),
+            "n_tokens": rollout.n_own / int(own.sum()),
+            "finished": float(rollout.finished[own].mean()),
             **self._observe(rollout, frozen, prompts),
             **({"refit": refit} if refit else {}),
             "seconds": time.perf_counter() - started,
@@ -193,7 +199,7 @@ class Trainer:
             "seconds_reading": read - wrote,
         }
         row["alarms"] = step_alarms(
-            row, start=self._first(row), finished=rollout.finished, groups=groups, scores=known,
+            row, start=self._first(row), finished=rollout.finished[own], groups=groups, scores=known,
             chosen=self.chosen,
         )  # fmt: skip
         return row
@@ -211,7 +217,7 @@ class Trainer:
                 float((own - other).sum())
                 for own, other in zip(rollout.logprobs, frozen.logprobs, strict=True)
             ]
-            extra.append((-config.kl_coeff, np.array(gaps)))
+            extra.append((-config.kl_coeff, np.array(gaps) * rollout.own))
         values = [prompt.tags.get(config.target_tag or "", "") for prompt in prompts]
         n = len(self.heads)
         return rewards(frozen.scores[:, :n], self.ensemble, self.target, values, extra=extra)
@@ -240,21 +246,22 @@ class Trainer:
         """
         found: dict[str, float] = {}
         wanted: list[bool | None] = [None] * len(prompts)
+        own = [int(i) for i in np.flatnonzero(rollout.own)]
         if self.behaviours is not None and self.wanted is not None:
             for i, prompt in enumerate(prompts):
                 question = prompt.prompt[-1].content if prompt.prompt else ""
                 category = self.behaviours.classify(question, rollout.texts[i])
                 wanted[i] = self.wanted.holds(category, prompt.tags)
-            if known := [good for good in wanted if good is not None]:
+            if known := [good for i in own if (good := wanted[i]) is not None]:
                 found["wanted"] = float(np.mean(known))
         if self.refitter is not None:
             first = self.evaluator.first.score(frozen.scores[:, len(self.heads) :])
-            found["score_first"] = float(np.nanmean(first))
+            found["score_first"] = float(np.nanmean(first[own]))
             self.refitter.add(
-                frozen.acts,
-                [prompt.group for prompt in prompts],
-                [prompt.tags.get(self.tag, "") for prompt in prompts],
-                wanted,
+                {cell: acts[own] for cell, acts in frozen.acts.items()},
+                [prompts[i].group for i in own],
+                [prompts[i].tags.get(self.tag, "") for i in own],
+                [wanted[i] for i in own],
             )
         return found
 
@@ -296,6 +303,20 @@ class Trainer:
             seed=self.config.seed, tag=self.tag,
         )  # fmt: skip
 
+    def _guides(self) -> Guides | None:
+        config = self.config
+        if not config.guides:
+            return None
+        if not self.data:
+            raise ModelError(
+                "guides: the rows that the head was fitted on are not known. Name their store with "
+                "--store, or pass no --guides."
+            )
+        return Guides(
+            self.data[0], self.prompts, self.loaded, n=config.guides, steps=config.guide_steps,
+            max_new_tokens=config.max_new_tokens, seed=config.seed,
+        )  # fmt: skip
+
     def _reader(self, heads: Sequence[Probe], readings: Readings | None = None) -> FrozenReader:
         first = list(self.heads) if self.refitter is not None and readings is None else []
         return FrozenReader(
@@ -307,13 +328,14 @@ class Trainer:
         )
 
     def _evaluator(self) -> Evaluator:
+        config = self.config
         readings = Readings(
             list(self.heads),
             list(self.heads) if self.refitter is not None else [],
             list(self.independent),
             [item.with_distributions(item.disjoint()) for item in self.data],
         )
-        held_out = _some(self.held_out, self.config)
+        held_out = drawn(self.held_out, config.eval_prompts, seed=config.seed)
         named = [self.wanted.holds("", prompt.tags) for prompt in held_out] if self.wanted else [0]
         if all(value is None for value in named):
             raise BehaviourError(
@@ -373,11 +395,3 @@ class Trainer:
         with disk_errors(path), path.open("a", encoding="utf-8") as handle:
             for row in rows:
                 handle.write(json.dumps(jsonable(row), ensure_ascii=False) + "\n")
-
-
-def _some(held_out: Sequence[Example], config: RLConfig) -> list[Example]:
-    """Return the held-out prompts to evaluate on, drawn by seed where there are more than asked for."""
-    if len(held_out) <= config.eval_prompts:
-        return list(held_out)
-    order = np.random.default_rng([config.seed, 7]).permutation(len(held_out))
-    return [held_out[i] for i in sorted(order[: config.eval_prompts])]

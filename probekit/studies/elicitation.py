@@ -20,6 +20,7 @@ from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import SamplingConfig, sample
 from probekit.provenance import run_record
+from probekit.studies.familiarity import familiar, name_logprobs, summary
 from probekit.studies.leaks import leak_check, without_telling_words
 from probekit.studies.pairing import KEPT, drops, pair_rows, trim, verdict
 from probekit.studies.recipe import Recipe, Variant
@@ -38,6 +39,8 @@ class Elicited:
     """Of each variant, completions kept and dropped, by reason."""
     leaks: Mapping[str, Any]
     """`leak_check` of the pairs."""
+    familiarity: Mapping[str, Any] | None = None
+    """Of each class, how many prompts were kept of how many; None where the recipe asks nothing."""
 
 
 def elicit(
@@ -92,6 +95,7 @@ def elicit(
     identity = _identity(loaded, recipe, prompts, seed)
     _open(out, identity, resume=resume, force=force)
     record = run_record("elicit", dict(arguments or {}), seed=seed)
+    prompts, known = _known(loaded, recipe, prompts)
     rows = _write_parts(loaded, recipe, prompts, out / "parts", batch, seed, progress)
     counts, pairs = drops(rows), pair_rows(rows, recipe)
     n_paired = len(pairs)
@@ -106,11 +110,27 @@ def elicit(
     write_jsonl(out / "completions.jsonl", rows)
     write_jsonl(out / "pairs.jsonl", pairs)
     write_json(out / "leaks.json", leaks)
-    shown = {"recipe": _describe(recipe), "identity": identity, "drops": counts}
+    shown = {
+        "recipe": _describe(recipe),
+        "identity": identity,
+        "familiarity": known,
+        "drops": counts,
+    }
     numbers = {"n_pairs": len(pairs), "n_pairs_told_by_words": n_paired - len(pairs)}
     write_json(out / "run.json", {**record, **loaded.describe(), **shown, **numbers})
     shutil.rmtree(out / "parts")
-    return Elicited(out, len(pairs), counts, leaks)
+    return Elicited(out, len(pairs), counts, leaks, known)
+
+
+def _known(
+    loaded: LoadedModel, recipe: Recipe, prompts: Sequence[Example]
+) -> tuple[Sequence[Example], dict[str, Any] | None]:
+    """Return the prompts whose names the model knows as well as the recipe asks, and what was left out."""
+    if not recipe.familiar:
+        return prompts, None
+    logprobs = name_logprobs(loaded, prompts, recipe.name_tag)
+    kept = familiar(prompts, logprobs, recipe.class_tag, recipe.familiar)
+    return kept, summary(prompts, logprobs, recipe.class_tag, kept)
 
 
 def _write_parts(
@@ -252,7 +272,7 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     found = {
         key: value
         for key, value in vars(recipe).items()
-        if key not in ("variants", "behaviours", "polarity")
+        if key not in ("variants", "behaviours", "polarity", "familiar")
     }
     variants = [
         {
@@ -265,7 +285,8 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     ]
     behaviours = recipe.behaviours.describe() if recipe.behaviours else None
     polarity = {key: list(map(list, value)) for key, value in recipe.polarity.items()}
-    return {**found, "variants": variants, "behaviours": behaviours, "polarity": polarity}
+    rest = {"behaviours": behaviours, "polarity": polarity, "familiar": dict(recipe.familiar)}
+    return {**found, "variants": variants, **rest}
 
 
 def _open(out: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,36 +15,50 @@ from probekit.probes import Probe
 from probekit.rl.head_data import HeadData
 
 
-def held_out_groups(fit: str | Path, store: str | Path | None = None) -> set[str]:
-    """Return the groups of a fit's report split, which neither its heads nor their choice saw."""
+class Groups(NamedTuple):
+    """The groups of a fit's rows."""
+
+    train: set[str]
+    """Of the fit and the choose split."""
+    held_out: set[str]
+    """Of the report split, which neither its heads nor their choice saw."""
+
+
+def groups_of(fit: str | Path, store: str | Path | None = None) -> Groups:
+    """Return the groups of the rows that a fit was made from."""
     task = HeadData.open(fit, Probe.load(fit), store).task
-    return {str(group) for group in np.unique(task.groups[task.splits.report])}
+    every, held_out = (
+        {str(group) for group in np.unique(found)}
+        for found in (task.groups, task.groups[task.splits.report])
+    )
+    return Groups(every - held_out, held_out)
 
 
 def write_split(
-    prompts: Sequence[Example], held_out: set[str], out: str | Path, *, force: bool = False
+    prompts: Sequence[Example], groups: Groups, out: str | Path, *, force: bool = False
 ) -> dict[str, int]:
     """Write `train.jsonl` and `held_out.jsonl` to a directory; return how many prompts each has.
+
+    Prompts of groups that the fit had no rows of are left out: what its data left out (names that
+    the model does not know) is not to be trained on either.
 
     Raises
     ------
     DataError
         When one of them would be empty.
     """
-    parts = {
-        "train": [p for p in prompts if p.group not in held_out],
-        "held_out": [p for p in prompts if p.group in held_out],
-    }
+    parts = {name: [p for p in prompts if p.group in own] for name, own in groups._asdict().items()}
     for name, rows in parts.items():
         if not rows:
             raise DataError(
                 f"prompts: none is left for {name}.jsonl. Expected prompts whose groups are partly "
-                f"in the fit's report split ({len(held_out)} groups)."
+                f"in the fit's report split ({len(groups.held_out)} groups) and partly not."
             )
     with atomic_directory(Path(out), force=force) as target:
         for name, rows in parts.items():
             write_jsonl(target / f"{name}.jsonl", map(_row, rows))
-    return {name: len(rows) for name, rows in parts.items()}
+    counts = {name: len(rows) for name, rows in parts.items()}
+    return {**counts, "left_out": len(prompts) - sum(counts.values())}
 
 
 def _row(prompt: Example) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ UNFINISHED = ("trim", "keep", "drop")
 TOP = {
     "name": str, "prompts": str, "class_tag": str, "samples": int, "max_new_tokens": int,
     "temperature": float, "top_p": float, "unfinished": str, "min_words": int, "behaviours": str,
-    "filter_words": bool, "variants": dict, "classes": dict,
+    "filter_words": bool, "name_tag": str, "variants": dict, "classes": dict,
 }  # fmt: skip
 VARIANT = {
     "system": str, "shots": list, "prefill": str, "keep": str, "leaks": list, "behaviour": list,
 }  # fmt: skip
 SIDES = ("chosen", "rejected")
+CLASS = {"chosen": (str, list), "rejected": (str, list), "familiar": (int, float)}
 Side = tuple[str, ...]
 
 
@@ -72,6 +73,10 @@ class Recipe:
     """Take pairs out until words alone tell nothing: see `leaks.without_telling_words`."""
     behaviours: Behaviours | None = None
     """Names the category of every completion."""
+    name_tag: str = "name"
+    """Tag of the prompts that holds the name they ask about."""
+    familiar: Mapping[str, float] = field(default_factory=dict)
+    """Class to the least log-probability of a name's later words: see `familiarity`."""
 
     @classmethod
     def load(cls, source: str | Path) -> Recipe:
@@ -109,7 +114,14 @@ class Recipe:
             key: table[key]
             for key in TOP.keys() & table.keys() - {"variants", "classes", "behaviours"}
         }
-        found = cls(**plain, variants=variants, polarity=polarity, behaviours=behaviours)
+        lowest = {
+            str(value): float(sides["familiar"])
+            for value, sides in table["classes"].items()
+            if "familiar" in sides
+        }
+        found = cls(
+            **plain, variants=variants, polarity=polarity, behaviours=behaviours, familiar=lowest
+        )
         found._check_values(place)
         return found
 
@@ -129,8 +141,11 @@ class Recipe:
 
 def _sides(table: Any, place: str, known: set[str]) -> tuple[Side, Side]:  # noqa: ANN401
     """Return the chosen and the rejected variants of a class, each a name or a list of names."""
-    if not isinstance(table, dict) or set(table) != set(SIDES):
-        raise DataError(f"{place}: expected a table with chosen and rejected.")
+    if not isinstance(table, dict) or not set(SIDES) <= set(table) <= set(CLASS):
+        raise DataError(f"{place}: expected a table with {', '.join(SIDES)} and perhaps familiar.")
+    for key, value in table.items():
+        if not isinstance(value, CLASS[key]) or isinstance(value, bool):
+            raise DataError(f"{place}.{key} is {value!r}, expected {_kinds(CLASS[key])}.")
     found: list[Side] = []
     for side in SIDES:
         value = table[side]
@@ -146,6 +161,10 @@ def _sides(table: Any, place: str, known: set[str]) -> tuple[Side, Side]:  # noq
     if shared := set(chosen) & set(rejected):
         raise DataError(f"{place}: {min(shared)!r} is both chosen and rejected.")
     return chosen, rejected
+
+
+def _kinds(kinds: tuple[type, ...]) -> str:
+    return "a number" if float in kinds else "a variant or a list of them"
 
 
 def _variant(name: str, table: Any, place: str, behaviours: Behaviours | None) -> Variant:  # noqa: ANN401

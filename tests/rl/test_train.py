@@ -236,6 +236,24 @@ def test_balanced_steps_draw_every_class_equally_and_every_prompt_once_an_epoch(
     assert steps == [PromptSampler(some, n, balance="class", seed=0).step(k) for k in range(60)]
 
 
+@pytest.mark.parametrize(("n", "shares"), [(8, "a:3,b:1"), (5, "b:1,a:2"), (3, "a:0.5,b:0.1")])
+def test_classes_are_drawn_in_the_shares_asked_for(n, shares):
+    sampler = PromptSampler(examples(["a"] * 9 + ["b"] * 3), n, balance=f"class={shares}", seed=0)
+    steps = [sampler.step(k) for k in range(60)]
+    assert all(len(step) == n for step in steps)
+    part = {k: float(v) for k, v in (x.split(":") for x in shares.split(","))}
+    wanted = 60 * n * part["a"] / sum(part.values())
+    assert sum(i < 9 for step in steps for i in step) == pytest.approx(wanted, abs=1)
+
+
+@pytest.mark.parametrize(
+    "spec", ["class=a", "class=a:0,b:1", "class=a:x,b:1", "class=a:1", "class=a:1,c:1"]
+)
+def test_shares_that_make_no_sense_are_refused(spec):
+    with pytest.raises(DataError, match="balance 'class="):
+        PromptSampler(examples(["a", "b"]), 2, balance=spec, seed=0)
+
+
 @pytest.mark.parametrize(
     ("values", "n", "message"),
     [

@@ -1,0 +1,128 @@
+"""Completions that a head was fitted on among a policy's own: what a reward prefers has to be met once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from probekit.data.rows import Example
+from probekit.errors import DataError
+from probekit.models.chat import Rendered, render
+from probekit.models.load import LoadedModel
+from probekit.models.sampling import closing_id
+from probekit.rl.head_data import HeadData
+from probekit.rl.rollout import Rollout
+
+SIDES = ("chosen", "rejected")
+
+
+class Guides:
+    """Puts completions of the head's pairs in place of some of a policy's own, in its first steps.
+
+    A reward makes more frequent only what is written at all. A policy that never does what the head
+    prefers learns nothing from it, however good the head is. As in learning from off-policy
+    guidance (2504.14945) some completions of a group are given; theirs is the ordinary advantage, and no
+    importance weight, so their gradient is that of weighted imitation. Ours differ in that chosen and
+    rejected sides are given in equal numbers: the pairs say what can be written, the head
+    alone which of it is better. They count in no figure of a step and in no refit.
+
+    Parameters
+    ----------
+    data
+        Of the first head: pairs, whose fit split is used.
+    prompts
+        To train on. Those whose group has no pair go without.
+    loaded
+        Whose tokenizer renders them.
+    n
+        Completions of each group that are given, at least 2 so that both sides are.
+    steps
+        Steps that have guides.
+    max_new_tokens
+        Where they are cut.
+    seed
+        Of the choice among a group's pairs.
+
+    Raises
+    ------
+    DataError
+        When the head was not fitted on pairs, or none is of a prompt to train on.
+    """
+
+    def __init__(
+        self,
+        data: HeadData,
+        prompts: Sequence[Example],
+        loaded: LoadedModel,
+        *,
+        n: int,
+        steps: int,
+        max_new_tokens: int,
+        seed: int,
+    ) -> None:
+        if data.task.kind != "pair":
+            raise DataError(
+                f"guides: the head was fitted on {data.task.kind} rows. Expected pairs, whose two sides "
+                "are the guides."
+            )
+        self._prompts, self._loaded = prompts, loaded
+        self._n, self._steps, self._limit, self._seed = n, steps, max_new_tokens, seed
+        self._closing = closing_id(loaded)
+        task, wanted = data.task, {prompt.group for prompt in prompts}
+        self._pairs: dict[str, list[tuple[str, str]]] = {}
+        for row in task.rows[task.splits.fit]:
+            if (group := str(task.examples.group[row])) in wanted:
+                sides = (str(task.examples.completion[row + k]) for k in range(len(SIDES)))
+                self._pairs.setdefault(group, []).append(tuple(sides))  # type: ignore[arg-type]
+        if not self._pairs:
+            raise DataError(
+                "guides: the head was fitted on no pair of a prompt to train on (they are matched by "
+                "group). Use prompts of the head's own fit split (probekit data split), or no --guides."
+            )
+
+    def join(self, rollout: Rollout, index: Sequence[int], number: int) -> Rollout:
+        """Return a step's completions with guides in the last places of each group.
+
+        Parameters
+        ----------
+        rollout
+            What the policy wrote, in prompt-major order.
+        index
+            The prompts of the step.
+        number
+            0-based, of the step.
+        """
+        if number >= self._steps:
+            return rollout
+        rng = np.random.default_rng([self._seed, 11, number])
+        size = len(rollout.rows) // len(index)
+        rows, n_new, texts = list(rollout.rows), list(rollout.n_new), list(rollout.texts)
+        logprobs, finished = list(rollout.logprobs), rollout.finished.copy()
+        given: set[int] = set()
+        for place, at in enumerate(index):
+            pairs = self._pairs.get(self._prompts[at].group)
+            for k in range(self._n if pairs else 0):
+                assert pairs is not None
+                text = pairs[int(rng.integers(len(pairs)))][k % len(SIDES)]
+                i = (place + 1) * size - 1 - k
+                rows[i], n_new[i], finished[i] = self._row(self._prompts[at], text)
+                logprobs[i], texts[i] = np.zeros(n_new[i], np.float32), text
+                given.add(i)
+        return dataclasses.replace(
+            rollout, rows=rows, n_new=n_new, texts=texts, logprobs=logprobs, finished=finished,
+            guides=frozenset(given),
+        )  # fmt: skip
+
+    def _row(self, prompt: Example, text: str) -> tuple[Rendered, int, bool]:
+        """Return a completion as the policy would have written it: its row, new tokens, finished."""
+        row = render(dataclasses.replace(prompt, completion=text), self._loaded.tokenizer)
+        length = row.stop - row.start
+        if length < self._limit:
+            return row, len(row.ids) - row.start, row.turn_end is not None
+        stop = row.start + self._limit
+        closing = [] if self._closing is None else [self._closing]
+        ids = np.concatenate([row.ids[:stop], np.array(closing, dtype=row.ids.dtype)])
+        cut = dataclasses.replace(row, ids=ids, stop=stop, turn_end=stop if closing else None)
+        return cut, self._limit, False
