@@ -65,7 +65,11 @@ def test_shipped_recipes_are_whole_and_turn_the_polarity_with_the_class():
         ("samples = 6", "sample = 6", "sample is unknown. Expected name"),
         ('chosen = "plain"', 'chosen = "plane"', "classes.a.chosen: 'plane' is no variant"),
         ('rejected = ["one", "two"]', 'rejected = "plain"', "'plain' is both chosen and rejected"),
-        ('rejected = ["one", "two"]', "", "classes.a: expected a table with chosen, rejected and perhaps familiar"),
+        (
+            'rejected = ["one", "two"]',
+            "",
+            "expected a table with chosen, rejected and perhaps familiar",
+        ),
         ('keep = "not know"', 'keep = "I do"', "keep is not the end of prefill"),
         ('"I do not know"\n', '"I do not know "\nkeep_ = 1\n', "keep_ is unknown"),
         ("['\\bsystem\\b']", "['(']", "'(' is no pattern"),
