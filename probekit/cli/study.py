@@ -87,27 +87,23 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
 def _run(folder: Path, stages: list[Any], about: dict[str, Any]) -> float:
     """Run what is not done yet; return the seconds it took."""
     from probekit.cli.main import cli
-    from probekit.container import write_json
     from probekit.studies.stages import Progress
 
-    progress, started = Progress(folder / "study.json", about), time.perf_counter()
-    if not progress.path.is_file():
-        write_json(progress.path, {**about, "stages": []})
+    progress, started = Progress(folder / "study.json", about, stages), time.perf_counter()
     for number, stage in enumerate(stages):
         arguments = stage.arguments()
         words = f"[{number + 1}/{len(stages)}] probekit {shlex.join(arguments)}"
         if progress.is_done(stage, arguments):
             log(f"{words}\n  is done")
-            progress.note(stage, arguments, "done", 0.0, fresh=False)
             continue
         log(words)
         how = "--resume" if progress.continues(stage, arguments) else "--force"
-        progress.note(stage, arguments, "running", 0.0, fresh=True)
+        progress.begin(stage, arguments)
         begun = time.perf_counter()
         try:
             cli.main(args=[*arguments, how], standalone_mode=False)
         except BaseException:
-            progress.note(stage, arguments, "failed", time.perf_counter() - begun, fresh=True)
+            progress.end(stage, "failed", time.perf_counter() - begun)
             raise
-        progress.note(stage, arguments, "done", time.perf_counter() - begun, fresh=True)
+        progress.end(stage, "done", time.perf_counter() - begun)
     return time.perf_counter() - started

@@ -17,18 +17,22 @@ from probekit.studies.stages import Stage
 NAME = "knowledge-awareness"
 POSITIONS = "first:8,first:16,mean,last,turn_end"
 WANTED = ("class=invented:hedges,refuses", "class=real:answers")
+BY_CLASS = ("--target", "chosen", "--target-tag", "class", "--balance", "class")
 ARMS = {
-    "max-unbalanced": ("--target", "max"),
+    "max-unbalanced": ("--target", "max", "--balance", "class=invented:3,real:1"),
     "max": ("--target", "max", "--balance", "class"),
-    "chosen": ("--target", "chosen", "--target-tag", "class", "--balance", "class"),
+    "chosen": BY_CLASS,
     "refits": (
-        "--target", "chosen", "--target-tag", "class", "--balance", "class",
-        "--refit-every", "4", "--refit-keep", "4096", "--refit-rate", "0.5",
+        *BY_CLASS, "--refit-every", "4", "--refit-keep", "4096", "--refit-rate", "0.5",
         "--ensemble-penalty", "0.5",
     ),
 }  # fmt: skip
 """The four ways to optimise the head, each with what sets it apart."""
-
+TRAINING = (
+    "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--learning-rate", "4e-4",
+    "--kl-coeff", "0.03",
+)  # fmt: skip
+"""What they share. Guides, since the model hardly ever writes a hedge that could be rewarded."""
 
 MORE_HEADS = 3
 """Heads beside the chosen one in the ensemble."""
@@ -39,11 +43,14 @@ class Size:
     """How much of everything, which is a matter of time."""
 
     names: int
-    """Names that answers are elicited for, half of each class."""
+    """Names that the recipe chooses from, half of each class."""
     samples: int
     """Answers of each name and side."""
     layers: str
     steps: int
+    guide_steps: int
+    prompts: int
+    """Of a training step: many names, since what is to be learnt is to tell names apart."""
     group: int
     eval_prompts: int
     eval_every: int
@@ -53,11 +60,13 @@ class Size:
 
 
 FULL = Size(
-    names=720, samples=16, layers="all", steps=60, group=8, eval_prompts=64, eval_every=10,
-    steer_prompts=24, controls=9, ood_samples=4,
+    names=1000, samples=4, layers="all", steps=60, guide_steps=20, prompts=16, group=4,
+    eval_prompts=80, eval_every=10,
+    steer_prompts=16, controls=5, ood_samples=2,
 )  # fmt: skip
 QUICK = Size(
-    names=160, samples=4, layers="6:30:6", steps=6, group=8, eval_prompts=24, eval_every=3,
+    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=3, prompts=16, group=4,
+    eval_prompts=24, eval_every=3,
     steer_prompts=0, controls=0, ood_samples=1,
 )  # fmt: skip
 
@@ -124,23 +133,25 @@ def _head(s: Setting) -> list[Stage]:
             "cache",
             lambda: ["cache", "--data", str(s.out / "elicit/pairs.jsonl"), "--layers", s.size.layers,
                      "--positions", POSITIONS, *s.own],
-            output="acts.h5", resumes=True,
+            output="acts.h5", resumes=True, reads=("elicit",),
         ),
         s.stage(
-            "fit", lambda: ["fit", store, "--kind", "bradley-terry", *s.seeded], marker="sweep.json"
+            "fit", lambda: ["fit", store, "--kind", "bradley-terry", *s.seeded],
+            marker="sweep.json", reads=("cache",),
         ),
         s.stage(
             "projection",
             lambda: ["fit", store, "--kind", "bradley-terry", "--head", "projection", *_cell(s.out),
                      *s.seeded],
-            marker="sweep.json",
+            marker="sweep.json", reads=("cache", "fit"),
         ),
         s.stage(
-            "dynamics", lambda: ["dynamics", "--probe", fit, *s.seeded], marker="dynamics.json"
+            "dynamics", lambda: ["dynamics", "--probe", fit, *s.seeded],
+            marker="dynamics.json", reads=("cache", "fit"),
         ),
         s.stage(
             "prompts", lambda: ["data", "split", "--probe", fit, "--prompts", "demo:people"],
-            marker="held_out.jsonl",
+            marker="held_out.jsonl", reads=("cache", "fit"),
         ),
     ]  # fmt: skip
 
@@ -154,7 +165,8 @@ def _steering(s: Setting) -> list[Stage]:
         "--random-controls", str(s.size.controls), "--temperature", "0.8", "--behaviours", NAME,
         *s.own, *s.seeded,
     ]  # fmt: skip
-    return [s.stage("steer", lambda: command, marker="steer.json", resumes=True)]
+    reads = ("fit", "prompts")
+    return [s.stage("steer", lambda: command, marker="steer.json", resumes=True, reads=reads)]
 
 
 def _training(s: Setting) -> list[Stage]:
@@ -168,6 +180,7 @@ def _training(s: Setting) -> list[Stage]:
             ),
             marker="goodhart.json",
             resumes=True,
+            reads=("cache", "fit", "prompts"),
         )
         for arm, options in ARMS.items()
     ]
@@ -185,6 +198,7 @@ def _elsewhere(s: Setting) -> list[Stage]:
             f"ood/{name}",
             lambda adapter=adapter: [*command, *adapter],  # type: ignore[misc]
             output=f"ood/{name}.jsonl",
+            reads=(f"rl/{name}",) if name in ARMS else (),
         )
         for name, adapter in {"before": (), **adapters}.items()
     ]
@@ -195,9 +209,10 @@ def _rl(out: Path, size: Size, rest: list[str]) -> list[str]:
     return [
         "rl", "--probe", str(out / "fit"), "--prompts", str(out / "prompts/train.jsonl"),
         "--held-out", str(out / "prompts/held_out.jsonl"), "--behaviours", NAME, *wanted,
-        "--steps", str(size.steps), "--group", str(size.group), "--prompts-per-step", "8",
-        "--max-new-tokens", "32", "--temperature", "0.8", "--eval-every", str(size.eval_every),
-        "--eval-prompts", str(size.eval_prompts), "--store", str(out / "acts.h5"), *rest,
+        "--steps", str(size.steps), "--guide-steps", str(size.guide_steps),
+        "--prompts-per-step", str(size.prompts), "--group", str(size.group), *TRAINING,
+        "--eval-every", str(size.eval_every), "--eval-prompts", str(size.eval_prompts),
+        "--store", str(out / "acts.h5"), *rest,
     ]  # fmt: skip
 
 

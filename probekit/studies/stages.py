@@ -24,6 +24,8 @@ class Stage:
     """The file of a directory that is written last."""
     resumes: bool = False
     """Whether the command takes `--resume`."""
+    reads: tuple[str, ...] = ()
+    """Names of the stages whose output it reads, all of them before it."""
 
     def is_whole(self) -> bool:
         """Return whether the output is there to its end."""
@@ -31,7 +33,10 @@ class Stage:
 
 
 class Progress:
-    """`study.json`: which stages are done, by which command lines, in how many seconds.
+    """`study.json`: which stages are done, by which command lines, from which inputs, in how many seconds.
+
+    Every run of a stage has a number, and every stage keeps the numbers of the runs that it read. So a
+    stage is run again when something that it reads ran again, and only then.
 
     Parameters
     ----------
@@ -39,59 +44,51 @@ class Progress:
         Of the file.
     about
         What else the file says of the study.
+    stages
+        Of the study, in order.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        self.path, self.about = path, about
+    def __init__(self, path: Path, about: dict[str, Any], stages: Sequence[Stage]) -> None:
+        self.path, self.about, self.stages = path, about, list(stages)
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self._known = {item["name"]: item for item in known.get("stages", [])}
-        self.stages: list[dict[str, Any]] = []
+        self._items: dict[str, dict[str, Any]] = {i["name"]: i for i in known.get("stages", [])}
+        self._save()
 
     def is_done(self, stage: Stage, arguments: Sequence[str]) -> bool:
-        """Return whether a stage was done by this command line, and so was every one before it."""
-        known = self._known.get(stage.name, {})
-        same = known.get("state") == "done" and known.get("argv") == list(arguments)
-        return same and stage.is_whole() and not any(item["fresh"] for item in self.stages)
+        """Return whether a stage was done by this command line from inputs that are still the same."""
+        known = self._items.get(stage.name, {})
+        return known.get("state") == "done" and self._is_of(stage, arguments) and stage.is_whole()
 
     def continues(self, stage: Stage, arguments: Sequence[str]) -> bool:
-        """Return whether a stage was begun by this command line and can go on."""
-        known = self._known.get(stage.name, {})
-        same = known.get("argv") == list(arguments) and not any(i["fresh"] for i in self.stages)
-        return stage.resumes and same and known.get("state") != "done" and not stage.is_whole()
+        """Return whether a stage was begun by this command line from these inputs and can go on."""
+        known = self._items.get(stage.name, {})
+        begun = known.get("state", "done") != "done" and self._is_of(stage, arguments)
+        return stage.resumes and begun and not stage.is_whole()
 
-    def note(
-        self, stage: Stage, arguments: Sequence[str], state: str, seconds: float, *, fresh: bool
-    ) -> None:
-        """Write where a stage stands.
+    def begin(self, stage: Stage, arguments: Sequence[str]) -> None:
+        """Write that a stage is running."""
+        number = 1 + max((item.get("run", 0) for item in self._items.values()), default=0)
+        self._items[stage.name] = {
+            "name": stage.name, "argv": list(arguments), "state": "running", "seconds": 0.0,
+            "run": number, "inputs": self._inputs(stage),
+        }  # fmt: skip
+        self._save()
 
-        Parameters
-        ----------
-        stage, arguments
-            Which, and its command line.
-        state
-            `running`, `done` or `failed`.
-        seconds
-            It took.
-        fresh
-            Whether it ran in this session: the stages after it then have to run again.
-        """
+    def end(self, stage: Stage, state: str, seconds: float) -> None:
+        """Write that a stage is `done` or `failed`, after how many seconds."""
+        self._items[stage.name] |= {"state": state, "seconds": seconds}
+        self._save()
+
+    def _is_of(self, stage: Stage, arguments: Sequence[str]) -> bool:
+        known = self._items.get(stage.name, {})
+        return known.get("argv") == list(arguments) and known.get("inputs") == self._inputs(stage)
+
+    def _inputs(self, stage: Stage) -> dict[str, int]:
+        """Return the numbers of the runs that made what a stage reads."""
+        return {name: int(self._items[name]["run"]) for name in stage.reads}
+
+    def _save(self) -> None:
         from probekit.container import write_json
 
-        if fresh is False and stage.name in self._known:
-            seconds = self._known[stage.name]["seconds"]
-        self.stages = [item for item in self.stages if item["name"] != stage.name]
-        self.stages.append(
-            {
-                "name": stage.name,
-                "argv": list(arguments),
-                "seconds": seconds,
-                "state": state,
-                "fresh": fresh,
-            }
-        )
-        names = {item["name"] for item in self.stages}
-        # What came after a stage that ran again is of an older run, though its files are still there.
-        stale = any(item["fresh"] for item in self.stages)
-        rest = [] if stale else [i for name, i in self._known.items() if name not in names]
-        shown = [{k: v for k, v in item.items() if k != "fresh"} for item in [*self.stages, *rest]]
+        shown = [self._items[s.name] for s in self.stages if s.name in self._items]
         write_json(self.path, {**self.about, "stages": shown})

@@ -12,30 +12,36 @@ from probekit.studies.stages import Progress, Stage
 
 
 class Study:
-    """Three stages that write files, and which of them ran."""
+    """Stages that write files, c from b and d from a, and which of them ran."""
 
     def __init__(self, folder):
         self.folder, self.words = folder, ["x"]
         self.stages = [
-            Stage(name, lambda name=name: [name, *self.words], folder / name, resumes=name == "b")
-            for name in "abc"
+            Stage(
+                name,
+                lambda name=name: [name, *self.words],
+                folder / name,
+                resumes=name == "b",
+                reads=reads,
+            )
+            for name, reads in (("a", ()), ("b", ("a",)), ("c", ("b",)), ("d", ("a",)))
         ]
 
     def run(self, fail=None):
-        ran, progress = [], Progress(self.folder / "study.json", {"study": "s"})
+        ran = []
+        progress = Progress(self.folder / "study.json", {"study": "s"}, self.stages)
         for stage in self.stages:
             words = stage.arguments()
             if progress.is_done(stage, words):
-                progress.note(stage, words, "done", 0.0, fresh=False)
                 continue
             ran.append(stage.name + ("+" if progress.continues(stage, words) else ""))
-            progress.note(stage, words, "running", 0.0, fresh=True)
+            progress.begin(stage, words)
             if stage.name == fail:
-                progress.note(stage, words, "failed", 1.0, fresh=True)
+                progress.end(stage, "failed", 1.0)
                 return ran
             stage.output.mkdir(exist_ok=True)
             (stage.output / "run.json").write_text("{}")
-            progress.note(stage, words, "done", 2.0, fresh=True)
+            progress.end(stage, "done", 2.0)
         return ran
 
 
@@ -45,20 +51,20 @@ def study(tmp_path):
 
 
 def test_what_is_done_is_skipped_and_keeps_its_time(study):
-    assert study.run() == ["a", "b", "c"]
+    assert study.run() == ["a", "b", "c", "d"]
     assert study.run() == []
     stages = json.loads((study.folder / "study.json").read_text())["stages"]
     assert [(s["name"], s["state"], s["seconds"]) for s in stages] == [
-        (name, "done", 2.0) for name in "abc"
+        (name, "done", 2.0) for name in "abcd"
     ]
 
 
-def test_a_stage_that_ran_again_makes_those_after_it_run_again(study):
+def test_a_stage_that_ran_again_makes_those_that_read_it_run_again(study):
     study.run()
     (study.folder / "b" / "run.json").unlink()
     assert study.run() == ["b", "c"]
     study.words = ["y"]
-    assert study.run() == ["a", "b", "c"]
+    assert study.run() == ["a", "b", "c", "d"]
 
 
 def test_a_failed_stage_goes_on_if_it_can_and_later_ones_are_not_taken_for_new(study):
@@ -67,8 +73,9 @@ def test_a_failed_stage_goes_on_if_it_can_and_later_ones_are_not_taken_for_new(s
     for name in "bc":
         (study.folder / name / "run.json").unlink()
     assert study.run(fail="b") == ["a", "b"]
-    # c is of the old words: were it kept as done, it would be skipped once b is done.
-    assert study.run() == ["b+", "c"]
+    # c is of the old b: were it kept as done, it would be skipped once b is done.
+    study.words = ["y"]
+    assert study.run() == ["b+", "c", "d"]
 
 
 def test_every_command_line_of_the_study_is_one_that_its_command_takes(tmp_path):
