@@ -117,10 +117,10 @@ class RLConfig:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ModelError(f"{name} {value}: expected a number.")
-        if self.guides and not 2 <= self.guides <= self.group - 2:
+        if self.guides not in range(0, max(1, self.group - 1), 2):
             raise ModelError(
-                f"guides {self.guides}: expected 0, or 2 to {self.group - 2}: one of each side, and two "
-                f"completions of the policy's own in a group of {self.group}."
+                f"guides {self.guides}: expected 0 or an even number, as many of each side, that leaves two "
+                f"completions of a group of {self.group} to the policy."
             )
         if self.guides and self.engine != "embedded":
             raise ModelError(f"guides: engine {self.engine!r} has none. Use the embedded one.")

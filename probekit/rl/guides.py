@@ -37,7 +37,7 @@ class Guides:
     loaded
         Whose tokenizer renders them.
     n
-        Completions of each group that are given, at least 2 so that both sides are.
+        Completions of each group that are given, an even number so that both sides are alike.
     steps
         Steps that have guides.
     max_new_tokens
