@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probekit.data.rows import Example
 from probekit.errors import DataError
@@ -18,15 +19,31 @@ from probekit.rl.rollout import Rollout
 SIDES = ("chosen", "rejected")
 
 
+def imitated(advantage: NDArray[np.float64], rollout: Rollout) -> NDArray[np.float64]:
+    """Return the advantages that a step learns from: those of guides are never below 0.
+
+    A guide has no importance weight, so its gradient is that of weighted imitation. Made less likely, text
+    that the policy would not write anyway pulls hardest of all (the gradient of log p grows as p falls)
+    and leaves no better text in its place: a policy soon wrote nonsense.
+
+    Parameters
+    ----------
+    advantage
+        Of every completion in its group, shape (n,).
+    rollout
+        The step's completions.
+    """
+    return np.where(rollout.own, advantage, np.maximum(advantage, 0.0))
+
+
 class Guides:
     """Puts completions of the head's pairs in place of some of a policy's own, in its first steps.
 
     A reward makes more frequent only what is written at all. A policy that never does what the head
     prefers learns nothing from it, however good the head is. As in learning from off-policy
-    guidance (2504.14945) some completions of a group are given; theirs is the ordinary advantage, and no
-    importance weight, so their gradient is that of weighted imitation. Ours differ in that chosen and
+    guidance (2504.14945) some completions of a group are given. Ours differ in that chosen and
     rejected sides are given in equal numbers: the pairs say what can be written, the head
-    alone which of it is better. They count in no figure of a step and in no refit.
+    alone which of it is better (see `imitated`). They count in no figure of a step and in no refit.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ from probekit.rl.evaluation import Evaluator, Readings
 from probekit.rl.extra import ExtraReward, Written
 from probekit.rl.frozen import Frozen, FrozenReader
 from probekit.rl.goodhart import Goodhart, goodhart
-from probekit.rl.guides import Guides
+from probekit.rl.guides import Guides, imitated
 from probekit.rl.head_data import HeadData
 from probekit.rl.interrupts import Interrupts
 from probekit.rl.learner import Learner
@@ -177,6 +177,7 @@ class Trainer:
         self._check(reward.total, rollout.texts, number)
         groups = torch.from_numpy(reward.total).reshape(len(index), config.group)
         advantage = advantages(groups, config.estimator).reshape(-1).numpy()
+        advantage = imitated(advantage, rollout)
         read = time.perf_counter()
         self._whole = False
         stats = self.learner.step(number, rollout, advantage, frozen.logprobs)

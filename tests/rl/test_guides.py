@@ -17,7 +17,7 @@ from probekit.models.load import load_model
 from probekit.models.new_tokens import NewTokens
 from probekit.models.sampling import SamplingConfig
 from probekit.rl import Policy, RLConfig
-from probekit.rl.guides import Guides
+from probekit.rl.guides import Guides, imitated
 from probekit.rl.learner import Learner
 from probekit.rl.rollout import Writer
 from tests.cli.test_cli import rows, run
@@ -112,6 +112,15 @@ def test_guides_have_the_gradient_of_weighted_imitation_and_no_share_in_the_figu
     assert stats.kl == pytest.approx(np.exp(-0.5) - 0.5, abs=1e-4)
     assert stats.entropy == pytest.approx(-float(logprob.detach().numpy()[own].mean()), abs=1e-4)
     assert stats.sampler_gap < 1e-3
+
+
+def test_a_guide_that_is_worse_than_its_group_is_not_unlearnt(policy, pairs):
+    index = [
+        int(g[1:]) for g in pairs.task.examples.group[pairs.task.rows[pairs.task.splits.fit[:1]]]
+    ]
+    rollout = guides(policy, pairs).join(written(policy, index), index, 0)
+    found = imitated(np.array([-1.0, 0.5, -0.7, 1.2]), rollout)
+    np.testing.assert_array_equal(found, [-1.0, 0.5, 0.0, 1.2])
 
 
 def test_a_run_with_guides_counts_its_own_completions_only(tiny_llama, tmp_path):
