@@ -6,34 +6,50 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from probekit.data.rows import Example
 from probekit.errors import DataError
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import closing_id
+from probekit.rl.advantage import EPSILON, advantages
 from probekit.rl.head_data import HeadData
 from probekit.rl.rollout import Rollout
 
 SIDES = ("chosen", "rejected")
+MOST = 2.0
+"""Largest advantage of a guide, in standard deviations: about that of the best of a group of six."""
 
 
-def imitated(advantage: NDArray[np.float64], rollout: Rollout) -> NDArray[np.float64]:
-    """Return the advantages that a step learns from: those of guides are never below 0.
+def advantages_beside(rewards: Tensor, own: NDArray[np.bool_], estimator: str) -> Tensor:
+    """Return the advantages of groups some of whose completions are guides.
 
-    A guide has no importance weight, so its gradient is that of weighted imitation. Made less likely, text
-    that the policy would not write anyway pulls hardest of all (the gradient of log p grows as p falls)
-    and leaves no better text in its place: a policy soon wrote nonsense.
+    The policy's own completions are compared with one another only: beside guides that are better
+    than all of them every one would be made less likely, with nothing of its own to go to, and a
+    policy soon wrote nonsense. A guide is compared with the mean of the policy's own, in their standard
+    deviations, at least 0 and at most `MOST`. So what is better is imitated, and what is worse is not
+    unlearnt: text that the policy would not write anyway pulls hardest of all, since the
+    gradient of log p grows as p falls. There is no importance weight.
 
     Parameters
     ----------
-    advantage
-        Of every completion in its group, shape (n,).
-    rollout
-        The step's completions.
+    rewards
+        Shape (n_prompts, group_size).
+    own
+        Whether the policy wrote it, shape (n_prompts, group_size), two or more in each row.
+    estimator
+        See `advantages`.
     """
-    return np.where(rollout.own, advantage, np.maximum(advantage, 0.0))
+    found = torch.empty_like(rewards)
+    for row, mine, out in zip(rewards, torch.from_numpy(own), found, strict=True):
+        out[mine] = advantages(row[mine][None], estimator)[0]
+        spread = row[mine].std()
+        better = ((row[~mine] - row[mine].mean()) / (spread + EPSILON)).clamp(0.0, MOST)
+        out[~mine] = better if estimator == "grpo" else better * spread
+    return found
 
 
 class Guides:
@@ -43,7 +59,7 @@ class Guides:
     prefers learns nothing from it, however good the head is. As in learning from off-policy
     guidance (2504.14945) some completions of a group are given. Ours differ in that chosen and
     rejected sides are given in equal numbers: the pairs say what can be written, the head
-    alone which of it is better (see `imitated`). They count in no figure of a step and in no refit.
+    alone which of it is better (see `advantages_beside`). They count in no figure of a step and in no refit.
 
     Parameters
     ----------

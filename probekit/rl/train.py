@@ -20,7 +20,7 @@ from probekit.data.rows import Example
 from probekit.errors import BehaviourError, ModelError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
-from probekit.rl.advantage import advantages, spread
+from probekit.rl.advantage import spread
 from probekit.rl.alarms import Start, evaluation_alarms, step_alarms
 from probekit.rl.checkpoint import Checkpoint
 from probekit.rl.config import RLConfig
@@ -28,7 +28,7 @@ from probekit.rl.evaluation import Evaluator, Readings
 from probekit.rl.extra import ExtraReward, Written
 from probekit.rl.frozen import Frozen, FrozenReader
 from probekit.rl.goodhart import Goodhart, goodhart
-from probekit.rl.guides import Guides, imitated
+from probekit.rl.guides import Guides, advantages_beside
 from probekit.rl.head_data import HeadData
 from probekit.rl.interrupts import Interrupts
 from probekit.rl.learner import Learner
@@ -176,8 +176,8 @@ class Trainer:
         reward = self._reward(rollout, frozen, prompts)
         self._check(reward.total, rollout.texts, number)
         groups = torch.from_numpy(reward.total).reshape(len(index), config.group)
-        advantage = advantages(groups, config.estimator).reshape(-1).numpy()
-        advantage = imitated(advantage, rollout)
+        beside = rollout.own.reshape(groups.shape)
+        advantage = advantages_beside(groups, beside, config.estimator).reshape(-1).numpy()
         read = time.perf_counter()
         self._whole = False
         stats = self.learner.step(number, rollout, advantage, frozen.logprobs)

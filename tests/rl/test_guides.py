@@ -17,7 +17,8 @@ from probekit.models.load import load_model
 from probekit.models.new_tokens import NewTokens
 from probekit.models.sampling import SamplingConfig
 from probekit.rl import Policy, RLConfig
-from probekit.rl.guides import Guides, imitated
+from probekit.rl.advantage import advantages
+from probekit.rl.guides import MOST, Guides, advantages_beside
 from probekit.rl.learner import Learner
 from probekit.rl.rollout import Writer
 from tests.cli.test_cli import rows, run
@@ -114,13 +115,15 @@ def test_guides_have_the_gradient_of_weighted_imitation_and_no_share_in_the_figu
     assert stats.sampler_gap < 1e-3
 
 
-def test_a_guide_that_is_worse_than_its_group_is_not_unlearnt(policy, pairs):
-    index = [
-        int(g[1:]) for g in pairs.task.examples.group[pairs.task.rows[pairs.task.splits.fit[:1]]]
-    ]
-    rollout = guides(policy, pairs).join(written(policy, index), index, 0)
-    found = imitated(np.array([-1.0, 0.5, -0.7, 1.2]), rollout)
-    np.testing.assert_array_equal(found, [-1.0, 0.5, 0.0, 1.2])
+@pytest.mark.parametrize("estimator", ["grpo", "dr-grpo", "rloo"])
+def test_own_completions_are_compared_with_their_own_and_guides_with_them(estimator):
+    rewards = torch.tensor([[1.0, 2.0, 3.0, 2.5, 9.0, -4.0], [0.0, 1.0, 0.0, 1.0, 0.0, 2.0]])
+    own = np.array([[True] * 3 + [False] * 3, [True] * 6])
+    found = advantages_beside(rewards, own, estimator)
+    torch.testing.assert_close(found[0, :3], advantages(rewards[:1, :3], estimator)[0])
+    torch.testing.assert_close(found[1], advantages(rewards[1:], estimator)[0])
+    # Mean 2 and standard deviation 1: half a deviation above, far above, below.
+    torch.testing.assert_close(found[0, 3:], torch.tensor([0.5, MOST, 0.0]), atol=1e-3, rtol=1e-3)
 
 
 def test_a_run_with_guides_counts_its_own_completions_only(tiny_llama, tmp_path):
