@@ -22,6 +22,12 @@ from probekit.cli.rl_output import Watch, finish
 def _reward_options(command: Any) -> Any:  # noqa: ANN401 - a click command
     for option in (
         click.option(
+            "--ood-penalty",
+            default=0.0,
+            show_default=True,
+            help="For each unit further from the head's rows than they are from one another.",
+        ),
+        click.option(
             "--ensemble-penalty",
             default=0.0,
             show_default=True,

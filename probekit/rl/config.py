@@ -37,6 +37,9 @@ class RLConfig:
     """`clip` bounds the score at the chosen mean plus this many of their standard deviations."""
     ensemble_penalty: float = 0.0
     """lambda of mean - lambda * std over several heads."""
+    ood_penalty: float = 0.0
+    """Taken from the reward for each unit that a completion is further from the first head's rows than
+    they are from one another (`HeadData.distance` above 1)."""
     rewards: tuple[str, ...] = ()
     """Further rewards, `NAME=WEIGHT` each: see `rl.extra`."""
     refit_every: int = 0
@@ -129,7 +132,14 @@ class RLConfig:
         for name in ("max_norm", "alpha"):
             if not getattr(self, name) > 0:
                 raise ModelError(f"{name} {getattr(self, name)}: expected more than 0.")
-        for name in ("refit_every", "kl_coeff", "entropy_bonus", "ensemble_penalty", "warmup"):
+        for name in (
+            "refit_every",
+            "kl_coeff",
+            "entropy_bonus",
+            "ensemble_penalty",
+            "ood_penalty",
+            "warmup",
+        ):
             if not getattr(self, name) >= 0:
                 raise ModelError(f"{name} {getattr(self, name)}: expected 0 or more.")
         if not self.learning_rate > 0:
@@ -143,7 +153,7 @@ class RLConfig:
     @property
     def needs_rows(self) -> bool:
         """Whether the rows that the heads were fitted on are needed."""
-        return bool(self.refit_every or self.guides)
+        return bool(self.refit_every or self.guides or self.ood_penalty)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, 0-based, as a share of the highest one."""

@@ -219,6 +219,9 @@ class Trainer:
                 for own, other in zip(rollout.logprobs, frozen.logprobs, strict=True)
             ]
             extra.append((-config.kl_coeff, np.array(gaps) * rollout.own))
+        if config.ood_penalty:
+            far = self.data[0].distance(frozen.acts[self.data[0].head.cell]) - 1.0
+            extra.append((-config.ood_penalty, np.maximum(far, 0.0)))
         values = [prompt.tags.get(config.target_tag or "", "") for prompt in prompts]
         n = len(self.heads)
         return rewards(frozen.scores[:, :n], self.ensemble, self.target, values, extra=extra)
@@ -306,13 +309,12 @@ class Trainer:
 
     def _guides(self) -> Guides | None:
         config = self.config
+        if config.needs_rows and not self.data:
+            raise ModelError(
+                "guides, refits and the OOD penalty need the head's own rows. Name their --store."
+            )
         if not config.guides:
             return None
-        if not self.data:
-            raise ModelError(
-                "guides: the rows that the head was fitted on are not known. Name their store with "
-                "--store, or pass no --guides."
-            )
         return Guides(
             self.data[0], self.prompts, self.loaded, n=config.guides, steps=config.guide_steps,
             max_new_tokens=config.max_new_tokens, seed=config.seed,

@@ -58,6 +58,25 @@ def test_refitted_heads_are_used_and_both_scores_logged(tiny_llama, fitted, tmp_
     assert run.chosen.mean() == pytest.approx(np.mean(chosen["xy"]))
 
 
+def test_the_ood_penalty_is_for_distance_beyond_the_heads_own_rows(tiny_llama, fitted, tmp_path):
+    config = dataclasses.replace(FAST, ood_penalty=3.0)
+    run = trainer(tiny_llama, fitted, tmp_path / "run", config)
+    rollout = run.writer.write([0, 1, 2], config.sampling(), seed=1)
+    with run.policy.reference():
+        frozen = run.reader.read(rollout.rows, rollout.n_new)
+    asked = [run.prompts[int(p)] for p in rollout.prompt]
+    found = run._reward(rollout, frozen, asked)
+    run.config = FAST
+    plain = run._reward(rollout, frozen, asked)
+    far = run.data[0].distance(frozen.acts[run.heads[0].cell])
+    known = np.isfinite(found.score)
+    assert (far[known] > 1).any()
+    np.testing.assert_allclose(
+        (plain.total - found.total)[known], 3.0 * np.maximum(far[known] - 1.0, 0.0), atol=1e-9
+    )
+    np.testing.assert_array_equal(found.score, plain.score)
+
+
 def test_a_run_with_refits_resumes_exactly(tiny_llama, fitted, tmp_path):
     whole = trainer(tiny_llama, fitted, tmp_path / "a", REFITS)
     whole.run()
