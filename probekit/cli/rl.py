@@ -25,7 +25,7 @@ def _reward_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             "--ood-penalty",
             default=0.0,
             show_default=True,
-            help="For each unit further from the head's rows than they are from one another.",
+            help="For each unit of distance from the head's rows beyond 95 % of them.",
         ),
         click.option(
             "--ensemble-penalty",

@@ -38,8 +38,8 @@ class RLConfig:
     ensemble_penalty: float = 0.0
     """lambda of mean - lambda * std over several heads."""
     ood_penalty: float = 0.0
-    """Taken from the reward for each unit that a completion is further from the first head's rows than
-    they are from one another (`HeadData.distance` above 1)."""
+    """Taken from the reward for each unit of `HeadData.excess`: how much further a completion is from the
+    first head's rows than 95 % of those held back."""
     rewards: tuple[str, ...] = ()
     """Further rewards, `NAME=WEIGHT` each: see `rl.extra`."""
     refit_every: int = 0

@@ -24,6 +24,10 @@ from probekit.probes.ridge import RidgeProbe
 from probekit.probes.task import Task
 
 
+NEAR = 0.95
+"""Share of held-back rows that count as near: see `HeadData.excess`."""
+
+
 class Outputs(NamedTuple):
     """Completions of the policy that are to count as bad ones."""
 
@@ -142,6 +146,18 @@ class HeadData:
         mean, precision = model.location_, model.precision_
         scale = float(np.sqrt(_squared(self.acts[held], mean, precision).mean()))
         return mean, precision, scale
+
+    def excess(self, acts: NDArray[np.float32]) -> Array:
+        """Return how much further activations are than 95 % of the choose split's rows, shape (n,).
+
+        0 for what is as near; NaN stays NaN.
+        """
+        return np.maximum(self.distance(acts) - self._far, 0.0)
+
+    @cached_property
+    def _far(self) -> float:
+        rows = self._examples(self.task.splits.choose)
+        return float(np.quantile(self.distance(self.acts[rows]), NEAR))
 
     def distance(self, acts: NDArray[np.float32]) -> Array:
         """Return the Mahalanobis distance of activations from the fit split, shape (n,).

@@ -220,8 +220,8 @@ class Trainer:
             ]
             extra.append((-config.kl_coeff, np.array(gaps) * rollout.own))
         if config.ood_penalty:
-            far = self.data[0].distance(frozen.acts[self.data[0].head.cell]) - 1.0
-            extra.append((-config.ood_penalty, np.maximum(far, 0.0)))
+            far = self.data[0].excess(frozen.acts[self.data[0].head.cell])
+            extra.append((-config.ood_penalty, far))
         values = [prompt.tags.get(config.target_tag or "", "") for prompt in prompts]
         n = len(self.heads)
         return rewards(frozen.scores[:, :n], self.ensemble, self.target, values, extra=extra)
