@@ -23,7 +23,6 @@ from probekit.probes.probe import Probe
 from probekit.probes.ridge import RidgeProbe
 from probekit.probes.task import Task
 
-
 NEAR = 0.95
 """Share of held-back rows that count as near: see `HeadData.excess`."""
 
