@@ -16,8 +16,13 @@ from probekit.studies.stages import Stage
 
 NAME = "knowledge-awareness"
 POSITIONS = "first:8,first:16,mean,last,turn_end"
+READ = "first:16,mean,last,turn_end"
+"""Positions of heads. One that reads 8 tokens tells pairs apart as well, and as a reward leaves the rest of
+an answer free: a policy soon filled it with nonsense."""
 WANTED = ("class=invented:hedges,refuses", "class=real:answers")
-BY_CLASS = ("--target", "chosen", "--target-tag", "class", "--balance", "class")
+BY_CLASS = (
+    "--target", "chosen", "--target-tag", "class", "--balance", "class", "--ood-penalty", "8",
+)  # fmt: skip
 ARMS = {
     "max-unbalanced": ("--target", "max", "--balance", "class=invented:3,real:1"),
     "max": ("--target", "max", "--balance", "class"),
@@ -29,13 +34,13 @@ ARMS = {
 }  # fmt: skip
 """The four ways to optimise the head, each with what sets it apart."""
 TRAINING = (
-    "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--learning-rate", "4e-4",
-    "--kl-coeff", "0.03",
+    "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--learning-rate", "3e-4",
+    "--decay", "cosine", "--kl-coeff", "0.1",
 )  # fmt: skip
 """What they share. Guides, since the model hardly ever writes a hedge that could be rewarded."""
 
-MORE_HEADS = 3
-"""Heads beside the chosen one in the ensemble."""
+MORE_HEADS, APART = 3, 4
+"""Heads beside the chosen one in the ensemble, and least distance of their layers: neighbours agree."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,12 @@ class Size:
 
 
 FULL = Size(
-    names=1000, samples=4, layers="all", steps=60, guide_steps=20, prompts=16, group=4,
+    names=1000, samples=4, layers="all", steps=60, guide_steps=40, prompts=10, group=6,
     eval_prompts=80, eval_every=10,
     steer_prompts=16, controls=5, ood_samples=2,
 )  # fmt: skip
 QUICK = Size(
-    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=3, prompts=16, group=4,
+    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=4, prompts=10, group=6,
     eval_prompts=24, eval_every=3,
     steer_prompts=0, controls=0, ood_samples=1,
 )  # fmt: skip
@@ -136,7 +141,8 @@ def _head(s: Setting) -> list[Stage]:
             output="acts.h5", resumes=True, reads=("elicit",),
         ),
         s.stage(
-            "fit", lambda: ["fit", store, "--kind", "bradley-terry", *s.seeded],
+            "fit",
+            lambda: ["fit", store, "--kind", "bradley-terry", "--positions", READ, *s.seeded],
             marker="sweep.json", reads=("cache",),
         ),
         s.stage(
@@ -226,15 +232,17 @@ def _ensemble(out: Path) -> list[str]:
     """Return the option that adds the next best layers, at the position of the chosen one."""
     sweep = _sweep(out)
     chosen = sweep["chosen"]
-    others = [
+    rows = [
         row
         for row in sweep["rows"]
         if (row["site"], row["position"]) == (chosen["site"], chosen["position"])
-        and row["layer"] != chosen["layer"]
     ]
-    best = sorted(others, key=lambda row: -row["choose"]["pair_accuracy"]["value"])[:MORE_HEADS]
-    layers = sorted(int(row["layer"]) for row in best)
-    return ["--ensemble-layers", ",".join(map(str, layers))] if layers else []
+    layers = [int(chosen["layer"])]
+    for row in sorted(rows, key=lambda row: -row["choose"]["pair_accuracy"]["value"]):
+        if min(abs(int(row["layer"]) - layer) for layer in layers) >= APART:
+            layers.append(int(row["layer"]))
+    more = sorted(layers[1 : MORE_HEADS + 1])
+    return ["--ensemble-layers", ",".join(map(str, more))] if more else []
 
 
 def _sweep(out: Path) -> dict[str, Any]:
