@@ -21,7 +21,7 @@ READ = "first:16,mean,last,turn_end"
 an answer free: a policy soon filled it with nonsense."""
 WANTED = ("class=invented:hedges,refuses", "class=real:answers")
 BY_CLASS = (
-    "--target", "chosen", "--target-tag", "class", "--balance", "class", "--ood-penalty", "8",
+    "--target", "chosen", "--target-tag", "class", "--balance", "class", "--ood-penalty", "4",
 )  # fmt: skip
 ARMS = {
     "max-unbalanced": ("--target", "max", "--balance", "class=invented:3,real:1"),
@@ -34,8 +34,8 @@ ARMS = {
 }  # fmt: skip
 """The four ways to optimise the head, each with what sets it apart."""
 TRAINING = (
-    "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--learning-rate", "3e-4",
-    "--decay", "cosine", "--kl-coeff", "0.1",
+    "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--learning-rate", "5e-4",
+    "--decay", "cosine", "--kl-coeff", "0.02",
 )  # fmt: skip
 """What they share. Guides, since the model hardly ever writes a hedge that could be rewarded."""
 
@@ -65,12 +65,12 @@ class Size:
 
 
 FULL = Size(
-    names=1000, samples=4, layers="all", steps=60, guide_steps=40, prompts=10, group=6,
+    names=1000, samples=4, layers="all", steps=60, guide_steps=8, prompts=8, group=8,
     eval_prompts=80, eval_every=10,
     steer_prompts=16, controls=5, ood_samples=2,
 )  # fmt: skip
 QUICK = Size(
-    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=4, prompts=10, group=6,
+    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=4, prompts=8, group=8,
     eval_prompts=24, eval_every=3,
     steer_prompts=0, controls=0, ood_samples=1,
 )  # fmt: skip
