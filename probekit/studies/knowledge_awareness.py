@@ -18,7 +18,7 @@ NAME = "knowledge-awareness"
 POSITIONS = "first:8,first:16,mean,last,turn_end"
 READ = "first:16,mean,last,turn_end"
 """Positions of heads. One that reads 8 tokens tells pairs apart as well, and as a reward leaves the rest of
-an answer free: a policy soon filled it with nonsense."""
+an answer free."""
 WANTED = ("class=invented:hedges,refuses", "class=real:answers")
 BY_CLASS = (
     "--target", "chosen", "--target-tag", "class", "--balance", "class", "--ood-penalty", "4",
