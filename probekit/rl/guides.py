@@ -28,10 +28,11 @@ def advantages_beside(rewards: Tensor, own: NDArray[np.bool_], estimator: str) -
     """Return the advantages of groups some of whose completions are guides.
 
     The policy's own completions are compared with one another only: beside guides that are better
-    than all of them every one would be made less likely, with nothing of its own to go to. A guide is compared with the mean of the policy's own, in their standard
-    deviations, at least 0 and at most `MOST`. So what is better is imitated, and what is worse is not
-    unlearnt: text that the policy would not write anyway pulls hardest of all, since the
-    gradient of log p grows as p falls. There is no importance weight.
+    than all of them every one would be made less likely, with nothing of its own to go to. A guide
+    is compared with the mean of the policy's own, in their standard deviations, at least 0 and at
+    most `MOST`. So what is better is imitated, and what is worse is not unlearnt: text that the
+    policy would not write anyway pulls hardest of all, since the gradient of log p grows as p falls.
+    There is no importance weight.
 
     Parameters
     ----------
