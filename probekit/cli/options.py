@@ -15,6 +15,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_MODEL = "smollm2-135m"
 
 
+def with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """Add options to a command; its help shows the last one first."""
+    for option in options:
+        command = option(command)
+    return command
+
+
 def out_option(help_text: str) -> Callable[[Command], Command]:
     """Return the `--out/-o` option."""
     return click.option("-o", "--out", required=True, type=click.Path(), help=help_text)
@@ -41,7 +48,8 @@ def seed_option(command: Command) -> Command:
 
 def data_options(command: Command) -> Command:
     """Add the options that say how rows are read."""
-    for option in (
+    return with_options(
+        command,
         click.option(
             "--split", default="train", show_default=True, help="Split of a hf: data set."
         ),
@@ -55,9 +63,7 @@ def data_options(command: Command) -> Command:
             type=click.Choice(["label", "rating", "pair"]),
             help="Kind of rows; inferred from the fields when not given.",
         ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a Dataset
@@ -76,7 +82,8 @@ def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
 
 def model_options(command: Command) -> Command:
     """Add the options that say how a model is loaded."""
-    for option in (
+    return with_options(
+        command,
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch."),
         click.option(
             "--trust-remote-code", is_flag=True, help="Run code that ships with a hub repository."
@@ -90,9 +97,7 @@ def model_options(command: Command) -> Command:
             type=click.IntRange(min=1),
             help="Padded tokens of a batch: the bound on memory.",
         ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 def echo_json(value: object) -> None:

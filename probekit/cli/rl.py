@@ -15,12 +15,14 @@ from probekit.cli.options import (
     out_option,
     quiet_libraries,
     seed_option,
+    with_options,
 )
 from probekit.cli.rl_output import Watch, finish
 
 
 def _reward_options(command: Any) -> Any:  # noqa: ANN401 - a click command
-    for option in (
+    return with_options(
+        command,
         click.option(
             "--ood-penalty",
             default=0.0,
@@ -70,13 +72,12 @@ def _reward_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             show_default=True,
             help="max, clip, gaussian, kde, or chosen (their distribution).",
         ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
-    for option in (
+    return with_options(
+        command,
         click.option("--eval-samples", default=1, show_default=True, help="Samples of each."),
         click.option("--eval-prompts", default=32, show_default=True, help="Held-out prompts."),
         click.option("--eval-every", default=10, show_default=True, help="Steps between them."),
@@ -116,9 +117,7 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             help="embedded, or trl (GRPOTrainer).",
         ),
         click.option("--steps", default=40, show_default=True, help="Steps of learning."),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 @click.command()

@@ -19,11 +19,13 @@ from probekit.cli.options import (
     out_option,
     progress_bar,
     quiet_libraries,
+    with_options,
 )
 
 
 def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
-    for option in (
+    return with_options(
+        command,
         click.option("--rerank-prompts", default=16, show_default=True, help="Prompts of it."),
         click.option(
             "--rerank-coeff",
@@ -72,13 +74,12 @@ def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             help="LOW:HIGH:STEP (both ends taken) or a list, in mean residual norms of the layer; "
             "ablate has none.",
         ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 def _judge_options(command: Any) -> Any:  # noqa: ANN401 - a click command
-    for option in (
+    return with_options(
+        command,
         click.option("--judge-timeout", default=30.0, show_default=True, help="Seconds an answer."),
         click.option(
             "--judge-key-env",
@@ -89,9 +90,7 @@ def _judge_options(command: Any) -> Any:  # noqa: ANN401 - a click command
         click.option("--judge-model", default="default", show_default=True, help="Model to ask."),
         click.option("--judge-url", help="OpenAI-compatible endpoint that names behaviours too."),
         click.option("--behaviours", help="Behaviours file, or the name of a shipped one."),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 @click.command()
