@@ -47,8 +47,9 @@ rl: model
 study: model
 	$(BIN)/probekit study knowledge-awareness --quick --out out/study
 
+# Two workers of one thread do more than one of two: small models leave a second thread waiting.
 test: model
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

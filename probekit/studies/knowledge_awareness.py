@@ -20,26 +20,26 @@ READ = "first:16,mean,last,turn_end"
 """Positions of heads. One that reads 8 tokens tells pairs apart as well, and as a reward leaves the rest of
 an answer free."""
 WANTED = ("class=invented:hedges,refuses", "class=real:answers")
-BY_CLASS = (
-    "--target", "chosen", "--target-tag", "class", "--balance", "class", "--ood-penalty", "4",
-)  # fmt: skip
+BY_CLASS = ("--target", "chosen", "--target-tag", "class", "--balance", "class")
 ARMS = {
     "max-unbalanced": ("--target", "max", "--balance", "class=invented:3,real:1"),
     "max": ("--target", "max", "--balance", "class"),
-    "chosen": BY_CLASS,
+    "chosen": (*BY_CLASS, "--ood-penalty", "4"),
     "refits": (
-        *BY_CLASS, "--refit-every", "4", "--refit-keep", "4096", "--refit-rate", "0.5",
+        "--target", "clip", "--clip-margin", "0.5", "--target-tag", "class",
+        "--balance", "class=invented:5,real:3", "--ood-penalty", "1", "--refit-every", "4",
         "--ensemble-penalty", "0.5",
     ),
 }  # fmt: skip
-"""The four ways to optimise the head, each with what sets it apart."""
+"""The four ways to optimise the head, each with what sets it apart. An ensemble's score is in standard
+deviations, which are some four units of the head's own: hence the smaller penalty."""
 TRAINING = (
     "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--learning-rate", "5e-4",
     "--decay", "cosine", "--kl-coeff", "0.02",
 )  # fmt: skip
 """What they share. Guides, since the model hardly ever writes a hedge that could be rewarded."""
 
-MORE_HEADS, APART = 3, 4
+MORE_HEADS, APART = 2, 2
 """Heads beside the chosen one in the ensemble, and least distance of their layers: neighbours agree."""
 
 
@@ -65,7 +65,7 @@ class Size:
 
 
 FULL = Size(
-    names=1000, samples=4, layers="all", steps=60, guide_steps=8, prompts=8, group=8,
+    names=1000, samples=4, layers="all", steps=80, guide_steps=8, prompts=8, group=8,
     eval_prompts=80, eval_every=10,
     steer_prompts=16, controls=5, ood_samples=2,
 )  # fmt: skip

@@ -102,6 +102,6 @@ def test_every_command_line_of_the_study_is_one_that_its_command_takes(tmp_path)
             assert made.params["out"] == str(stage.output)
             assert made.params.get("seed", 3) == 3
             if stage.name == "rl/refits":
-                assert made.params["ensemble_layers"] == "14,22,26"
+                assert made.params["ensemble_layers"] == "20,22"
             if stage.resumes:
                 command.make_context(words[0], [*words[1:], "--resume"])
