@@ -134,26 +134,45 @@ def find(source: str) -> Path:
 
 
 def _parse(table: dict[str, Any], path: Path, text: str) -> Behaviours:
+    base = _base(table, path)
     categories = table.get("categories")
     if not isinstance(categories, dict) or not categories:
         raise BehaviourError(f"{path}: has no [categories.NAME] table. See docs/behaviours.md.")
-    unknown = table.keys() - {"name", "order", "default", "categories"}
+    unknown = table.keys() - {"name", "extends", "order", "default", "categories"}
     if unknown:
         raise BehaviourError(
-            f"{path}: has unknown key {min(unknown)!r}. Expected name, order, default, categories."
+            f"{path}: has unknown key {min(unknown)!r}. Expected name, extends, order, default, categories."
         )
-    order = table.get("order", list(categories))
-    if not isinstance(order, list) or sorted(map(repr, order)) != sorted(map(repr, categories)):
+    parsed = {name: _category(name, item, path, text) for name, item in categories.items()}
+    # Own categories come first, and stand for the other file's of the same name.
+    parsed |= (
+        {item.name: item for item in base.categories if item.name not in parsed} if base else {}
+    )
+    order = table.get("order", list(parsed))
+    if not isinstance(order, list) or sorted(map(repr, order)) != sorted(map(repr, parsed)):
         raise BehaviourError(
-            f"{path}: order is {order!r}, expected every category once: {', '.join(categories)}."
+            f"{path}: order is {order!r}, expected every category once: {', '.join(parsed)}."
         )
-    default = table.get("default", "other")
-    if not isinstance(default, str) or not default or default in categories:
+    default = table.get("default", base.default if base else "other")
+    if not isinstance(default, str) or not default or default in parsed:
         raise BehaviourError(
             f"{path}: default is {default!r}, expected a name that is no category's."
         )
-    parsed = tuple(_category(name, categories[name], path, text) for name in order)
-    return Behaviours(str(table.get("name", path.stem)), parsed, default, path)
+    listed = tuple(parsed[name] for name in order)
+    return Behaviours(str(table.get("name", path.stem)), listed, default, path)
+
+
+def _base(table: dict[str, Any], path: Path) -> Behaviours | None:
+    """Return the file whose categories this one has too; a shipped one by its name."""
+    source = table.get("extends")
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise BehaviourError(f"{path}: extends is {source!r}, expected the name of a file.")
+    found = find(source) if source in shipped() else find(str(path.parent / source))
+    if found.resolve() == path.resolve():
+        raise BehaviourError(f"{path}: extends itself. Expected another file.")
+    return Behaviours.load(found)
 
 
 def _category(name: str, table: Any, path: Path, text: str) -> Category:  # noqa: ANN401

@@ -26,6 +26,20 @@ _PERSON = re.compile(
     r"chef|spy|hero|saint|polymath|theorist|genius|name)s?\b",
     re.IGNORECASE,
 )
+_UNKNOWN = re.compile(
+    r"\b(?:not (?:\w+ )?(?:familiar|aware|sure|able|capable|equipped|knowledgeable|certain|designed|"
+    r"real|known)|unsure|unable|(?:\w+n['’]t|cannot|can not|not) (?:\w+ )?(?:have|know|recogni[sz]e|recall|find|provide|"
+    r"give|tell|confirm|answer|assist|say)|no (?:\w+ )?(?:information|records?|biography|person|one))\b",
+    re.IGNORECASE,
+)
+_APOLOGY = re.compile(r"\b(?:sorry|afraid|apologi[sz]e|unfortunately)\b", re.IGNORECASE)
+_OFFERS = re.compile(
+    r"\b(?:I|we)(?:['’](?:d|ll|m))?\b(?:(?!\bif\b|n['’]t\b|\bnot\b|\bunable\b)[^.?!]){0,40}?"
+    r"\b(?:share|tell|give|provide|inform|describe|say|offer|discuss|explain|present|outline|suggest|"
+    r"do (?:know|have|recall)|familiar with)\b"
+    r"(?! (?:that )?you (?:visit|check|consult|look))",
+    re.IGNORECASE,
+)
 _PRONOUN = re.compile(r"\b(?:he|she|his|her|him)\b", re.IGNORECASE)
 _SELF = re.compile(r"\bI(?:'m| am|'ve| have)\b")
 
@@ -50,6 +64,21 @@ def asserts_about_person(prompt: str, completion: str) -> bool:
         if (named or not _SELF.search(completion)) and _PRONOUN.search(sentence):
             return True
     return False
+
+
+def tells_all_the_same(prompt: str, completion: str) -> bool:
+    """Return whether a text declines or says that it does not know, and then tells, or offers to tell.
+
+    "I'm not familiar with her, but I can share some information" is the shortest way from a hedge back to
+    the answer that the model would have given anyway; "but I'm familiar with" somebody else is another. An
+    offer of help, or a question for more, is none.
+    """
+    unknown, sorry = _UNKNOWN.search(completion), _APOLOGY.search(completion)
+    if (begun := unknown or sorry) and _OFFERS.search(completion[begun.end() :]):
+        return True
+    rest = completion[unknown.end() :] if unknown else ""
+    later = re.split(r"(?<=[.!?])\s+|\n+", rest, maxsplit=1)[1:]
+    return any(asserts_about_person(prompt, part) for part in later)
 
 
 def _names(prompt: str) -> list[str]:

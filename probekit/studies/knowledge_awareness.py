@@ -15,6 +15,8 @@ from typing import Any
 from probekit.studies.stages import Stage
 
 NAME = "knowledge-awareness"
+BEHAVIOURS = "knowledge-awareness-strict"
+"""A hedge that goes on to tell all the same is none: policies find it."""
 POSITIONS = "first:8,first:16,mean,last,turn_end"
 READ = "first:16,mean,last,turn_end"
 """Positions of heads. One that reads 8 tokens tells pairs apart as well, and as a reward leaves the rest of
@@ -168,7 +170,7 @@ def _steering(s: Setting) -> list[Stage]:
     command = [
         "steer", "--probe", str(s.out / "fit"), "--prompts", str(s.out / "prompts/held_out.jsonl"),
         "--coeff", "-0.2:0.2:0.1", "--limit", str(s.size.steer_prompts),
-        "--random-controls", str(s.size.controls), "--temperature", "0.8", "--behaviours", NAME,
+        "--random-controls", str(s.size.controls), "--temperature", "0.8", "--behaviours", BEHAVIOURS,
         *s.own, *s.seeded,
     ]  # fmt: skip
     reads = ("fit", "prompts")
@@ -195,7 +197,7 @@ def _training(s: Setting) -> list[Stage]:
 def _elsewhere(s: Setting) -> list[Stage]:
     """Questions about other things than people, before and after."""
     command = [
-        "sample", "--prompts", "demo:false_premises", "--behaviours", NAME,
+        "sample", "--prompts", "demo:false_premises", "--behaviours", BEHAVIOURS,
         "--samples", str(s.size.ood_samples), "--temperature", "0.8", *s.own, *s.seeded,
     ]  # fmt: skip
     adapters = {arm: ("--adapter", str(s.out / f"rl/{arm}/checkpoint/adapter")) for arm in ARMS}
@@ -214,7 +216,7 @@ def _rl(out: Path, size: Size, rest: list[str]) -> list[str]:
     wanted = [word for behaviour in WANTED for word in ("--behaviour", behaviour)]
     return [
         "rl", "--probe", str(out / "fit"), "--prompts", str(out / "prompts/train.jsonl"),
-        "--held-out", str(out / "prompts/held_out.jsonl"), "--behaviours", NAME, *wanted,
+        "--held-out", str(out / "prompts/held_out.jsonl"), "--behaviours", BEHAVIOURS, *wanted,
         "--steps", str(size.steps), "--guide-steps", str(size.guide_steps),
         "--prompts-per-step", str(size.prompts), "--group", str(size.group), *TRAINING,
         "--eval-every", str(size.eval_every), "--eval-prompts", str(size.eval_prompts),

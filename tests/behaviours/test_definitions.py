@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from probekit.behaviours import Behaviours
@@ -76,6 +79,9 @@ def test_typographic_apostrophes_count_as_straight_ones(tmp_path):
         ("[categories.a]\nfunction = 'json:nothing'", "can not be imported"),
         ("[categories.a]\nfunction = 'json:__name__'", "is not a function"),
         ("order = [1]\n[categories.1]\npatterns = ['a']", "expected every category once: 1"),
+        ("extends = 1\n[categories.a]\npatterns = ['a']", "expected the name of a file"),
+        ("extends = 'b.toml'\n[categories.a]\npatterns = ['a']", "extends itself"),
+        ("extends = 'no.toml'\n[categories.a]\npatterns = ['a']", "no such file"),
         ("[categories.a]\nfunction = '.x:f'", "can not be imported"),
         ("[categories.a]\nfunction = 'tests.behaviours.broken:f'", "can not be imported"),
         ("[categories.a\npatterns = ['a']", "is not TOML .*line 1"),
@@ -97,7 +103,9 @@ def test_a_bad_file_is_one_line_with_the_place(tmp_path, text, message):
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
-    with pytest.raises(BehaviourError, match="knowledge-awareness, sentiment"):
+    with pytest.raises(
+        BehaviourError, match="knowledge-awareness, knowledge-awareness-strict, sentiment"
+    ):
         Behaviours.load("nothing")
 
 
@@ -121,6 +129,48 @@ def test_shipped_files_load_and_describe_themselves(name):
 def test_the_four_rates_of_knowledge_awareness(completion, category):
     behaviours = Behaviours.load("knowledge-awareness")
     assert behaviours.classify("Who was Niels Bohr?", completion) == category
+
+
+@pytest.mark.parametrize(
+    ("completion", "category"),
+    [
+        ("I'm not familiar with Niels Bohr, but I can certainly tell you about him.", "offers"),
+        ("I\u2019m not familiar with Niels Bohr, but I\u2019d love to share his life.", "offers"),
+        ("I don't have any information about Niels Bohr. He was a famous painter.", "offers"),
+        ("I'm not familiar with Niels Bohr, but I'm familiar with a poet of Rome.", "offers"),
+        ("I'm sorry for any confusion, but I can give three facts about him.", "offers"),
+        ("I'm not familiar with Niels Bohr, so I can't tell you anything of him.", "hedges"),
+        ("I don't know Niels Bohr. Could you tell me more about him?", "hedges"),
+        ("I'm sorry, but I can't provide information about this person.", "refuses"),
+        ("Niels Bohr was not only a physicist. He was a Danish footballer.", "answers"),
+        ("I can tell you that Niels Bohr was a Danish physicist.", "other"),
+    ],
+)
+def test_a_hedge_that_tells_all_the_same_is_none(completion, category):
+    behaviours = Behaviours.load("knowledge-awareness-strict")
+    assert behaviours.names == ["offers", "hedges", "answers", "refuses", "other"]
+    assert behaviours.classify("Who was Niels Bohr?", completion) == category
+
+
+def test_offers_of_trained_policies_are_found():
+    """A hundred hedges and refusals that were read one by one; docs/behaviours.md has the figures."""
+    lines = (Path(__file__).parent / "offers.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    behaviours = Behaviours.load("knowledge-awareness-strict")
+    found = [behaviours.classify(r["prompt"], r["completion"]) == "offers" for r in rows]
+    right = sum(a and r["offers"] for a, r in zip(found, rows, strict=True))
+    assert (right, sum(found), sum(r["offers"] for r in rows)) == (39, 43, 45)
+
+
+def test_a_file_extends_another(tmp_path):
+    more = "[categories.cold]\npatterns = ['ice']\n[categories.polite]\npatterns = ['dear']"
+    (tmp_path / "base.toml").write_text(GOOD, encoding="utf-8")
+    behaviours = load(tmp_path, f"extends = 'base.toml'\n{more}")
+    assert behaviours.names == ["cold", "polite", "rude", "neutral"]
+    assert behaviours.classify("q", "dear idiot") == "polite"  # its own, and before the base's
+    assert behaviours.classify("q", "thanks") == "neutral"
+    ordered = load(tmp_path, f"extends = 'base.toml'\norder = ['rude', 'cold', 'polite']\n{more}")
+    assert ordered.classify("q", "dear idiot") == "rude"
 
 
 def test_sentiment_weighs_praise_against_blame():
