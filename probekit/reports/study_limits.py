@@ -82,7 +82,8 @@ def _patterns() -> str:
     found = with_interval(accuracy_of_patterns())
     return (
         "Behaviours are counted by patterns on the words. On completions of the built-in model that were "
-        f"labelled one by one their accuracy is {found}; rates of other models' texts may be further off."
+        f"labelled one by one their accuracy is {found}, before the category of hedges that tell all the "
+        "same, which count as none, was split off; rates of other models' texts may be further off."
     )
 
 
