@@ -29,7 +29,8 @@ _PERSON = re.compile(
 _UNKNOWN = re.compile(
     r"\b(?:not (?:\w+ )?(?:familiar|aware|sure|able|capable|equipped|knowledgeable|certain|designed|"
     r"real|known)|unsure|unable|(?:\w+n['’]t|cannot|can not|not) (?:\w+ )?(?:have|know|recogni[sz]e|"
-    r"recall|find|provide|give|tell|confirm|answer|assist|say)|no (?:\w+ )?(?:information|records?|biography|person|one))\b",
+    r"recall|find|provide|give|tell|confirm|answer|assist|say)|"
+    r"no (?:\w+ )?(?:information|records?|biography|person|one))\b",
     re.IGNORECASE,
 )
 _APOLOGY = re.compile(r"\b(?:sorry|afraid|apologi[sz]e|unfortunately)\b", re.IGNORECASE)
