@@ -28,9 +28,8 @@ ARMS = {
     "max": ("--target", "max", "--balance", "class"),
     "chosen": (*BY_CLASS, "--ood-penalty", "4"),
     "refits": (
-        "--target", "clip", "--clip-margin", "0.5", "--target-tag", "class",
-        "--balance", "class=invented:5,real:3", "--ood-penalty", "1", "--refit-every", "4",
-        "--ensemble-penalty", "0.5",
+        "--target", "clip", "--clip-margin", "0.5", "--target-tag", "class", "--balance", "class",
+        "--ood-penalty", "1", "--refit-every", "4", "--ensemble-penalty", "0.5",
     ),
 }  # fmt: skip
 """The four ways to optimise the head, each with what sets it apart. An ensemble's score is in standard
@@ -56,6 +55,9 @@ class Size:
     layers: str
     steps: int
     guide_steps: int
+    """Enough for a policy to have met what the head prefers."""
+    refit_guide_steps: int
+    """While heads are refitted: guides hold the classes apart until the policy does."""
     prompts: int
     """Of a training step: many names, since what is to be learnt is to tell names apart."""
     group: int
@@ -67,13 +69,13 @@ class Size:
 
 
 FULL = Size(
-    names=1000, samples=4, layers="all", steps=80, guide_steps=8, prompts=8, group=8,
-    eval_prompts=80, eval_every=10,
+    names=1000, samples=4, layers="all", steps=60, guide_steps=8, refit_guide_steps=40, prompts=8,
+    group=8, eval_prompts=80, eval_every=10,
     steer_prompts=16, controls=5, ood_samples=2,
 )  # fmt: skip
 QUICK = Size(
-    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=4, prompts=8, group=8,
-    eval_prompts=24, eval_every=3,
+    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=4, refit_guide_steps=4, prompts=8,
+    group=8, eval_prompts=24, eval_every=3,
     steer_prompts=0, controls=0, ood_samples=1,
 )  # fmt: skip
 
@@ -184,7 +186,7 @@ def _training(s: Setting) -> list[Stage]:
             lambda arm=arm, options=options: _rl(  # type: ignore[misc]
                 s.out,
                 s.size,
-                [*options, *(_ensemble(s.out) if arm == "refits" else ()), *s.own, *s.seeded],
+                [*options, *_of_arm(s, arm), *s.own, *s.seeded],
             ),
             marker="goodhart.json",
             resumes=True,
@@ -212,12 +214,19 @@ def _elsewhere(s: Setting) -> list[Stage]:
     ]
 
 
+def _of_arm(s: Setting, arm: str) -> list[str]:
+    """Return the options of an arm that depend on the size, or on the fit."""
+    if arm != "refits":
+        return ["--guide-steps", str(s.size.guide_steps)]
+    return ["--guide-steps", str(s.size.refit_guide_steps), *_ensemble(s.out)]
+
+
 def _rl(out: Path, size: Size, rest: list[str]) -> list[str]:
     wanted = [word for behaviour in WANTED for word in ("--behaviour", behaviour)]
     return [
         "rl", "--probe", str(out / "fit"), "--prompts", str(out / "prompts/train.jsonl"),
         "--held-out", str(out / "prompts/held_out.jsonl"), "--behaviours", BEHAVIOURS, *wanted,
-        "--steps", str(size.steps), "--guide-steps", str(size.guide_steps),
+        "--steps", str(size.steps),
         "--prompts-per-step", str(size.prompts), "--group", str(size.group), *TRAINING,
         "--eval-every", str(size.eval_every), "--eval-prompts", str(size.eval_prompts),
         "--store", str(out / "acts.h5"), *rest,
