@@ -57,7 +57,7 @@ class Size:
     guide_steps: int
     """Enough for a policy to have met what the head prefers."""
     refit_guide_steps: int
-    """While heads are refitted: guides hold the classes apart until the policy does."""
+    """More, where heads are refitted: the classes part slowly."""
     prompts: int
     """Of a training step: many names, since what is to be learnt is to tell names apart."""
     group: int
@@ -69,7 +69,7 @@ class Size:
 
 
 FULL = Size(
-    names=1000, samples=4, layers="all", steps=60, guide_steps=8, refit_guide_steps=40, prompts=8,
+    names=1000, samples=4, layers="all", steps=60, guide_steps=8, refit_guide_steps=20, prompts=8,
     group=8, eval_prompts=80, eval_every=10,
     steer_prompts=16, controls=5, ood_samples=2,
 )  # fmt: skip
@@ -215,10 +215,18 @@ def _elsewhere(s: Setting) -> list[Stage]:
 
 
 def _of_arm(s: Setting, arm: str) -> list[str]:
-    """Return the options of an arm that depend on the size, or on the fit."""
-    if arm != "refits":
-        return ["--guide-steps", str(s.size.guide_steps)]
-    return ["--guide-steps", str(s.size.refit_guide_steps), *_ensemble(s.out)]
+    """Return the options of an arm that depend on the size, or on the fit.
+
+    Where heads are refitted, as many answers are of twice the names: telling names apart takes examples.
+    """
+    size = s.size
+    steps, prompts, group, heads = size.guide_steps, size.prompts, size.group, []
+    if arm == "refits":
+        steps, prompts, group = size.refit_guide_steps, 2 * prompts, group // 2
+        heads = _ensemble(s.out)
+    return [
+        "--guide-steps", str(steps), "--prompts-per-step", str(prompts), "--group", str(group), *heads,
+    ]  # fmt: skip
 
 
 def _rl(out: Path, size: Size, rest: list[str]) -> list[str]:
@@ -226,8 +234,7 @@ def _rl(out: Path, size: Size, rest: list[str]) -> list[str]:
     return [
         "rl", "--probe", str(out / "fit"), "--prompts", str(out / "prompts/train.jsonl"),
         "--held-out", str(out / "prompts/held_out.jsonl"), "--behaviours", BEHAVIOURS, *wanted,
-        "--steps", str(size.steps),
-        "--prompts-per-step", str(size.prompts), "--group", str(size.group), *TRAINING,
+        "--steps", str(size.steps), *TRAINING,
         "--eval-every", str(size.eval_every), "--eval-prompts", str(size.eval_prompts),
         "--store", str(out / "acts.h5"), *rest,
     ]  # fmt: skip
