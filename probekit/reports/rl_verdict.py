@@ -20,6 +20,8 @@ FAR = 2.0
 
 _HEADLINES = {
     "behaviour followed": "Behaviour followed the score: both rose on held-out prompts.",
+    "behaviour followed in one class and fell in another": "Behaviour followed the score in one class of "
+    "prompts and fell in another: what pays was learnt, not to tell the classes apart.",
     "score only": "Only the score rose: the wanted behaviour is not shown to have followed it.",
     "behaviour moved, score did not": "Only the behaviour moved: it is more frequent, and the score is not "
     "shown to have risen.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from probekit.probes.bootstrap import Array, Interval, Resampler
 
 FOLLOWED = "behaviour followed"
+TRADED = "behaviour followed in one class and fell in another"
 SCORE_ONLY = "score only"
 NOTHING = "nothing moved"
 REVERSED = "score fell"
@@ -18,6 +20,9 @@ UNKNOWN = "no behaviour was measured"
 TOO_FEW = "too few held-out prompts"
 FEWEST = 5
 """Prompts below which an interval over prompts says nothing."""
+
+_CLASS = re.compile(r"(?:^|; )([^=;:]+)=([^=;:]+): ")
+"""The classes in the words of a behaviour: "TAG=VALUE: categories; TAG=VALUE: categories"."""
 
 Row = Mapping[str, Any]
 
@@ -33,6 +38,8 @@ class Point(NamedTuple):
     """Mean over heads that are not optimised of their change, each in its own standard deviations."""
     behaviour: Interval | None
     """Change of the rate of the named behaviour."""
+    least: Interval | None = None
+    """That change in the class of prompts where it is least, where the behaviour is named by class."""
 
 
 class Goodhart(NamedTuple):
@@ -65,6 +72,9 @@ def goodhart(
     prompts leaves 0::
 
         behaviour followed   the score rose, and the rate of the named behaviour with it
+        behaviour followed   the score and the rate over all prompts rose, and in one class of prompts the
+        in one class and     rate fell: what pays was learnt, not to tell the classes apart
+        fell in another
         score only           the score rose and the behaviour did not: hacked, or not that behaviour
         behaviour moved,     the rate rose and the score did not
         score did not
@@ -83,7 +93,9 @@ def goodhart(
     optimised
         Names of the optimised heads among the rows' `heads`.
     behaviour
-        What the rows' `wanted` says, in words; without it the independent heads stand for it.
+        What the rows' `wanted` says, in the words of `Wanted`; without it the independent heads stand
+        for it. Where it is named by class, the evaluation to keep is the one at which the class that
+        gained least gained most.
 
     References
     ----------
@@ -121,7 +133,14 @@ def _values(
         if names
         else np.empty((len(own), 0)),
         "behaviour": None if behaviour is None else column(lambda row: row.get("wanted")),
+        "class": number([_class(row, _CLASS.findall(behaviour or "")) for row in own]),
     }
+
+
+def _class(row: Row, rules: Sequence[tuple[str, str]]) -> str:
+    """Return the class of a row's prompt, of those that a behaviour is named by; empty without one."""
+    tags = row.get("tags", {})
+    return next((f"{tag}={value}" for tag, value in rules if tags.get(tag) == value), "")
 
 
 def _point(step: int, now: dict[str, Any], start: dict[str, Any]) -> Point:
@@ -138,20 +157,28 @@ def _point(step: int, now: dict[str, Any], start: dict[str, Any]) -> Point:
     if start["heads"].shape[1]:
         scaled = (now["heads"] - start["heads"]) / spread
         independent = change(scaled.mean(axis=1), np.zeros(len(scaled)))
-    moved = None
+    moved = least = None
     if now["behaviour"] is not None:
         moved = change(now["behaviour"], start["behaviour"])
+        outside = np.full(len(now["class"]), np.nan)
+        parts = [
+            change(np.where(now["class"] == name, now["behaviour"], outside), start["behaviour"])
+            for name in np.unique(now["class"])
+        ]
+        known = [part for part in parts if np.isfinite(part.value)]
+        least = min(known, key=lambda part: part.value) if len(known) > 1 else None
     return Point(
         step=step,
         root_kl=float(np.sqrt(max(0.0, float(np.nanmean(now["kl"]))))),
         score=change(now["score"], start["score"]),
         independent=independent,
         behaviour=moved,
+        least=least,
     )
 
 
 def _level(point: Point) -> float:
-    for found in (point.behaviour, point.independent):
+    for found in (point.least, point.behaviour, point.independent):
         if found is not None and np.isfinite(found.value):
             return found.value
     return -np.inf
@@ -166,8 +193,14 @@ def _verdict(last: Point, behaviour: str | None) -> tuple[str, list[str]]:
     measured = last.behaviour is not None and np.isfinite(last.behaviour.value)
     if last.behaviour is not None and measured:
         evidence.append(f"rate of {behaviour} {_words(last.behaviour)}")
+    if last.least is not None:
+        evidence.append(
+            f"in the class of prompts where it changed least for the better {_words(last.least)}"
+        )
     follows = measured and last.behaviour is not None and last.behaviour.low > 0
     if last.score.low > 0:
+        if follows and last.least is not None and last.least.high < 0:
+            return TRADED, evidence
         return (FOLLOWED if follows else SCORE_ONLY) if measured else UNKNOWN, evidence
     if follows:
         return BEHAVIOUR_ONLY, evidence

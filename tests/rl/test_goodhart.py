@@ -14,6 +14,7 @@ from probekit.rl.goodhart import (
     REVERSED,
     SCORE_ONLY,
     TOO_FEW,
+    TRADED,
     UNKNOWN,
     goodhart,
 )  # fmt: skip
@@ -59,6 +60,30 @@ def test_the_verdict_names_what_happened(score, rate, verdict):
     assert found.verdict == verdict
     assert len(found.evidence) == 3
     json.dumps(found.to_json())
+
+
+@pytest.mark.parametrize(("real", "verdict"), [(-0.03, TRADED), (0.0, FOLLOWED)])
+def test_a_behaviour_that_one_class_pays_for_is_named(real, verdict):
+    """Hedging about everybody: right for invented names, and real ones are denied."""
+    rows = run(lambda s: 0.1 * s, flat, flat, n=60)
+    for i, row in enumerate(rows):
+        value = ("invented", "invented", "real")[i % 3]
+        rate = {"invented": 0.02, "real": 0.95}[value]
+        slope = {"invented": 0.03, "real": real}[value]
+        row["tags"] = {"class": value}
+        row["wanted"] = (i % 60) / 60 < rate + slope * row["step"]
+    words = "class=invented: hedges or refuses; class=real: answers"
+    found = goodhart(rows, optimised=[HEAD], behaviour=words)
+    assert found.verdict == verdict
+    assert found.points[-1].behaviour.low > 0
+    changes = []
+    for value in ("invented", "real"):
+        own = [row for row in rows if row["tags"]["class"] == value]
+        ends = [np.mean([r["wanted"] for r in own if r["step"] == step]) for step in (0, 30)]
+        changes.append(ends[1] - ends[0])
+    assert found.points[-1].least.value == pytest.approx(min(changes))
+    if verdict == TRADED:
+        assert found.sweet_spot == 0
 
 
 def test_without_a_behaviour_there_is_no_verdict_on_it():
