@@ -243,5 +243,7 @@ def _computed(run: RLRun) -> dict[str, Any]:
     name = "wanted" if run.wanted else None
     # A category of that name says the same to a verdict that reads categories.
     rows = [{**row, "category": name if row.get("wanted") else None} for row in rows]
-    found = goodhart(rows, optimised=run.optimised, behaviour=name).to_json()
+    # In its own words the behaviour says by which classes it is named.
+    words = run.behaviour if name and run.wanted == "wanted" and run.behaviour else name
+    found = goodhart(rows, optimised=run.optimised, behaviour=words).to_json()
     return found
