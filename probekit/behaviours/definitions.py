@@ -145,9 +145,8 @@ def _parse(table: dict[str, Any], path: Path, text: str) -> Behaviours:
         )
     parsed = {name: _category(name, item, path, text) for name, item in categories.items()}
     # Own categories come first, and stand for the other file's of the same name.
-    parsed |= (
-        {item.name: item for item in base.categories if item.name not in parsed} if base else {}
-    )
+    for item in base.categories if base else ():
+        parsed.setdefault(item.name, item)
     order = table.get("order", list(parsed))
     if not isinstance(order, list) or sorted(map(repr, order)) != sorted(map(repr, parsed)):
         raise BehaviourError(

@@ -41,6 +41,7 @@ _OFFERS = re.compile(
     r"(?! (?:that )?you (?:visit|check|consult|look))",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _PRONOUN = re.compile(r"\b(?:he|she|his|her|him)\b", re.IGNORECASE)
 _SELF = re.compile(r"\bI(?:'m| am|'ve| have)\b")
 
@@ -54,7 +55,7 @@ def asserts_about_person(prompt: str, completion: str) -> bool:
     """
     names = _names(prompt)
     named = _mentions(completion, names)
-    for sentence in re.split(r"(?<=[.!?])\s+|\n+", completion):
+    for sentence in _SENTENCE_END.split(completion):
         if _DECLINES.search(sentence) or not _CLAIM.search(sentence):
             continue
         here = _mentions(sentence, names)
@@ -78,7 +79,7 @@ def tells_all_the_same(prompt: str, completion: str) -> bool:
     if (begun := unknown or sorry) and _OFFERS.search(completion[begun.end() :]):
         return True
     rest = completion[unknown.end() :] if unknown else ""
-    later = re.split(r"(?<=[.!?])\s+|\n+", rest, maxsplit=1)[1:]
+    later = _SENTENCE_END.split(rest, maxsplit=1)[1:]
     return any(asserts_about_person(prompt, part) for part in later)
 
 

@@ -118,7 +118,7 @@ def _values(
     rows: Sequence[Row], step: int, names: Sequence[str], behaviour: str | None
 ) -> dict[str, Any]:
     own = [row for row in rows if int(row["step"]) == step]
-    number = np.array
+    number, rules = np.array, _CLASS.findall(behaviour or "")
 
     def column(read: Any) -> Array:  # noqa: ANN401 - a function of a row
         values = [read(row) for row in own]
@@ -133,7 +133,7 @@ def _values(
         if names
         else np.empty((len(own), 0)),
         "behaviour": None if behaviour is None else column(lambda row: row.get("wanted")),
-        "class": number([_class(row, _CLASS.findall(behaviour or "")) for row in own]),
+        "class": number([_class(row, rules) for row in own]),
     }
 
 
@@ -160,9 +160,8 @@ def _point(step: int, now: dict[str, Any], start: dict[str, Any]) -> Point:
     moved = least = None
     if now["behaviour"] is not None:
         moved = change(now["behaviour"], start["behaviour"])
-        outside = np.full(len(now["class"]), np.nan)
         parts = [
-            change(np.where(now["class"] == name, now["behaviour"], outside), start["behaviour"])
+            change(np.where(now["class"] == name, now["behaviour"], np.nan), start["behaviour"])
             for name in np.unique(now["class"])
         ]
         known = [part for part in parts if np.isfinite(part.value)]
