@@ -100,18 +100,7 @@ class Behaviours:
         BehaviourError
             When there is no such file, or it is malformed; a bad pattern is named with its line.
         """
-        path = find(str(source))
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BehaviourError(f"{path}: can not be read ({error}).") from error
-        try:
-            table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise BehaviourError(
-                f"{path}: is not TOML ({error}). See docs/behaviours.md."
-            ) from error
-        return _parse(table, path, text)
+        return _read(find(str(source)))
 
 
 def shipped() -> list[str]:
@@ -133,8 +122,21 @@ def find(source: str) -> Path:
     return path
 
 
-def _parse(table: dict[str, Any], path: Path, text: str) -> Behaviours:
-    base = _base(table, path)
+def _read(path: Path, above: tuple[Path, ...] = ()) -> Behaviours:
+    """Read a file; `above` are those that extend it, from the first on."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BehaviourError(f"{path}: can not be read ({error}).") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BehaviourError(f"{path}: is not TOML ({error}). See docs/behaviours.md.") from error
+    return _parse(table, path, text, above)
+
+
+def _parse(table: dict[str, Any], path: Path, text: str, above: tuple[Path, ...]) -> Behaviours:
+    base = _base(table, path, above)
     categories = table.get("categories")
     if not isinstance(categories, dict) or not categories:
         raise BehaviourError(f"{path}: has no [categories.NAME] table. See docs/behaviours.md.")
@@ -161,7 +163,7 @@ def _parse(table: dict[str, Any], path: Path, text: str) -> Behaviours:
     return Behaviours(str(table.get("name", path.stem)), listed, default, path)
 
 
-def _base(table: dict[str, Any], path: Path) -> Behaviours | None:
+def _base(table: dict[str, Any], path: Path, above: tuple[Path, ...]) -> Behaviours | None:
     """Return the file whose categories this one has too; a shipped one by its name."""
     source = table.get("extends")
     if source is None:
@@ -169,9 +171,10 @@ def _base(table: dict[str, Any], path: Path) -> Behaviours | None:
     if not isinstance(source, str):
         raise BehaviourError(f"{path}: extends is {source!r}, expected the name of a file.")
     found = find(source) if source in shipped() else find(str(path.parent / source))
-    if found.resolve() == path.resolve():
+    chain = (*above, path)
+    if found.resolve() in [one.resolve() for one in chain]:
         raise BehaviourError(f"{path}: extends itself. Expected another file.")
-    return Behaviours.load(found)
+    return _read(found, chain)
 
 
 def _category(name: str, table: Any, path: Path, text: str) -> Category:  # noqa: ANN401

@@ -173,6 +173,13 @@ def test_a_file_extends_another(tmp_path):
     assert ordered.classify("q", "dear idiot") == "rude"
 
 
+def test_files_that_extend_each_other_are_one_line(tmp_path):
+    more = "[categories.a]\npatterns = ['a']"
+    (tmp_path / "other.toml").write_text(f"extends = 'b.toml'\n{more}", encoding="utf-8")
+    with pytest.raises(BehaviourError, match="other.toml: extends itself"):
+        load(tmp_path, f"extends = 'other.toml'\n{more}")
+
+
 def test_sentiment_weighs_praise_against_blame():
     behaviours = Behaviours.load("sentiment")
     assert behaviours.classify("", "A lovely, warm place with one broken chair.") == "positive"
