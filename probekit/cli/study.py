@@ -30,6 +30,13 @@ from probekit.cli.options import (
 @click.option("--device", help="auto, cpu or cuda[:N], for every stage.")
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Padded tokens of a batch.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Stages at once; they share the cores.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of every stage.")
 @force_option
 @json_option
@@ -75,7 +82,7 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
         "quick": options["quick"],
         "model": options["model"],
     }
-    seconds = _run(folder, stages, about)
+    seconds = _run(folder, stages, about, jobs=options["jobs"])
     path = write_study_report(folder, force=True)
     if options["as_json"]:
         return echo_json(
@@ -84,12 +91,24 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
     click.echo(path)
 
 
-def _run(folder: Path, stages: list[Any], about: dict[str, Any]) -> float:
+def _run(folder: Path, stages: list[Any], about: dict[str, Any], *, jobs: int) -> float:
     """Run what is not done yet; return the seconds it took."""
-    from probekit.cli.main import cli
+    from probekit.studies.schedule import Schedule
     from probekit.studies.stages import Progress
 
     progress, started = Progress(folder / "study.json", about, stages), time.perf_counter()
+    if jobs > 1:
+        Schedule(progress, jobs=jobs, log=log).run()
+    else:
+        _one_by_one(progress)
+    return time.perf_counter() - started
+
+
+def _one_by_one(progress: Any) -> None:  # noqa: ANN401
+    """Run the stages in this process, in their order."""
+    from probekit.cli.main import cli
+
+    stages = progress.stages
     for number, stage in enumerate(stages):
         arguments = stage.arguments()
         words = f"[{number + 1}/{len(stages)}] probekit {shlex.join(arguments)}"
@@ -106,4 +125,3 @@ def _run(folder: Path, stages: list[Any], about: dict[str, Any]) -> float:
             progress.end(stage, "failed", time.perf_counter() - begun)
             raise
         progress.end(stage, "done", time.perf_counter() - begun)
-    return time.perf_counter() - started

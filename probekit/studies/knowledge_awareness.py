@@ -23,20 +23,24 @@ READ = "first:16,mean,last,turn_end"
 an answer free."""
 WANTED = ("class=invented:hedges,refuses", "class=real:answers")
 BY_CLASS = ("--target", "chosen", "--target-tag", "class", "--balance", "class")
+RATE = ("--learning-rate", "5e-4")
 ARMS = {
-    "max-unbalanced": ("--target", "max", "--balance", "class=invented:3,real:1"),
-    "max": ("--target", "max", "--balance", "class"),
-    "chosen": (*BY_CLASS, "--ood-penalty", "4"),
+    "max-unbalanced": ("--target", "max", "--balance", "class=invented:3,real:1", *RATE),
+    "max": ("--target", "max", "--balance", "class", *RATE),
+    "chosen": (*BY_CLASS, "--ood-penalty", "4", *RATE),
     "refits": (
-        "--target", "clip", "--clip-margin", "0.5", "--target-tag", "class", "--balance", "class",
-        "--ood-penalty", "1", "--refit-every", "4", "--ensemble-penalty", "0.5",
+        "--target", "clip", "--clip-margin", "0.5", "--target-tag", "class",
+        "--balance", "class=invented:9,real:7", "--ood-penalty", "1", "--refit-every", "4",
+        "--ensemble-penalty", "0.5", "--entropy-bonus", "0.005", "--learning-rate", "4e-4",
     ),
 }  # fmt: skip
 """The four ways to optimise the head, each with what sets it apart. An ensemble's score is in standard
-deviations, which are some four units of the head's own: hence the smaller penalty."""
+deviations, which are some four units of the head's own: hence the smaller penalty. It tells an answer about
+a real person from a hedge more surely than a hedge about an invented one from an answer, and pulls so much
+harder: hence nine questions to seven, in place of equally many."""
 TRAINING = (
-    "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--learning-rate", "5e-4",
-    "--decay", "cosine", "--kl-coeff", "0.02",
+    "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--decay", "cosine",
+    "--kl-coeff", "0.02",
 )  # fmt: skip
 """What they share. Guides, since the model hardly ever writes a hedge that could be rewarded."""
 
@@ -56,26 +60,28 @@ class Size:
     steps: int
     guide_steps: int
     """Enough for a policy to have met what the head prefers."""
-    refit_guide_steps: int
+    refit_steps: int
     """More, where heads are refitted: the classes part slowly."""
+    refit_guide_steps: int
     prompts: int
     """Of a training step: many names, since what is to be learnt is to tell names apart."""
     group: int
     eval_prompts: int
-    eval_every: int
+    evaluations: int
+    """Of a run, beside the one before it."""
     steer_prompts: int
     controls: int
     ood_samples: int
 
 
 FULL = Size(
-    names=1000, samples=4, layers="all", steps=60, guide_steps=8, refit_guide_steps=20, prompts=8,
-    group=8, eval_prompts=80, eval_every=10,
+    names=1280, samples=4, layers="all", steps=60, guide_steps=8, refit_steps=240,
+    refit_guide_steps=40, prompts=8, group=8, eval_prompts=80, evaluations=10,
     steer_prompts=16, controls=5, ood_samples=2,
 )  # fmt: skip
 QUICK = Size(
-    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=4, refit_guide_steps=4, prompts=8,
-    group=8, eval_prompts=24, eval_every=3,
+    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=4, refit_steps=6,
+    refit_guide_steps=4, prompts=8, group=8, eval_prompts=24, evaluations=2,
     steer_prompts=0, controls=0, ood_samples=1,
 )  # fmt: skip
 
@@ -192,7 +198,8 @@ def _training(s: Setting) -> list[Stage]:
             resumes=True,
             reads=("cache", "fit", "prompts"),
         )
-        for arm, options in ARMS.items()
+        # The longest first: where several run at once, the others fit beside it.
+        for arm, options in reversed(ARMS.items())
     ]
 
 
@@ -220,12 +227,14 @@ def _of_arm(s: Setting, arm: str) -> list[str]:
     Where heads are refitted, as many answers are of twice the names: telling names apart takes examples.
     """
     size = s.size
-    steps, prompts, group, heads = size.guide_steps, size.prompts, size.group, []
+    steps, guided, heads = size.steps, size.guide_steps, []
+    prompts, group = size.prompts, size.group
     if arm == "refits":
-        steps, prompts, group = size.refit_guide_steps, 2 * prompts, group // 2
-        heads = _ensemble(s.out)
+        steps, guided, heads = size.refit_steps, size.refit_guide_steps, _ensemble(s.out)
+        prompts, group = 2 * prompts, group // 2
     return [
-        "--guide-steps", str(steps), "--prompts-per-step", str(prompts), "--group", str(group), *heads,
+        "--steps", str(steps), "--guide-steps", str(guided), "--prompts-per-step", str(prompts),
+        "--group", str(group), "--eval-every", str(steps // size.evaluations), *heads,
     ]  # fmt: skip
 
 
@@ -234,9 +243,7 @@ def _rl(out: Path, size: Size, rest: list[str]) -> list[str]:
     return [
         "rl", "--probe", str(out / "fit"), "--prompts", str(out / "prompts/train.jsonl"),
         "--held-out", str(out / "prompts/held_out.jsonl"), "--behaviours", BEHAVIOURS, *wanted,
-        "--steps", str(size.steps), *TRAINING,
-        "--eval-every", str(size.eval_every), "--eval-prompts", str(size.eval_prompts),
-        "--store", str(out / "acts.h5"), *rest,
+        *TRAINING, "--eval-prompts", str(size.eval_prompts), "--store", str(out / "acts.h5"), *rest,
     ]  # fmt: skip
 
 

@@ -1,0 +1,158 @@
+"""Several stages of a study at once, each a process with its share of the cores."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from probekit.container import disk_errors
+from probekit.errors import ProbekitError
+from probekit.studies.stages import Progress, Stage
+
+PAUSE = 0.2
+"""Seconds between two looks at what is running."""
+LINES = 3
+"""Of a failed stage's log that the error repeats."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    stage: Stage
+    process: subprocess.Popen[bytes]
+    threads: int
+    begun: float
+    log: Path
+
+
+class Schedule:
+    """Runs what is not done, `jobs` stages at a time, each as soon as what it reads is there.
+
+    A step of a small model leaves a second thread waiting, so two processes of one thread do more than
+    one of two. A stage that others wait for goes before those that nothing waits for; one that is
+    alone gets all cores.
+
+    Parameters
+    ----------
+    progress
+        Of the study.
+    jobs
+        Stages at a time.
+    log
+        Gets a line when a stage begins and when it ends.
+    cores
+        To share out, by default all of this process's.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        *,
+        jobs: int,
+        log: Callable[[str], None],
+        cores: int | None = None,
+    ) -> None:
+        self._progress, self._jobs, self._log = progress, jobs, log
+        self._cores = cores or len(os.sched_getaffinity(0))
+        self._folder = progress.path.parent / "logs"
+        self._running: list[_Running] = []
+        self._done: set[str] = set()
+
+    def run(self) -> None:
+        """Run the stages to the end.
+
+        Raises
+        ------
+        ProbekitError
+            When a stage failed; those beside it are run to their end first.
+        """
+        waiting, failed = list(self._progress.stages), ""
+        try:
+            while self._running or (waiting and not failed):
+                if not failed:
+                    waiting = self._begin(waiting)
+                failed = self._collect() or failed
+                if self._running:
+                    time.sleep(PAUSE)
+        except BaseException:
+            self._interrupt()
+            raise
+        if failed:
+            raise ProbekitError(failed)
+
+    def _begin(self, waiting: Sequence[Stage]) -> list[Stage]:
+        """Begin what can begin; return what still waits."""
+        left = list(waiting)
+        ready = [stage for stage in left if set(stage.reads) <= self._done]
+        for stage in [s for s in ready if self._progress.is_done(s, s.arguments())]:
+            self._say(stage, "is done")
+            self._done.add(stage.name)
+            left.remove(stage)
+            ready.remove(stage)
+        first = [s for s in ready if any(s.name in other.reads for other in left)] or ready
+        for place, stage in enumerate(first):
+            free = self._cores - sum(item.threads for item in self._running)
+            places = self._jobs - len(self._running)
+            if not places or (self._running and free < 1):
+                break
+            self._start(stage, max(1, free // min(places, len(first) - place)))
+            left.remove(stage)
+        return left
+
+    def _start(self, stage: Stage, threads: int) -> None:
+        arguments = stage.arguments()
+        how = "--resume" if self._progress.continues(stage, arguments) else "--force"
+        path = self._folder / f"{stage.name.replace('/', '-')}.log"
+        self._say(stage, f"probekit {shlex.join(arguments)}")
+        self._progress.begin(stage, arguments)
+        with disk_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            with path.open("wb") as handle:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "probekit", *arguments, how],
+                    stdin=subprocess.DEVNULL, stdout=handle, stderr=subprocess.STDOUT,
+                    env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                    # Of its own, so that Ctrl-C reaches it once, by `_interrupt`, and it saves its step.
+                    start_new_session=True,
+                )  # fmt: skip
+        self._running.append(_Running(stage, process, threads, time.perf_counter(), path))
+
+    def _collect(self) -> str:
+        """Take note of what has ended; return what to say of one that failed."""
+        failed = ""
+        for item in [item for item in self._running if item.process.poll() is not None]:
+            self._running.remove(item)
+            seconds, code = time.perf_counter() - item.begun, item.process.returncode
+            self._progress.end(item.stage, "failed" if code else "done", seconds)
+            self._say(item.stage, f"failed (exit {code})" if code else f"took {seconds:.0f} s")
+            if code:
+                lines = item.log.read_text(encoding="utf-8", errors="replace").splitlines()
+                failed = (
+                    f"stage {item.stage.name}: failed (exit {code}) with: {' / '.join(lines[-LINES:])} "
+                    f"Its log is {item.log}; run the same command again to go on."
+                )
+            else:
+                self._done.add(item.stage.name)
+        return failed
+
+    def _interrupt(self) -> None:
+        """Let what is running save its last step, and wait for it."""
+        for item in self._running:
+            item.process.send_signal(signal.SIGINT)
+        try:
+            for item in self._running:
+                item.process.wait()
+        finally:
+            for item in self._running:
+                item.process.kill()
+                self._progress.end(item.stage, "failed", time.perf_counter() - item.begun)
+
+    def _say(self, stage: Stage, words: str) -> None:
+        number = self._progress.stages.index(stage) + 1
+        self._log(f"[{number}/{len(self._progress.stages)}] {stage.name}: {words}")
