@@ -61,8 +61,7 @@ def runs_table(runs: Sequence[RLRun]) -> str:
         caption="<b>The runs.</b> Answers kept: rate of answers about real names at the end over that at the "
         "start. Entropy: end over start. Score: under the first heads where they were fitted again, in the "
         "run's own units. Brackets: 95 % bootstrap intervals over prompts. The verdict is that of the "
-        "run's own "
-        "report, on the wanted behaviour of both classes together.",
+        "run's own report.",
         name="runs",
     )  # fmt: skip
 

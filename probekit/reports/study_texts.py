@@ -79,7 +79,7 @@ def methods_html(study: Study) -> str:
             for stage in study.stages
         )
         total = sum(stage.seconds for stage in study.stages if math.isfinite(stage.seconds))
-        items.append(("Time", f"{_duration(total)} in all: {each}"))
+        items.append(("Time", f"{_duration(total)} in all{_at_once(study)}: {each}"))
     body = "".join(f"<dt>{escape(term)}</dt><dd>{text}</dd>" for term, text in items if text)
     return f'<dl class="method">{body}</dl>'
 
@@ -137,6 +137,11 @@ def _familiarity(found: Elicitation) -> str:
         f"those that the model knows: log-probability of a name's later words given the first, at least "
         f"({rules}), then equally many of each class. {kept}"
     )
+
+
+def _at_once(study: Study) -> str:
+    jobs = (study.record.get("arguments") or {}).get("jobs") or 1
+    return f" (a sum over stages, up to {count(jobs)} of which ran at once)" if jobs > 1 else ""
 
 
 def _data_methods(study: Study) -> list[tuple[str, str]]:
@@ -229,6 +234,11 @@ def _guides(settings: Mapping[str, Any]) -> list[str]:
     return [f"{settings['guides']} guides a group in the first {steps} steps"]
 
 
+def _decay(settings: Mapping[str, Any]) -> list[str]:
+    decay = settings.get("decay") or "constant"
+    return [] if decay == "constant" else [f"falling to 0 ({decay})"]
+
+
 def _rl_method(run: RLRun) -> str:
     settings = run.settings
 
@@ -241,7 +251,9 @@ def _rl_method(run: RLRun) -> str:
         *named("target_tag", "for each {}"), *named("balance", "balanced by {}"),
         *named("prompts", "{} prompts a step"), *named("group", "{} completions a prompt"),
         *named("max_new_tokens", "{} new tokens at most"), *named("temperature", "temperature {}"),
-        *named("learning_rate", "learning rate {:g}"), *named("kl_coeff", "KL weight {:g}"),
+        *named("learning_rate", "learning rate {:g}"), *_decay(settings),
+        *named("kl_coeff", "KL weight {:g}"), *named("entropy_bonus", "entropy bonus {:g}"),
+        *named("ood_penalty", "OOD penalty {:g}"),
         *_guides(settings),
         *named("refit_every", "heads fitted again every {} steps"),
         *named("ensemble_penalty", "ensemble penalty {:g}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -34,7 +35,7 @@ from probekit.reports.study_rows import (
     Answer,
     Study,
 )
-from probekit.reports.study_texts import drawn_pairs
+from probekit.reports.study_texts import drawn_pairs, methods_html
 from probekit.reports.study_words import Outcome, findings, headline, outcome
 from tests.cli.test_cli import run as command
 from tests.reports.browser import chromium, collisions, open_report
@@ -311,6 +312,19 @@ def test_example_pairs_are_drawn_by_the_seed_from_every_class(study: Study) -> N
     assert shown != drawn_pairs(study.elicitation.pairs, 6)
     assert sorted(pair.tags["class"] for pair in shown) == ["invented"] * 2 + ["real"] * 2
     assert len({pair.group for pair in shown}) == 4
+
+
+def test_the_methods_name_what_sets_runs_apart_and_how_time_adds_up(study: Study) -> None:
+    (run,) = [run for run in study.arms if run.name == "refits"]
+    more = dict(decay="cosine", entropy_bonus=0.005, ood_penalty=1.0, learning_rate=4e-4)
+    run = dataclasses.replace(run, settings={**run.settings, **more})
+    said = text_of(methods_html(dataclasses.replace(study, arms=(run,))))
+    assert "learning rate 0.0004, falling to 0 (cosine)" in said
+    assert "entropy bonus 0.005, OOD penalty 1," in said
+    assert " in all: " in said and "at once" not in said
+    record = {**study.record, "arguments": {"jobs": 2}}
+    said = text_of(methods_html(dataclasses.replace(study, record=record)))
+    assert " in all (a sum over stages, up to 2 of which ran at once): " in said
 
 
 # Parts that are not there.
