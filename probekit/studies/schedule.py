@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,10 +60,11 @@ class Schedule:
         cores: int | None = None,
     ) -> None:
         self._progress, self._jobs, self._log = progress, jobs, log
-        self._cores = cores or len(os.sched_getaffinity(0))
+        self._cores = cores or _cores()
         self._folder = progress.path.parent / "logs"
         self._running: list[_Running] = []
         self._done: set[str] = set()
+        self._ready: dict[str, Stage] = {}
 
     def run(self) -> None:
         """Run the stages to the end.
@@ -73,28 +75,37 @@ class Schedule:
             When a stage failed; those beside it are run to their end first.
         """
         waiting, failed = list(self._progress.stages), ""
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _terminated) if main else None
         try:
-            while self._running or (waiting and not failed):
+            while self._running or ((waiting or self._ready) and not failed):
                 if not failed:
                     waiting = self._begin(waiting)
                 failed = self._collect() or failed
                 if self._running:
                     time.sleep(PAUSE)
-        except BaseException:
-            self._interrupt()
+        except BaseException as error:
+            # Ctrl-C asks a stage to save its step; else it is ended, and goes on from its checkpoint.
+            self._stop(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
             raise
+        finally:
+            if main:
+                signal.signal(signal.SIGTERM, before)
         if failed:
             raise ProbekitError(failed)
 
     def _begin(self, waiting: Sequence[Stage]) -> list[Stage]:
-        """Begin what can begin; return what still waits."""
-        left = list(waiting)
-        ready = [stage for stage in left if set(stage.reads) <= self._done]
-        for stage in [s for s in ready if self._progress.is_done(s, s.arguments())]:
-            self._say(stage, "is done")
-            self._done.add(stage.name)
-            left.remove(stage)
-            ready.remove(stage)
+        """Begin what can begin; return what still waits for others."""
+        left = []
+        for stage in waiting:
+            if not set(stage.reads) <= self._done:
+                left.append(stage)
+            elif self._progress.is_done(stage, stage.arguments()):
+                self._say(stage, "is done")
+                self._done.add(stage.name)
+            else:
+                self._ready[stage.name] = stage
+        ready = list(self._ready.values())
         first = [s for s in ready if any(s.name in other.reads for other in left)] or ready
         for place, stage in enumerate(first):
             free = self._cores - sum(item.threads for item in self._running)
@@ -102,14 +113,14 @@ class Schedule:
             if not places or (self._running and free < 1):
                 break
             self._start(stage, max(1, free // min(places, len(first) - place)))
-            left.remove(stage)
+            del self._ready[stage.name]
         return left
 
     def _start(self, stage: Stage, threads: int) -> None:
         arguments = stage.arguments()
         how = "--resume" if self._progress.continues(stage, arguments) else "--force"
         path = self._folder / f"{stage.name.replace('/', '-')}.log"
-        self._say(stage, f"probekit {shlex.join(arguments)}")
+        self._say(stage, f"probekit {shlex.join(arguments)}\n  log: {path}")
         self._progress.begin(stage, arguments)
         with disk_errors(path):
             path.parent.mkdir(exist_ok=True)
@@ -118,7 +129,7 @@ class Schedule:
                     [sys.executable, "-m", "probekit", *arguments, how],
                     stdin=subprocess.DEVNULL, stdout=handle, stderr=subprocess.STDOUT,
                     env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-                    # Of its own, so that Ctrl-C reaches it once, by `_interrupt`, and it saves its step.
+                    # Of its own, so that Ctrl-C reaches it once, by `_stop`, and it saves its step.
                     start_new_session=True,
                 )  # fmt: skip
         self._running.append(_Running(stage, process, threads, time.perf_counter(), path))
@@ -141,18 +152,30 @@ class Schedule:
                 self._done.add(item.stage.name)
         return failed
 
-    def _interrupt(self) -> None:
-        """Let what is running save its last step, and wait for it."""
+    def _stop(self, number: signal.Signals) -> None:
+        """Send a signal to what is running, and wait for it."""
         for item in self._running:
-            item.process.send_signal(signal.SIGINT)
+            item.process.send_signal(number)
         try:
             for item in self._running:
                 item.process.wait()
         finally:
             for item in self._running:
                 item.process.kill()
-                self._progress.end(item.stage, "failed", time.perf_counter() - item.begun)
+                state = "failed" if item.process.wait() else "done"
+                self._progress.end(item.stage, state, time.perf_counter() - item.begun)
 
     def _say(self, stage: Stage, words: str) -> None:
         number = self._progress.stages.index(stage) + 1
         self._log(f"[{number}/{len(self._progress.stages)}] {stage.name}: {words}")
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _cores() -> int:
+    """Return the cores that this process may use, where the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -118,20 +118,24 @@ def test_a_failed_stage_is_one_error_and_those_beside_it_end_first(study, tmp_pa
     assert [(s["name"], s["state"]) for s in states] == [("a", "failed"), ("b", "done")]
 
 
-def test_an_interrupt_reaches_every_stage_and_waits_for_them(study, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_reaches_every_stage_and_waits_for_them(study, tmp_path, number, error):
     schedule = study(("a", (), 30, 0), ("b", (), 30, 0))
 
     def interrupt():
         while not (tmp_path / "order").exists() or len(order(tmp_path)) < 2:
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
+    before = signal.getsignal(signal.SIGTERM)
     thread, started = threading.Thread(target=interrupt), time.perf_counter()
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         schedule.run()
     thread.join()
-    assert time.perf_counter() - started < 20
+    assert time.perf_counter() - started < 20 and signal.getsignal(signal.SIGTERM) is before
     states = json.loads((tmp_path / "study.json").read_text())["stages"]
     assert [s["state"] for s in states] == ["failed", "failed"]
     assert not list(tmp_path.glob("*.txt"))
