@@ -66,17 +66,20 @@ class Progress:
         return stage.resumes and begun and not stage.is_whole()
 
     def begin(self, stage: Stage, arguments: Sequence[str]) -> None:
-        """Write that a stage is running."""
+        """Write that a stage is running; the seconds of one that goes on are added up."""
+        known = self._items.get(stage.name, {})
+        spent = known.get("seconds", 0.0) if self.continues(stage, arguments) else 0.0
         number = 1 + max((item.get("run", 0) for item in self._items.values()), default=0)
         self._items[stage.name] = {
-            "name": stage.name, "argv": list(arguments), "state": "running", "seconds": 0.0,
+            "name": stage.name, "argv": list(arguments), "state": "running", "seconds": spent,
             "run": number, "inputs": self._inputs(stage),
         }  # fmt: skip
         self._save()
 
     def end(self, stage: Stage, state: str, seconds: float) -> None:
-        """Write that a stage is `done` or `failed`, after how many seconds."""
-        self._items[stage.name] |= {"state": state, "seconds": seconds}
+        """Write that a stage is `done` or `failed`, after how many seconds more."""
+        item = self._items[stage.name]
+        item |= {"state": state, "seconds": item["seconds"] + seconds}
         self._save()
 
     def _is_of(self, stage: Stage, arguments: Sequence[str]) -> bool:

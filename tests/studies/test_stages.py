@@ -76,6 +76,8 @@ def test_a_failed_stage_goes_on_if_it_can_and_later_ones_are_not_taken_for_new(s
     # c is of the old b: were it kept as done, it would be skipped once b is done.
     study.words = ["y"]
     assert study.run() == ["b+", "c", "d"]
+    stages = json.loads((study.folder / "study.json").read_text())["stages"]
+    assert [s["seconds"] for s in stages] == [2.0, 1.0 + 2.0, 2.0, 2.0]
 
 
 def test_every_command_line_of_the_study_is_one_that_its_command_takes(tmp_path):
