@@ -45,7 +45,7 @@ rl: model
 	$(BIN)/probekit report out/rl/chosen --with out/rl/max --out out/rl/report.html --force
 
 study: model
-	$(BIN)/probekit study knowledge-awareness --quick --out out/study
+	$(BIN)/probekit study knowledge-awareness --quick --jobs 2 --out out/study
 
 # Two workers of one thread do more than one of two: small models leave a second thread waiting.
 test: model
