@@ -126,7 +126,7 @@ def train_run(
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
     _check_out(out, resume=resume, force=force)
     heads, data = open_heads(
-        loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows
+        loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows, log=log
     )
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     trainer = trainer_class(config.engine)(
@@ -175,8 +175,11 @@ def open_heads(
     *,
     toward: str | None = None,
     needed: bool = False,
+    log: Log = lambda row: None,
 ) -> tuple[list[Probe], list[HeadData]]:
     """Return the heads of an ensemble and, where their stores are there, what they were fitted on.
+
+    `log` is told what a run goes without where they are not.
 
     Raises
     ------
@@ -194,11 +197,12 @@ def open_heads(
         for directory, head in named:
             own = store if directory == probes[0] else None
             data.append(HeadData.open(directory, head, own))
-    except (ProbeError, StoreError):
+    except (ProbeError, StoreError) as error:
         # The run can do without, unless somebody asked for what needs it.
         if needed or store or layers:
             raise
         data = []
+        log({"note": f"note: {error} Until then no distance and no head of disjoint rows is read."})
     heads = [head for _, head in named]
     for head in heads:
         Scorer(head, loaded)  # proves that it is their model

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from probekit.behaviours import Behaviours, Wanted
-from probekit.errors import BehaviourError, ModelError, OutputError
+from probekit.errors import BehaviourError, ModelError, OutputError, ProbeError
 from probekit.models.load import load_model
 from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
@@ -25,6 +26,7 @@ from probekit.rl import RLConfig, Trainer
 from probekit.rl.head_data import HeadData
 from probekit.rl.interrupts import Interrupts
 from probekit.rl.policy import FullPolicy
+from probekit.rl.run import train_run
 from tests.rl.test_train import FAST, assert_same_weights, logits, rows
 from tests.steering.conftest import prompts
 
@@ -56,6 +58,28 @@ def test_refitted_heads_are_used_and_both_scores_logged(tiny_llama, fitted, tmp_
     assert last["score"] != pytest.approx(last["score_first"])
     chosen = now.distributions["all"]
     assert run.chosen.mean() == pytest.approx(np.mean(chosen["xy"]))
+
+
+def test_what_a_run_goes_without_where_the_store_is_gone_is_said(tiny_llama, fitted, tmp_path):
+    shutil.copytree(fitted, tmp_path / "fit")
+    (tmp_path / "fit" / "acts.h5").unlink()
+    record = json.loads((tmp_path / "fit" / "run.json").read_text())
+    record["arguments"]["store"] = str(tmp_path / "fit" / "acts.h5")
+    (tmp_path / "fit" / "run.json").write_text(json.dumps(record))
+    told: list[dict] = []
+    config = dataclasses.replace(FAST, steps=1)
+    train_run(
+        fresh(tiny_llama), [tmp_path / "fit"], prompts(), tmp_path / "run", config, log=told.append
+    )
+    notes = [row["note"] for row in told if "note" in row]
+    assert len(notes) == 1 and "acts.h5: the store that" in notes[0] and "--store" in notes[0]
+    (start, *_) = (row["evaluation"]["all"] for row in told if "evaluation" in row)
+    assert "mahalanobis" not in start and "score" in start
+    with pytest.raises(ProbeError, match="is not there"):
+        train_run(
+            fresh(tiny_llama), [tmp_path / "fit"], prompts(), tmp_path / "other",
+            dataclasses.replace(config, ood_penalty=1.0),
+        )  # fmt: skip
 
 
 def test_the_ood_penalty_is_for_distance_beyond_the_heads_own_rows(tiny_llama, fitted, tmp_path):
