@@ -97,6 +97,12 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
         click.option("--full-weights", is_flag=True, help="Train all weights, no adapter."),
         click.option("--clip", default=0.2, show_default=True, help="PPO's clip of the ratio."),
         click.option("--epochs", default=1, show_default=True, help="Passes over a step."),
+        click.option(
+            "--credit",
+            default="whole",
+            show_default=True,
+            help="Tokens share an advantage: whole, or to-go, what a head still reads.",
+        ),
         click.option("--estimator", default="grpo", show_default=True, help="grpo, dr-grpo, rloo."),
         click.option("--batch", default=64, show_default=True, help="Sequences decoded together."),
         click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from."),

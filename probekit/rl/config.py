@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from probekit.errors import ModelError
 from probekit.models.sampling import SamplingConfig
 from probekit.rl.advantage import ESTIMATORS
+from probekit.rl.credit import CREDITS
 from probekit.rl.extra import ExtraReward
 from probekit.rl.target import TARGETS
 
@@ -53,6 +54,9 @@ class RLConfig:
     guide_steps: int = 20
     estimator: str = "grpo"
     """`grpo`, `dr-grpo` or `rloo`."""
+    credit: str = "whole"
+    """`whole`: a completion's advantage is for all of its tokens; `to-go`: less for later ones of what a
+    head reads as a mean (`credit.shares`)."""
     epochs: int = 1
     """Passes over a step's completions; more than one needs the clip."""
     clip: float | None = 0.2
@@ -111,6 +115,13 @@ class RLConfig:
         ):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} {getattr(self, name)}: expected 1 or more.")
+        if self.credit not in CREDITS:
+            raise ModelError(f"credit {self.credit!r}: unknown. Expected {', '.join(CREDITS)}.")
+        if self.credit != "whole" and (self.rewards or self.kl_in == "reward"):
+            raise ModelError(
+                f"credit {self.credit!r}: is for what heads read, and further rewards or a divergence in the "
+                "reward are of whole completions. Use --credit whole, or only the heads."
+            )
         if self.kl_in not in ("loss", "reward"):
             raise ModelError(f"kl_in {self.kl_in!r}: unknown. Expected loss or reward.")
         if self.decay not in DECAYS:
@@ -127,6 +138,8 @@ class RLConfig:
             )
         if self.guides and self.engine != "embedded":
             raise ModelError(f"guides: engine {self.engine!r} has none. Use the embedded one.")
+        if self.credit != "whole" and self.engine != "embedded":
+            raise ModelError(f"credit: engine {self.engine!r} has none. Use the embedded one.")
         if self.clip is not None and not self.clip > 0:
             raise ModelError(f"clip {self.clip}: expected more than 0.")
         for name in ("max_norm", "alpha"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from probekit.models.grouped_attention import grouped_attention
 from probekit.models.new_tokens import NewTokens, logit_tokens
 from probekit.models.prefix import SharedPrefix, plan_shared
 from probekit.rl.config import RLConfig
+from probekit.rl.credit import shares
 from probekit.rl.loss import Tokens, policy_loss
 from probekit.rl.policy import AnyPolicy
 from probekit.rl.rollout import Rollout
@@ -37,10 +39,22 @@ class StepStats(NamedTuple):
 
 
 class Learner:
-    """AdamW on the policy's trainable weights."""
+    """AdamW on the policy's trainable weights.
 
-    def __init__(self, policy: AnyPolicy, config: RLConfig) -> None:
-        self.policy, self.config = policy, config
+    Parameters
+    ----------
+    policy
+        Who learns.
+    config
+        Settings.
+    positions
+        Position rules of the heads, for the credit of tokens.
+    """
+
+    def __init__(
+        self, policy: AnyPolicy, config: RLConfig, positions: Sequence[str] = ("last",)
+    ) -> None:
+        self.policy, self.config, self._positions = policy, config, tuple(positions)
         self.optimizer = torch.optim.AdamW(
             policy.masters.all, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
@@ -94,6 +108,14 @@ class Learner:
         clipped = float(np.mean([item.clipped for item in stats]))
         return stats[0]._replace(clipped=clipped, grad_norm=max(item.grad_norm for item in stats))
 
+    def _weights(self, advantage: NDArray[np.float64], n_new: Sequence[int]) -> NDArray[np.float64]:
+        """Return the advantages of the new tokens of some completions, one after another."""
+        credit = self.config.credit
+        parts = [
+            a * shares(credit, self._positions, n) for a, n in zip(advantage, n_new, strict=True)
+        ]
+        return np.concatenate(parts)
+
     def _part(
         self,
         index: list[int],
@@ -121,7 +143,7 @@ class Learner:
         pieces = torch.split(logprob, n_new)
         for i, piece in zip(index, pieces, strict=True):
             old.setdefault(i, piece.detach())
-        weight = torch.from_numpy(np.repeat(advantage[index], n_new)).float().to(device)
+        weight = torch.from_numpy(self._weights(advantage[index], n_new)).float().to(device)
         own = torch.from_numpy(np.repeat(rollout.own[index], n_new)).to(device)
         frozen = None
         if reference is not None:

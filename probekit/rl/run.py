@@ -260,6 +260,8 @@ def _same_run(out: Path, record: dict[str, Any]) -> bool:
     if not (out / "run.json").is_file():
         return False
     known = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    # A setting that is younger than the run had its default.
+    known["settings"] = {**dataclasses.asdict(RLConfig()), **known.get("settings", {})}
     for key in ("settings", "identity"):
         own, other = (dict(part.get(key, {})) for part in (known, record))
         for name in sorted(other.keys() - {"steps"}):

@@ -100,7 +100,7 @@ class Trainer:
                 seed=config.seed,
             )
         )  # fmt: skip
-        self.learner = Learner(self.policy, config)
+        self.learner = Learner(self.policy, config, [h.position for h in self.heads])
         self.writer = Writer(self.policy, self.prompts)
         self.guides = self._guides()
         self.reader = self._reader(self.heads)
