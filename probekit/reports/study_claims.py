@@ -34,25 +34,30 @@ class Claim(NamedTuple):
 
 
 def claims(study: Study) -> list[Claim]:
-    """Return the claims in the order of the study."""
-    target = _aimed(study)
-    return [
+    """Return the claims in the order of the study, those on behaviour for the heads fitted again too."""
+    aimed, refitted = _aimed(study), _refitted(study)
+    found = [
         _reading(study.projection or study.linear),
         _denial(_named(study, "max-unbalanced")),
-        _followed(target),
-        _share(
-            "Real people are still answered about",
-            "answers_real stays high",
-            None if target is None else kept_answers(target),
-            target,
-        ),
-        _share(
-            "Entropy does not collapse",
-            "rises slightly",
-            None if target is None else ratio(target, "entropy", step=target.last.step),
-            target,
-        ),
-        _transfer(study, target),
+        *_behaviour(study, aimed),
+    ]
+    if refitted is not None and refitted is not aimed:
+        found += [
+            item._replace(claim=f"With heads fitted again: {item.claim[0].lower()}{item.claim[1:]}")
+            for item in _behaviour(study, refitted)
+        ]
+    return found
+
+
+def _behaviour(study: Study, run: RLRun | None) -> list[Claim]:
+    kept = entropy = None
+    if run is not None:
+        kept, entropy = kept_answers(run), ratio(run, "entropy", step=run.last.step)
+    return [
+        _followed(run),
+        _share("Real people are still answered about", "answers_real stays high", kept, run),
+        _share("Entropy does not collapse", "rises slightly", entropy, run),
+        _transfer(study, run),
     ]
 
 
@@ -64,6 +69,12 @@ def _aimed(study: Study) -> RLRun | None:
     """Return the run that aims at the chosen scores: the one of that name, else the last of them."""
     found = [run for run in study.evaluated if run.settings.get("target") == "chosen"]
     return _named(study, "chosen") or (found[-1] if found else None)
+
+
+def _refitted(study: Study) -> RLRun | None:
+    """Return the last run whose heads were fitted again on what it wrote."""
+    found = [run for run in study.evaluated if run.settings.get("refit_every")]
+    return found[-1] if found else None
 
 
 def against(metric: Metric, bar: float) -> str:
@@ -102,7 +113,7 @@ def _denial(run: RLRun | None) -> Claim:
 
 
 def _followed(run: RLRun | None) -> Claim:
-    claim = "Aiming at the chosen scores with balanced classes, behaviour follows"
+    claim = "With a bounded score and balanced classes, behaviour follows"
     published = "hedges about invented people, answers about real ones"
     if run is None:
         return Claim(claim, published, "–", GONE)

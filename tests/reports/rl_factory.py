@@ -187,6 +187,7 @@ def _record(made: MadeRL, rng: np.random.Generator) -> dict:
             estimator="grpo", epochs=1, clip=0.2, kl_coeff=0.02, entropy_bonus=0.0,
             learning_rate=2e-4, warmup=5, rank=16, alpha=32, eval_every=made.every,
             **(dict(balance=made.balance) if made.balance else {}),
+            **(dict(refit_every=made.refits[0]) if made.refits else {}),
         ),
         probes=["sweep"], n_train=96, n_held_out=made.prompts, n_trainable=1_234_567,
     )  # fmt: skip

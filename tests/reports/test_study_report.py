@@ -274,7 +274,12 @@ def test_claims_stand_by_their_intervals(study: Study) -> None:
     assert [against(Metric(0.5, *ends), 0.4) for ends in ((0.45, 0.6), (0.3, 0.6), (0.1, 0.2))] == [
         YES, OPEN, NO
     ]  # fmt: skip
-    assert [item.verdict for item in claims(study)] == [YES] * 6
+    found = claims(study)
+    assert [item.verdict for item in found] == [YES] * 10
+    # Those on behaviour twice: of the run that aims at the chosen scores, and with heads fitted again.
+    again = [item for item in found if item.claim.startswith("With heads fitted again: ")]
+    assert found[-4:] == again and all(item.here.endswith("(refits)") for item in again)
+    assert [item.published for item in again] == [item.published for item in found[2:6]]
 
 
 def test_a_claim_can_fail(tmp_path: Path) -> None:
