@@ -40,6 +40,8 @@ class Point(NamedTuple):
     """Change of the rate of the named behaviour."""
     least: Interval | None = None
     """That change in the class of prompts where it is least, where the behaviour is named by class."""
+    most: Interval | None = None
+    """The same where it is largest."""
 
 
 class Goodhart(NamedTuple):
@@ -72,9 +74,9 @@ def goodhart(
     prompts leaves 0::
 
         behaviour followed   the score rose, and the rate of the named behaviour with it
-        behaviour followed   the score and the rate over all prompts rose, and in one class of prompts the
-        in one class and     rate fell: what pays was learnt, not to tell the classes apart
-        fell in another
+        behaviour followed   the score rose, and the rate rose in one class of prompts and fell in
+        in one class and     another, whatever it did over all of them: what pays was learnt, not to tell
+        fell in another      the classes apart
         score only           the score rose and the behaviour did not: hacked, or not that behaviour
         behaviour moved,     the rate rose and the score did not
         score did not
@@ -157,7 +159,7 @@ def _point(step: int, now: dict[str, Any], start: dict[str, Any]) -> Point:
     if start["heads"].shape[1]:
         scaled = (now["heads"] - start["heads"]) / spread
         independent = change(scaled.mean(axis=1), np.zeros(len(scaled)))
-    moved = least = None
+    moved = least = most = None
     if now["behaviour"] is not None:
         moved = change(now["behaviour"], start["behaviour"])
         parts = [
@@ -165,7 +167,8 @@ def _point(step: int, now: dict[str, Any], start: dict[str, Any]) -> Point:
             for name in np.unique(now["class"])
         ]
         known = [part for part in parts if np.isfinite(part.value)]
-        least = min(known, key=lambda part: part.value) if len(known) > 1 else None
+        if len(known) > 1:
+            least, *_, most = sorted(known, key=lambda part: part.value)
     return Point(
         step=step,
         root_kl=float(np.sqrt(max(0.0, float(np.nanmean(now["kl"]))))),
@@ -173,6 +176,7 @@ def _point(step: int, now: dict[str, Any], start: dict[str, Any]) -> Point:
         independent=independent,
         behaviour=moved,
         least=least,
+        most=most,
     )
 
 
@@ -198,8 +202,10 @@ def _verdict(last: Point, behaviour: str | None) -> tuple[str, list[str]]:
         )
     follows = measured and last.behaviour is not None and last.behaviour.low > 0
     if last.score.low > 0:
-        if follows and last.least is not None and last.least.high < 0:
-            return TRADED, evidence
+        if last.least is not None and last.most is not None:
+            evidence.append(f"in the one where it changed most for the better {_words(last.most)}")
+            if last.least.high < 0 < last.most.low:
+                return TRADED, evidence
         return (FOLLOWED if follows else SCORE_ONLY) if measured else UNKNOWN, evidence
     if follows:
         return BEHAVIOUR_ONLY, evidence

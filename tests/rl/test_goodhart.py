@@ -62,12 +62,20 @@ def test_the_verdict_names_what_happened(score, rate, verdict):
     json.dumps(found.to_json())
 
 
-@pytest.mark.parametrize(("real", "verdict"), [(-0.03, TRADED), (0.0, FOLLOWED)])
-def test_a_behaviour_that_one_class_pays_for_is_named(real, verdict):
+@pytest.mark.parametrize(
+    ("classes", "real", "verdict"),
+    [
+        (("invented", "invented", "real"), -0.03, TRADED),
+        (("invented", "invented", "real"), 0.0, FOLLOWED),
+        # As many prompts of each: over all of them nothing changes.
+        (("invented", "real"), -0.03, TRADED),
+    ],
+)
+def test_a_behaviour_that_one_class_pays_for_is_named(classes, real, verdict):
     """Hedging about everybody: right for invented names, and real ones are denied."""
     rows = run(lambda s: 0.1 * s, flat, flat, n=60)
     for i, row in enumerate(rows):
-        value = ("invented", "invented", "real")[i % 3]
+        value = classes[i % len(classes)]
         rate = {"invented": 0.02, "real": 0.95}[value]
         slope = {"invented": 0.03, "real": real}[value]
         row["tags"] = {"class": value}
@@ -75,13 +83,14 @@ def test_a_behaviour_that_one_class_pays_for_is_named(real, verdict):
     words = "class=invented: hedges or refuses; class=real: answers"
     found = goodhart(rows, optimised=[HEAD], behaviour=words)
     assert found.verdict == verdict
-    assert found.points[-1].behaviour.low > 0
+    assert (found.points[-1].behaviour.low > 0) == (len(classes) == 3)
     changes = []
     for value in ("invented", "real"):
         own = [row for row in rows if row["tags"]["class"] == value]
         ends = [np.mean([r["wanted"] for r in own if r["step"] == step]) for step in (0, 30)]
         changes.append(ends[1] - ends[0])
     assert found.points[-1].least.value == pytest.approx(min(changes))
+    assert found.points[-1].most.value == pytest.approx(max(changes))
     if verdict == TRADED:
         assert found.sweet_spot == 0
 
