@@ -116,7 +116,7 @@ def _one_by_one(progress: Any) -> None:  # noqa: ANN401
             log(f"{words}\n  is done")
             continue
         log(words)
-        how = "--resume" if progress.continues(stage, arguments) else "--force"
+        how = progress.how(stage, arguments)
         progress.begin(stage, arguments)
         begun = time.perf_counter()
         try:

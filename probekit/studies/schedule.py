@@ -118,7 +118,7 @@ class Schedule:
 
     def _start(self, stage: Stage, threads: int) -> None:
         arguments = stage.arguments()
-        how = "--resume" if self._progress.continues(stage, arguments) else "--force"
+        how = self._progress.how(stage, arguments)
         path = self._folder / f"{stage.name.replace('/', '-')}.log"
         self._say(stage, f"probekit {shlex.join(arguments)}\n  log: {path}")
         self._progress.begin(stage, arguments)

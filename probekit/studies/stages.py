@@ -65,6 +65,10 @@ class Progress:
         begun = known.get("state", "done") != "done" and self._is_of(stage, arguments)
         return stage.resumes and begun and not stage.is_whole()
 
+    def how(self, stage: Stage, arguments: Sequence[str]) -> str:
+        """Return the option that a stage is run with: it goes on where it can, else it begins anew."""
+        return "--resume" if self.continues(stage, arguments) else "--force"
+
     def begin(self, stage: Stage, arguments: Sequence[str]) -> None:
         """Write that a stage is running; the seconds of one that goes on are added up."""
         known = self._items.get(stage.name, {})
