@@ -91,6 +91,12 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             help="Of the rate: constant, linear, cosine.",
         ),
         click.option("--learning-rate", default=2e-4, show_default=True, help="Of AdamW."),
+        click.option(
+            "--entropy-floor",
+            default=0.0,
+            show_default=True,
+            help="Raise the entropy bonus, up to tenfold, while below this share of the start.",
+        ),
         click.option("--entropy-bonus", default=0.0, show_default=True, help="Its weight."),
         click.option("--kl-in", default="loss", show_default=True, help="loss (k3), or reward."),
         click.option("--kl-coeff", default=0.02, show_default=True, help="Weight of the KL."),

@@ -13,7 +13,7 @@ from probekit.errors import ModelError
 from probekit.models.chat import Rendered
 from probekit.models.head_input import head_input
 from probekit.models.load import LoadedModel
-from probekit.models.token_logprobs import token_logprobs
+from probekit.models.token_logprobs import token_logprobs, token_logprobs_and_entropies
 
 LOGIT_BYTES = 1 << 28
 """Bound on the logits of one batch; where they have a gradient it takes as much again."""
@@ -85,6 +85,21 @@ class NewTokens:
         """Return the log-probability of each token, shape (n_tokens,); see `distributions`."""
         logits = self._logits(model, forward, ids, mask, inputs)
         return _check(token_logprobs(logits, self.ids, temperature))
+
+    def logprobs_and_entropies(
+        self,
+        model: Any,  # noqa: ANN401 - a transformers model
+        forward: Callable[..., Any],
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        **inputs: Any,  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:
+        """Return `logprobs`, and the entropy of what each token was drawn from, shape (n_tokens,)."""
+        logits = self._logits(model, forward, ids, mask, inputs)
+        logprobs, entropies = token_logprobs_and_entropies(logits, self.ids, temperature)
+        return _check(logprobs), entropies
 
     def _logits(
         self,

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, with gradient, without the vocabulary's in float32."""
+"""Log-probabilities of given tokens, and entropies, with gradient, without the vocabulary's in float32."""
 
 from __future__ import annotations
 
@@ -12,39 +12,52 @@ ROWS = 32
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(logits / temperature)[token]; keeps the logits and one number a row."""
+    """log softmax(logits / temperature)[token] and its entropy; keeps the logits and two numbers a row."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:  # noqa: ANN401
-        """Return the log-probabilities, shape (n,)."""
-        rows = ROWS if logits.device.type == "cpu" else len(logits)
-        total, found = [], []
-        for at in range(0, len(logits), rows):
-            own, scaled = ids[at : at + rows], logits[at : at + rows].float()
-            if temperature != 1.0:
-                scaled = scaled / temperature
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        logits: Tensor,
+        ids: Tensor,
+        temperature: float,
+        with_entropy: bool,  # noqa: FBT001 - autograd passes by position
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and entropies, each shape (n,); of entropies none unless wanted."""
+        ctx.rows = ROWS if logits.device.type == "cpu" else len(logits)
+        total, found, entropy = [], [], []
+        for at in range(0, len(logits), ctx.rows):
+            own, scaled = ids[at : at + ctx.rows], _scaled(logits[at : at + ctx.rows], temperature)
             total.append(scaled.logsumexp(-1))
             found.append(scaled.gather(1, own[:, None])[:, 0] - total[-1])
-        ctx.save_for_backward(logits, ids, torch.cat(total))
-        ctx.temperature, ctx.rows = temperature, rows
-        return torch.cat(found)
+            if with_entropy:
+                logp = scaled - total[-1][:, None]
+                entropy.append(-(logp.exp() * logp).sum(-1))
+        every = torch.cat(entropy) if with_entropy else logits.new_empty(0, dtype=torch.float32)
+        ctx.save_for_backward(logits, ids, torch.cat(total), every)
+        ctx.temperature, ctx.with_entropy = temperature, with_entropy
+        return torch.cat(found), every
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        """Return the gradient of the logits: of log p(token) it is (1[token] - p) / temperature."""
-        logits, ids, total = ctx.saved_tensors
-        (gradient,) = gradients
-        gradient = gradient / ctx.temperature
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        """Return the gradient of the logits, over the temperature.
+
+        Of log p(token) it is 1[token] - p, and of the entropy H it is -p (log p + H).
+        """
+        logits, ids, total, entropy = ctx.saved_tensors
+        gradient, of_entropy = (g / ctx.temperature for g in gradients)
         found = torch.empty_like(logits)
         for at in range(0, len(logits), ctx.rows):
             rows = slice(at, at + ctx.rows)
-            scaled = logits[rows].float()
-            if ctx.temperature != 1.0:
-                scaled = scaled / ctx.temperature
-            p = (scaled - total[rows, None]).exp_().mul_(-gradient[rows, None])
+            logp = _scaled(logits[rows], ctx.temperature) - total[rows, None]
+            p = logp.exp()
+            if ctx.with_entropy:
+                weight = logp.add_(entropy[rows, None]).mul_(of_entropy[rows, None])
+                p.mul_(weight.add_(gradient[rows, None]).neg_())
+            else:
+                p.mul_(-gradient[rows, None])
             p.scatter_add_(1, ids[rows, None], gradient[rows, None])
             found[rows] = p
-        return found, None, None
+        return found, None, None, None
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
@@ -62,6 +75,25 @@ def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Ten
     temperature
         More than 0.
     """
+    return _apply(logits, ids, temperature, with_entropy=False)[0]
+
+
+def token_logprobs_and_entropies(
+    logits: Tensor, ids: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return `token_logprobs`, and the entropy of every row's distribution in nats, each shape (n,)."""
+    return _apply(logits, ids, temperature, with_entropy=True)
+
+
+def _apply(
+    logits: Tensor, ids: Tensor, temperature: float, *, with_entropy: bool
+) -> tuple[Tensor, Tensor]:
     if not len(logits):
-        return logits.new_zeros(0, dtype=torch.float32)
-    return _TokenLogprobs.apply(logits, ids, temperature)  # type: ignore[no-any-return, no-untyped-call]
+        nothing = logits.new_zeros(0, dtype=torch.float32)
+        return nothing, nothing
+    return _TokenLogprobs.apply(logits, ids, temperature, with_entropy)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    scaled = logits.float()
+    return scaled if temperature == 1.0 else scaled / temperature

@@ -42,10 +42,14 @@ class Checkpoint:
                 tensors, outputs = refitter.state()
                 save_file(tensors, target / "heads.safetensors")
             sizes = {name: _size(self.folder / name) for name in LOGS}
-            write_json(
-                target / "checkpoint.json",
-                {"step": step, "optimizer": numbers, "logs": sizes, "outputs": outputs},
-            )
+            header = {
+                "step": step,
+                "optimizer": numbers,
+                "entropy": learner.entropy_weight.state(),
+                "logs": sizes,
+                "outputs": outputs,
+            }
+            write_json(target / "checkpoint.json", header)
 
     def save_best(self, policy: AnyPolicy, step: int) -> None:
         """Keep the policy as the best one so far."""
@@ -69,6 +73,8 @@ class Checkpoint:
         policy.load(self.path / "adapter")
         tensors = load_file(self.path / "optimizer.safetensors")
         learner.optimizer.load_state_dict(_nested(tensors, header["optimizer"]))
+        if "entropy" in header:  # checkpoints older than it had one weight throughout
+            learner.entropy_weight.load_state(header["entropy"])
         if refitter is not None:
             refitter.load_state(load_file(self.path / "heads.safetensors"), header["outputs"])
         for name, size in header["logs"].items():

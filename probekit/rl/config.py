@@ -66,6 +66,9 @@ class RLConfig:
     kl_in: str = "loss"
     """`loss` (k3, a token at a time) or `reward` (summed over the completion)."""
     entropy_bonus: float = 0.0
+    """Weight of the entropy in the loss."""
+    entropy_floor: float = 0.0
+    """Share of the first steps' entropy below which that weight rises: see `rl.entropy`."""
     learning_rate: float = 2e-4
     warmup: int = 5
     """Steps over which the learning rate rises from 0."""
@@ -136,10 +139,11 @@ class RLConfig:
                 f"guides {self.guides}: expected 0 or an even number, as many of each side, that leaves two "
                 f"completions of a group of {self.group} to the policy."
             )
-        if self.guides and self.engine != "embedded":
-            raise ModelError(f"guides: engine {self.engine!r} has none. Use the embedded one.")
-        if self.credit != "whole" and self.engine != "embedded":
-            raise ModelError(f"credit: engine {self.engine!r} has none. Use the embedded one.")
+        if self.entropy_floor and not self.entropy_bonus:
+            raise ModelError(
+                f"entropy_floor {self.entropy_floor}: needs an entropy bonus to raise. Pass --entropy-bonus, "
+                "for example 0.01."
+            )
         if self.clip is not None and not self.clip > 0:
             raise ModelError(f"clip {self.clip}: expected more than 0.")
         for name in ("max_norm", "alpha"):
@@ -149,6 +153,7 @@ class RLConfig:
             "refit_every",
             "kl_coeff",
             "entropy_bonus",
+            "entropy_floor",
             "ensemble_penalty",
             "ood_penalty",
             "warmup",
@@ -161,7 +166,19 @@ class RLConfig:
             ExtraReward.parse(spec)
         if self.epochs > 1 and self.clip is None:
             raise ModelError("epochs: more than one needs a clip. Pass --clip, or --epochs 1.")
+        self._check_engine()
         self.sampling()
+
+    def _check_engine(self) -> None:
+        """Refuse what only the embedded engine has."""
+        used = {
+            "guides": self.guides,
+            "credit": self.credit != "whole",
+            "entropy_floor": self.entropy_floor,
+        }
+        for name, on in used.items():
+            if on and self.engine != "embedded":
+                raise ModelError(f"{name}: engine {self.engine!r} has none. Use the embedded one.")
 
     @property
     def needs_rows(self) -> bool:

@@ -16,6 +16,7 @@ from probekit.models.new_tokens import NewTokens, logit_tokens
 from probekit.models.prefix import SharedPrefix, plan_shared
 from probekit.rl.config import RLConfig
 from probekit.rl.credit import shares
+from probekit.rl.entropy import EntropyWeight
 from probekit.rl.loss import Tokens, policy_loss
 from probekit.rl.policy import AnyPolicy
 from probekit.rl.rollout import Rollout
@@ -36,6 +37,8 @@ class StepStats(NamedTuple):
     sampler_gap: float
     """Mean absolute difference of log-probabilities between writing and learning, nats: rounding in
     batches of other shapes."""
+    entropy_bonus: float
+    """Weight of the entropy in this step."""
 
 
 class Learner:
@@ -55,6 +58,7 @@ class Learner:
         self, policy: AnyPolicy, config: RLConfig, positions: Sequence[str] = ("last",)
     ) -> None:
         self.policy, self.config, self._positions = policy, config, tuple(positions)
+        self.entropy_weight = EntropyWeight(config.entropy_bonus, config.entropy_floor)
         self.optimizer = torch.optim.AdamW(
             policy.masters.all, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
@@ -104,7 +108,9 @@ class Learner:
             self.optimizer.step()
             loss, kl, entropy, clipped, gap = (sums / rollout.n_own).tolist()
             kl = kl if reference is not None else float("nan")
-            stats.append(StepStats(loss, kl, entropy, clipped, float(norm), gap))
+            weight = self.entropy_weight.value
+            stats.append(StepStats(loss, kl, entropy, clipped, float(norm), gap, weight))
+        self.entropy_weight.observe(stats[0].entropy)
         clipped = float(np.mean([item.clipped for item in stats]))
         return stats[0]._replace(clipped=clipped, grad_norm=max(item.grad_norm for item in stats))
 
@@ -130,15 +136,12 @@ class Learner:
         n_new = [rollout.n_new[i] for i in index]
         ids, mask = pad(shared.rows, device)
         tokens = NewTokens(shared.rows, n_new, ids)
-        bonus, inputs = self.config.entropy_bonus > 0, shared.inputs(model, mask)
+        bonus = self.entropy_weight.value > 0
+        inputs = {"temperature": self._temperature, **shared.inputs(model, mask)}
         if bonus:
-            every = tokens.distributions(model, model, ids, mask, **inputs)
-            every = (every / self._temperature).log_softmax(-1)
-            logprob, entropy = tokens.of(every), -(every.exp() * every).sum(-1)
+            logprob, entropy = tokens.logprobs_and_entropies(model, model, ids, mask, **inputs)
         else:
-            logprob = tokens.logprobs(
-                model, model, ids, mask, temperature=self._temperature, **inputs
-            )
+            logprob = tokens.logprobs(model, model, ids, mask, **inputs)
             entropy = -logprob.detach()  # unbiased; the exact one reads the vocabulary again
         pieces = torch.split(logprob, n_new)
         for i, piece in zip(index, pieces, strict=True):
@@ -161,7 +164,7 @@ class Learner:
             n_tokens=rollout.n_tokens,
             clip=self.config.clip,
             kl_coeff=self.config.kl_coeff if self.config.kl_in == "loss" else 0.0,
-            entropy_bonus=self.config.entropy_bonus,
+            entropy_bonus=self.entropy_weight.value,
         )
         found.total.backward()  # type: ignore[no-untyped-call]
         self.policy.masters.collect()

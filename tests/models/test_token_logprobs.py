@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probekit.models.token_logprobs import ROWS, token_logprobs
+from probekit.models.token_logprobs import (
+    ROWS,
+    token_logprobs,
+    token_logprobs_and_entropies,
+)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -25,6 +29,27 @@ def test_values_and_gradients_are_those_of_log_softmax(temperature):
         found.append((values.detach(), own.grad))
     torch.testing.assert_close(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropies_and_their_gradients_are_those_of_log_softmax(temperature):
+    generator = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn((2 * ROWS + 3, 50), generator=generator)
+    ids = torch.randint(50, (len(logits),), generator=generator)
+    weight = torch.randn((2, len(logits)), generator=generator)
+
+    def plain(x):
+        every = (x / temperature).log_softmax(-1)
+        return every.gather(1, ids[:, None])[:, 0], -(every.exp() * every).sum(-1)
+
+    found = []
+    for rule in (lambda x: token_logprobs_and_entropies(x, ids, temperature), plain):
+        own = logits.clone().requires_grad_()
+        logprob, entropy = rule(own)
+        (weight[0] * logprob + weight[1] * entropy).sum().backward()
+        found.append((logprob.detach(), entropy.detach(), own.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
 
 
 def test_the_gradient_is_that_of_finite_differences():

@@ -1,0 +1,120 @@
+"""The entropy bonus: its gradient against autograd over the whole vocabulary, and how its weight moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from probekit.activations.gather import pad
+from probekit.errors import ModelError
+from probekit.models.load import load_model
+from probekit.models.new_tokens import NewTokens
+from probekit.models.sampling import SamplingConfig
+from probekit.rl import RLConfig
+from probekit.rl.entropy import FIRST, MOST, RATE, EntropyWeight
+from probekit.rl.learner import Learner
+from probekit.rl.policy import Policy
+from probekit.rl.rollout import Writer
+from tests.rl.test_run import trainer
+from tests.rl.test_train import FAST, assert_same_weights, rows
+from tests.steering.conftest import prompts
+
+
+def test_the_weight_follows_the_dual_ascent_between_its_bounds():
+    weight = EntropyWeight(0.01, 0.9)
+    for entropy in (1.0, 2.0, 1.5, 1.5, 1.5):
+        weight.observe(entropy)
+    assert weight.value == 0.01  # the start: 1.5 nats
+    weight.observe(0.75)
+    assert weight.value == pytest.approx(0.01 * math.exp(RATE * (0.9 - 0.5)))
+    weight.observe(1.5)
+    assert weight.value == pytest.approx(0.01 * math.exp(RATE * (0.4 - 0.1)))
+    for _ in range(20):
+        weight.observe(3.0)
+    assert weight.value == 0.01
+    for _ in range(20):
+        weight.observe(0.0)
+    assert weight.value == pytest.approx(MOST * 0.01)
+
+
+def test_without_a_floor_the_weight_stays():
+    weight = EntropyWeight(0.02, 0.0)
+    for _ in range(FIRST + 5):
+        weight.observe(0.1)
+    assert weight.value == 0.02
+
+
+def test_a_weight_goes_on_from_its_state():
+    one, other = EntropyWeight(0.01, 0.9), EntropyWeight(0.01, 0.9)
+    for entropy in np.random.default_rng(0).uniform(0.2, 1.4, 8):
+        one.observe(float(entropy))
+    other.load_state(one.state())
+    for weight in (one, other):
+        weight.observe(0.3)
+    assert one.state() == other.state()
+
+
+def test_the_gradient_of_a_step_is_that_of_the_entropy_over_the_vocabulary(tiny_llama):
+    policy = Policy(load_model(str(tiny_llama), dtype="float32"), rank=3)
+    generator = torch.Generator().manual_seed(0)
+    policy.masters.set(
+        [0.1 * torch.randn(p.shape, generator=generator) for p in policy.masters.all]
+    )
+    sampling = SamplingConfig(max_new_tokens=5, samples=2, temperature=0.7)
+    rollout = Writer(policy, prompts()).write([0, 1], sampling, seed=1)
+    model = policy.loaded.model
+    ids, mask = pad(rollout.rows, policy.loaded.device)
+    tokens = NewTokens(rollout.rows, rollout.n_new, ids)
+    every = (tokens.distributions(model, model, ids, mask) / 0.7).log_softmax(-1)
+    entropy = -(every.exp() * every).sum(-1)
+    (-0.3 * entropy.sum() / rollout.n_tokens).backward()
+    wanted = [p.grad.clone() for p in policy.masters.all]
+
+    config = RLConfig(temperature=0.7, kl_coeff=0.0, max_norm=1e9, entropy_bonus=0.3)
+    learner, kept = Learner(policy, config), []
+    learner.optimizer.register_step_pre_hook(
+        lambda *_: kept.extend(p.grad.clone() for p in policy.masters.all)
+    )
+    stats = learner.step(0, rollout, np.zeros(len(rollout.rows)), None)
+    assert stats.entropy == pytest.approx(float(entropy.detach().mean()), rel=1e-5)
+    assert stats.entropy_bonus == 0.3
+    for a, b in zip(kept, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4 * float(b.abs().max()) + 1e-7, rtol=1e-3)
+
+
+def test_a_run_below_its_floor_raises_the_bonus_and_resumes_exactly(tiny_llama, fitted, tmp_path):
+    # A floor above what a policy can have, so that the weight has to rise.
+    config = dataclasses.replace(FAST, steps=8, eval_every=4, entropy_bonus=0.01, entropy_floor=2.0)
+    whole = trainer(tiny_llama, fitted, tmp_path / "a", config)
+    whole.run()
+    steps = rows(tmp_path / "a" / "metrics.jsonl")
+    start = np.mean([row["entropy"] for row in steps[:FIRST]])
+    weight = [0.01] * (FIRST + 1)
+    for row in steps[FIRST:]:
+        weight.append(weight[-1] * math.exp(RATE * (2.0 - row["entropy"] / start)))
+    np.testing.assert_allclose([row["entropy_bonus"] for row in steps], weight[:8])
+    assert steps[-1]["entropy_bonus"] > 0.015
+
+    cut = trainer(tiny_llama, fitted, tmp_path / "b", dataclasses.replace(config, steps=4))
+    cut.run()
+    again = trainer(tiny_llama, fitted, tmp_path / "b", config)
+    again.run(resume=True)
+    assert_same_weights(whole, again)
+    assert steps == rows(tmp_path / "b" / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(entropy_floor=0.9), "needs an entropy bonus to raise. Pass --entropy-bonus"),
+        (dict(entropy_floor=-1.0, entropy_bonus=0.1), "entropy_floor -1.0: expected 0 or more"),
+        (dict(entropy_floor=0.9, entropy_bonus=0.1, engine="trl"), "Use the embedded one"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(options, words):
+    with pytest.raises(ModelError, match=words):
+        RLConfig(**options)
