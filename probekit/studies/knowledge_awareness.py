@@ -31,7 +31,8 @@ ARMS = {
     "refits": (
         "--target", "clip", "--clip-margin", "0.5", "--target-tag", "class",
         "--balance", "class=invented:9,real:7", "--ood-penalty", "1", "--refit-every", "4",
-        "--ensemble-penalty", "0.5", "--entropy-bonus", "0.005", "--learning-rate", "4e-4",
+        "--ensemble-penalty", "0.5", "--entropy-bonus", "0.01", "--entropy-floor", "0.95",
+        "--learning-rate", "4e-4",
     ),
 }  # fmt: skip
 """The four ways to optimise the head, each with what sets it apart. An ensemble's score is in standard
