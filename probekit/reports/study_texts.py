@@ -158,6 +158,8 @@ def _data_methods(study: Study) -> list[tuple[str, str]]:
         if study.elicitation.familiarity:
             found.append(("Names", _familiarity(study.elicitation)))
         found.append(("Variants", _variants(recipe)))
+        if told := _told(recipe):
+            found.append(("Completions", told))
         found.append(("Polarity", _polarity(recipe)))
     if study.sizes:
         sizes = "; ".join(
@@ -217,6 +219,17 @@ def _variants(recipe: Mapping[str, Any]) -> str:
         )
     return (f"{'; '.join(parts)}. Conditions are stripped before any head reads the completion."
             if parts else "")  # fmt: skip
+
+
+def _told(recipe: Mapping[str, Any]) -> str:
+    """Return what a completion has to say to be kept."""
+    parts = ["each uses the name that it is asked about"] if recipe.get("mentions") else []
+    named = [str(v.get("name")) for v in recipe.get("variants") or [] if v.get("facts")]
+    of, tags = recipe.get("fact_of") or {}, list(recipe.get("facts") or {})
+    if named and tags:
+        whose = "; ".join(f"{value}: {'its own' if of[value] == 'own' else 'any'}" for value in of)
+        parts.append(f"{', '.join(named)} names a {tags[0]} ({whose})")
+    return escape(upper_first("; ".join(parts)))
 
 
 def _polarity(recipe: Mapping[str, Any]) -> str:

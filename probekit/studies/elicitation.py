@@ -222,7 +222,12 @@ def _write(
                 "sample": done.sample,
                 "finished": done.finished,
                 "kept": verdict(
-                    text, finished=done.finished, category=category, variant=variant, recipe=recipe
+                    text,
+                    finished=done.finished,
+                    category=category,
+                    tags=prompt.tags,
+                    variant=variant,
+                    recipe=recipe,
                 ),
             }
         )
@@ -272,7 +277,7 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     found = {
         key: value
         for key, value in vars(recipe).items()
-        if key not in ("variants", "behaviours", "polarity", "familiar")
+        if key not in ("variants", "behaviours", "polarity", "familiar", "facts", "fact_of")
     }
     variants = [
         {
@@ -285,7 +290,14 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     ]
     behaviours = recipe.behaviours.describe() if recipe.behaviours else None
     polarity = {key: list(map(list, value)) for key, value in recipe.polarity.items()}
-    rest = {"behaviours": behaviours, "polarity": polarity, "familiar": dict(recipe.familiar)}
+    facts = {recipe.facts.tag: dict(recipe.facts.words)} if recipe.facts else {}
+    rest = {
+        "behaviours": behaviours,
+        "polarity": polarity,
+        "familiar": dict(recipe.familiar),
+        "facts": facts,
+        "fact_of": dict(recipe.fact_of),
+    }
     return {**found, "variants": variants, **rest}
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probekit.studies.facts import ANY
 from probekit.studies.recipe import Recipe, Variant
 
 KEPT = "kept"
@@ -23,7 +24,15 @@ def trim(text: str) -> str:
     return _ITEM.sub("", found.group()).strip() if found else ""
 
 
-def verdict(text: str, *, finished: bool, category: str, variant: Variant, recipe: Recipe) -> str:
+def verdict(
+    text: str,
+    *,
+    finished: bool,
+    category: str,
+    tags: Mapping[str, str],
+    variant: Variant,
+    recipe: Recipe,
+) -> str:
     """Return `kept`, or why a completion is dropped.
 
     Parameters
@@ -34,6 +43,8 @@ def verdict(text: str, *, finished: bool, category: str, variant: Variant, recip
         Whether the model ended it itself.
     category
         Of the behaviours file; empty where there is none.
+    tags
+        Of the prompt.
     variant, recipe
         How it was asked for.
     """
@@ -45,6 +56,12 @@ def verdict(text: str, *, finished: bool, category: str, variant: Variant, recip
         return "leak"
     if variant.behaviour and category not in variant.behaviour:
         return "behaviour"
+    if recipe.mentions and tags.get(recipe.name_tag, "") not in text:
+        return "name"
+    if variant.facts and recipe.facts is not None:
+        which = recipe.fact_of.get(tags.get(recipe.class_tag, ""), ANY)
+        if not recipe.facts.holds(text, tags, which):
+            return "fact"
     return KEPT
 
 

@@ -13,18 +13,23 @@ from typing import Any
 from probekit.behaviours import Behaviours
 from probekit.data.rows import Message
 from probekit.errors import DataError
+from probekit.studies.facts import WHICH, Facts
 
 UNFINISHED = ("trim", "keep", "drop")
 TOP = {
     "name": str, "prompts": str, "class_tag": str, "samples": int, "max_new_tokens": int,
     "temperature": float, "top_p": float, "unfinished": str, "min_words": int, "behaviours": str,
-    "filter_words": bool, "name_tag": str, "variants": dict, "classes": dict,
+    "filter_words": bool, "name_tag": str, "mentions": bool, "facts": dict, "variants": dict,
+    "classes": dict,
 }  # fmt: skip
 VARIANT = {
     "system": str, "shots": list, "prefill": str, "keep": str, "leaks": list, "behaviour": list,
+    "facts": bool,
 }  # fmt: skip
 SIDES = ("chosen", "rejected")
-CLASS = {"chosen": (str, list), "rejected": (str, list), "familiar": (int, float)}
+CLASS = {
+    "chosen": (str, list), "rejected": (str, list), "familiar": (int, float), "facts": (str,),
+}  # fmt: skip
 Side = tuple[str, ...]
 
 
@@ -45,6 +50,8 @@ class Variant:
     """A completion in which one of these is found repeats the condition, and is dropped."""
     behaviour: frozenset[str] = frozenset()
     """Only completions of these categories are kept; empty keeps all."""
+    facts: bool = False
+    """Only completions that tell a fact are kept: see `Recipe.facts`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,12 @@ class Recipe:
     """Tag of the prompts that holds the name they ask about."""
     familiar: Mapping[str, float] = field(default_factory=dict)
     """Class to the least log-probability of a name's later words: see `familiarity`."""
+    mentions: bool = False
+    """Drop completions without the name that their prompt asks about."""
+    facts: Facts | None = None
+    """Words that show that a completion of a variant with `facts` got a fact right."""
+    fact_of: Mapping[str, str] = field(default_factory=dict)
+    """Class to whose fact it has to be, `own` or `any`."""
 
     @classmethod
     def load(cls, source: str | Path) -> Recipe:
@@ -112,15 +125,17 @@ class Recipe:
             raise DataError(f"{place}: classes is empty. Expected a table for each class.")
         plain = {
             key: table[key]
-            for key in TOP.keys() & table.keys() - {"variants", "classes", "behaviours"}
+            for key in TOP.keys() & table.keys() - {"variants", "classes", "behaviours", "facts"}
         }
-        lowest = {
-            str(value): float(sides["familiar"])
-            for value, sides in table["classes"].items()
-            if "familiar" in sides
-        }
+        classes = table["classes"].items()
         found = cls(
-            **plain, variants=variants, polarity=polarity, behaviours=behaviours, familiar=lowest
+            **plain,
+            variants=variants,
+            polarity=polarity,
+            behaviours=behaviours,
+            familiar={str(k): float(v["familiar"]) for k, v in classes if "familiar" in v},
+            facts=_facts(table.get("facts", {}), f"{place}: facts"),
+            fact_of={str(k): v["facts"] for k, v in classes if "facts" in v},
         )
         found._check_values(place)
         return found
@@ -137,12 +152,24 @@ class Recipe:
             )
         if self.min_words < 1:
             raise DataError(f"{place}: min_words is {self.min_words}, expected 1 or more.")
+        for value, which in self.fact_of.items():
+            if which not in WHICH:
+                raise DataError(
+                    f"{place}: classes.{value}.facts is {which!r}, expected {' or '.join(WHICH)}."
+                )
+        if self.facts is None and (self.fact_of or any(v.facts for v in self.variants)):
+            raise DataError(
+                f"{place}: facts are asked for and there is no table facts. Add one, "
+                "[facts.TAG] with a list of words for each value of the tag."
+            )
 
 
 def _sides(table: Any, place: str, known: set[str]) -> tuple[Side, Side]:  # noqa: ANN401
     """Return the chosen and the rejected variants of a class, each a name or a list of names."""
     if not isinstance(table, dict) or not set(SIDES) <= set(table) <= set(CLASS):
-        raise DataError(f"{place}: expected a table with {', '.join(SIDES)} and perhaps familiar.")
+        raise DataError(
+            f"{place}: expected a table with {', '.join(SIDES)} and perhaps familiar, facts."
+        )
     for key, value in table.items():
         if not isinstance(value, CLASS[key]) or isinstance(value, bool):
             raise DataError(f"{place}.{key} is {value!r}, expected {_kinds(CLASS[key])}.")
@@ -164,7 +191,9 @@ def _sides(table: Any, place: str, known: set[str]) -> tuple[Side, Side]:  # noq
 
 
 def _kinds(kinds: tuple[type, ...]) -> str:
-    return "a number" if float in kinds else "a variant or a list of them"
+    if float in kinds:
+        return "a number"
+    return "a variant or a list of them" if list in kinds else f"one of {', '.join(WHICH)}"
 
 
 def _variant(name: str, table: Any, place: str, behaviours: Behaviours | None) -> Variant:  # noqa: ANN401
@@ -198,8 +227,28 @@ def _variant(name: str, table: Any, place: str, behaviours: Behaviours | None) -
         )
         shots += [Message("user", shot["prompt"]), Message("assistant", shot["completion"])]
     return Variant(
-        name, table.get("system", ""), tuple(shots), prefill, keep, tuple(leaks), behaviour
-    )
+        name, table.get("system", ""), tuple(shots), prefill, keep, tuple(leaks), behaviour,
+        table.get("facts", False),
+    )  # fmt: skip
+
+
+def _facts(table: Mapping[str, Any], place: str) -> Facts | None:
+    """Return the words by the values of the one tag that the table names; None when it is empty."""
+    if not table:
+        return None
+    if len(table) > 1:
+        raise DataError(f"{place}: names {len(table)} tags ({', '.join(table)}), expected one.")
+    ((tag, values),) = table.items()
+    if not isinstance(values, dict) or not values:
+        raise DataError(f"{place}.{tag}: expected a table of lists of words.")
+    for value, words in values.items():
+        if not isinstance(words, list) or not words or not all(_is_word(word) for word in words):
+            raise DataError(f"{place}.{tag}.{value} is {words!r}, expected a list of words.")
+    return Facts(tag, {str(value): tuple(words) for value, words in values.items()})
+
+
+def _is_word(word: object) -> bool:
+    return isinstance(word, str) and bool(word.strip())
 
 
 def _check(

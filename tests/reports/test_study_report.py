@@ -335,6 +335,22 @@ def test_the_methods_name_what_sets_runs_apart_and_how_time_adds_up(study: Study
     assert " in all (a sum over stages, up to 2 of which ran at once): " in said
 
 
+def test_the_methods_say_what_completions_had_to_tell(study: Study) -> None:
+    assert study.elicitation is not None
+    assert "names a field" not in text_of(methods_html(study))
+    recipe = {
+        **study.elicitation.recipe,
+        "mentions": True,
+        "facts": {"field": {"music": ["sing"]}},
+        "fact_of": {"real": "own", "invented": "any"},
+        "variants": [{"name": "plain", "facts": True}],
+    }
+    elicitation = dataclasses.replace(study.elicitation, recipe=recipe)
+    said = text_of(methods_html(dataclasses.replace(study, elicitation=elicitation)))
+    assert "Each uses the name that it is asked about; plain names a field" in said
+    assert "(real: its own; invented: any)" in said
+
+
 # Parts that are not there.
 
 

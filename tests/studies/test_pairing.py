@@ -51,11 +51,44 @@ def test_a_cut_text_is_trimmed_to_its_last_sentence(text, kept):
 
 def test_completions_are_dropped_for_a_reason():
     one = RECIPE.variants[1]
-    told = {"category": "", "variant": one, "recipe": RECIPE}
+    told = {"category": "", "tags": {}, "variant": one, "recipe": RECIPE}
     assert verdict("a b c d.", finished=True, **told) == "kept"
     assert verdict("", finished=False, **told) == "unfinished"
     assert verdict("a b", finished=True, **told) == "short"
     assert verdict("it is a Secret thing", finished=True, **told) == "leak"
+
+
+def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
+    recipe = Recipe.parse(
+        {
+            "name": "r",
+            "class_tag": "class",
+            "mentions": True,
+            "variants": {"plain": {"facts": True}, "one": {}},
+            "classes": {
+                "real": {"chosen": "plain", "rejected": "one", "facts": "own"},
+                "invented": {"chosen": "one", "rejected": "plain", "facts": "any"},
+            },
+            "facts": {"field": {"music": ["sing", "band"], "sport": ["number one"]}},
+        },
+        "r.toml",
+    )
+    plain, one = recipe.variants
+
+    def found(text, value="real", field="music", variant=plain):
+        tags = {"class": value, "field": field, "name": "Ann Lee"}
+        return verdict(text, finished=True, category="", tags=tags, variant=variant, recipe=recipe)
+
+    assert found("Ann Lee was a Singer.") == "kept"
+    assert found("Ann Lee was number one.") == "fact"
+    assert found("Ann Lee was number one.", field="sport") == "kept"
+    assert found("Ann Lee was using it.") == "fact"  # a word begins with it, or it does not count
+    assert found("Ann Lee was number one.", "invented") == "kept"
+    assert found("Ann Lee was a nurse.", "invented") == "fact"
+    assert found("Ann Lee was a singer.", field="dance") == "fact"
+    assert found("Anna Lee was a singer.") == "name"
+    assert found("I do not know Ann Lee.", variant=one) == "kept"
+    assert found("I do not know her at all.", variant=one) == "name"
 
 
 def test_pairs_take_variants_in_turn_and_classes_get_equally_many():

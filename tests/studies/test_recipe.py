@@ -77,6 +77,17 @@ def test_shipped_recipes_are_whole_and_turn_the_polarity_with_the_class():
         ("samples = 6", 'unfinished = "cut"', "unfinished is 'cut', expected trim"),
         ("samples = 6", "min_words = 0", "min_words is 0"),
         ("[{prompt", "[{question", "shots[0]: has no prompt"),
+        ("samples = 6", "mentions = 1", "mentions is 1, expected bool"),
+        ("[variants.plain]", "[variants.plain]\nfacts = true", "there is no table facts"),
+        ('chosen = "plain"', 'chosen = "plain"\nfacts = "all"', "classes.a.facts is 'all'"),
+        ('chosen = "plain"', 'chosen = "plain"\nfacts = 1', "is 1, expected one of own, any"),
+        ("[variants.plain]", "[facts.a]\nb = []\n[variants.plain]", "facts.a.b is [], expected a"),
+        ("[variants.plain]", "[facts.a]\n[variants.plain]", "facts.a: expected a table of lists"),
+        (
+            "[variants.plain]",
+            "[facts.a]\nb = ['c']\n[facts.d]\ne = ['f']\n[variants.plain]",
+            "facts: names 2 tags (a, d), expected one",
+        ),
     ],
 )
 def test_a_malformed_recipe_is_one_line(old, new, message):
