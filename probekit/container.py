@@ -114,6 +114,12 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file that probekit wrote itself; for a user's own see `data.readers`."""
+    # Not splitlines(): it also breaks at U+2028 and the like, which a text may hold.
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
 def jsonable(value: Any) -> Any:  # noqa: ANN401 - any JSON-like value
     """Return `value` with NaN and infinities as None and NumPy scalars as Python numbers."""
     if isinstance(value, dict):

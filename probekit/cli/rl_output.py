@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from probekit.cli.options import echo_json, log
+from probekit.container import read_jsonl
 
 
 class Watch:
@@ -45,8 +46,7 @@ class Watch:
 
 def finish(target: Path, *, as_json: bool) -> None:
     """Print what a run came to."""
-    lines = (target / "evaluations.jsonl").read_bytes().split(b"\n")
-    found = [json.loads(line) for line in lines if line]
+    found = read_jsonl(target / "evaluations.jsonl")
     summary: dict[str, Any] = {
         "first": found[0] if found else None,
         "last": found[-1] if found else None,

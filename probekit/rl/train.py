@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from probekit.behaviours import Behaviours, Wanted
-from probekit.container import disk_errors, jsonable
+from probekit.container import disk_errors, jsonable, read_jsonl
 from probekit.data.rows import Example
 from probekit.errors import BehaviourError, ModelError
 from probekit.models.load import LoadedModel
@@ -390,8 +390,7 @@ class Trainer:
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        return [json.loads(line) for line in lines if line]
+        return read_jsonl(path) if path.exists() else []
 
     def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         path = self.folder / name

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from probekit.container import atomic_file, jsonable
+from probekit.container import jsonable, read_jsonl, write_jsonl
 from probekit.partial import PartialFolder
 from probekit.steering.grid import Condition
 
@@ -24,16 +23,11 @@ class Journal(PartialFolder):
     def read(self, condition: Condition) -> list[dict[str, Any]] | None:
         """Return the rows of a finished condition, None for one that is still to run."""
         path = self._file(condition)
-        if not path.exists():
-            return None
-        # Not splitlines(): it also breaks at U+2028 and the like, which a text may hold.
-        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+        return read_jsonl(path) if path.exists() else None
 
     def write(self, condition: Condition, rows: list[dict[str, Any]]) -> None:
         """Keep the rows of a finished condition."""
-        lines = [json.dumps(jsonable(row), ensure_ascii=False) + "\n" for row in rows]
-        with atomic_file(self._file(condition)) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+        write_jsonl(self._file(condition), map(jsonable, rows))
 
     def set_down(self) -> None:
         """Let go of the folder; it stays only when it holds a finished condition."""

@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from probekit.container import disk_errors, refuse_existing, write_json, write_jsonl
+from probekit.container import (
+    disk_errors,
+    read_jsonl,
+    refuse_existing,
+    write_json,
+    write_jsonl,
+)
 from probekit.data.rows import Example, Message
 from probekit.errors import DataError, OutputError
 from probekit.models.chat import Rendered, render
@@ -156,7 +162,7 @@ def _write_parts(
                 config, seed=_part_seed(seed, number), samples=recipe.samples_of(variant)
             )
             write_jsonl(path, _write(loaded, part, variant, recipe, seeded))
-        rows += _read(path)
+        rows += read_jsonl(path)
         progress(len(rows), total)
     order = {prompt.id: k for k, prompt in enumerate(prompts)}
     names = [variant.name for variant in recipe.variants]
@@ -320,10 +326,6 @@ def _open(out: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> 
     with disk_errors(out):
         (out / "parts").mkdir(parents=True)
     write_json(started, identity)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
 def _digest(text: str) -> str:
