@@ -224,6 +224,10 @@ def _variants(recipe: Mapping[str, Any]) -> str:
 def _told(recipe: Mapping[str, Any]) -> str:
     """Return what a completion has to say to be kept."""
     parts = ["each uses the name that it is asked about"] if recipe.get("mentions") else []
+    parts += [
+        f"no questions of {tag} {', '.join(values)}"
+        for tag, values in (recipe.get("skip") or {}).items()
+    ]
     named = [str(v.get("name")) for v in recipe.get("variants") or [] if v.get("facts")]
     of, tags = recipe.get("fact_of") or {}, list(recipe.get("facts") or {})
     if named and tags:

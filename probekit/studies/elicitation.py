@@ -92,11 +92,12 @@ def elicit(
     Raises
     ------
     DataError
-        When a prompt's class is not in the recipe, or no pair is left.
+        When a prompt's class is not in the recipe, none is to be asked, or no pair is left.
     OutputError
         When `out` exists, or is of another run.
     """
     out = Path(out)
+    prompts = [prompt for prompt in prompts if recipe.asks(prompt.tags)]
     _check_classes(prompts, recipe)
     identity = _identity(loaded, recipe, prompts, seed)
     _open(out, identity, resume=resume, force=force)
@@ -172,6 +173,11 @@ def _write_parts(
 
 
 def _check_classes(prompts: Sequence[Example], recipe: Recipe) -> None:
+    if not prompts:
+        skipped = {tag: list(values) for tag, values in recipe.skip.items()}
+        raise DataError(
+            f"recipe {recipe.name}: skip is {skipped}, and no prompt is left. Skip less, or read more."
+        )
     for prompt in prompts:
         value = prompt.tags.get(recipe.class_tag)
         if value not in recipe.polarity:

@@ -76,7 +76,7 @@ class Size:
 
 
 FULL = Size(
-    names=1280, samples=4, layers="all", steps=60, guide_steps=8, refit_steps=240,
+    names=1280, samples=8, layers="all", steps=60, guide_steps=8, refit_steps=240,
     refit_guide_steps=40, prompts=8, group=8, eval_prompts=80, evaluations=10,
     steer_prompts=16, controls=5, ood_samples=2,
 )  # fmt: skip

@@ -19,8 +19,8 @@ UNFINISHED = ("trim", "keep", "drop")
 TOP = {
     "name": str, "prompts": str, "class_tag": str, "samples": int, "max_new_tokens": int,
     "temperature": float, "top_p": float, "unfinished": str, "min_words": int, "behaviours": str,
-    "filter_words": bool, "name_tag": str, "mentions": bool, "facts": dict, "variants": dict,
-    "classes": dict,
+    "filter_words": bool, "name_tag": str, "mentions": bool, "facts": dict, "skip": dict,
+    "variants": dict, "classes": dict,
 }  # fmt: skip
 VARIANT = {
     "system": str, "shots": list, "prefill": str, "keep": str, "leaks": list, "behaviour": list,
@@ -84,6 +84,8 @@ class Recipe:
     """Tag of the prompts that holds the name they ask about."""
     familiar: Mapping[str, float] = field(default_factory=dict)
     """Class to the least log-probability of a name's later words: see `familiarity`."""
+    skip: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Values of tags whose prompts are not asked."""
     mentions: bool = False
     """Drop completions without the name that their prompt asks about."""
     facts: Facts | None = None
@@ -125,7 +127,8 @@ class Recipe:
             raise DataError(f"{place}: classes is empty. Expected a table for each class.")
         plain = {
             key: table[key]
-            for key in TOP.keys() & table.keys() - {"variants", "classes", "behaviours", "facts"}
+            for key in TOP.keys()
+            & table.keys() - {"variants", "classes", "behaviours", "facts", "skip"}
         }
         classes = table["classes"].items()
         found = cls(
@@ -134,11 +137,16 @@ class Recipe:
             polarity=polarity,
             behaviours=behaviours,
             familiar={str(k): float(v["familiar"]) for k, v in classes if "familiar" in v},
+            skip=_words(table.get("skip", {}), f"{place}: skip"),
             facts=_facts(table.get("facts", {}), f"{place}: facts"),
             fact_of={str(k): v["facts"] for k, v in classes if "facts" in v},
         )
         found._check_values(place)
         return found
+
+    def asks(self, tags: Mapping[str, str]) -> bool:
+        """Return whether prompts with these tags are asked."""
+        return not any(tags.get(tag) in values for tag, values in self.skip.items())
 
     def samples_of(self, variant: Variant) -> int:
         """Return how many completions of each prompt a variant writes."""
@@ -241,10 +249,14 @@ def _facts(table: Mapping[str, Any], place: str) -> Facts | None:
     ((tag, values),) = table.items()
     if not isinstance(values, dict) or not values:
         raise DataError(f"{place}.{tag}: expected a table of lists of words.")
-    for value, words in values.items():
+    return Facts(tag, _words(values, f"{place}.{tag}"))
+
+
+def _words(table: Mapping[str, Any], place: str) -> dict[str, tuple[str, ...]]:
+    for key, words in table.items():
         if not isinstance(words, list) or not words or not all(_is_word(word) for word in words):
-            raise DataError(f"{place}.{tag}.{value} is {words!r}, expected a list of words.")
-    return Facts(tag, {str(value): tuple(words) for value, words in values.items()})
+            raise DataError(f"{place}.{key} is {words!r}, expected a list of words.")
+    return {str(key): tuple(words) for key, words in table.items()}
 
 
 def _is_word(word: object) -> bool:

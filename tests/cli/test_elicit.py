@@ -54,6 +54,17 @@ def command(tiny_llama, files, out, *more):
     ]  # fmt: skip
 
 
+def test_prompts_that_the_recipe_skips_are_not_asked(tiny_llama, files, capsys):
+    (files / "r.toml").write_text("skip = {half = ['1'], other = ['0']}\n" + RECIPE)
+    assert run(*command(tiny_llama, files, files / "out")) == 0
+    rows = read(files / "out" / "completions.jsonl")
+    assert {row["tags"]["half"] for row in rows} == {"0"}
+    (files / "r.toml").write_text("skip = {half = ['0', '1']}\n" + RECIPE)
+    assert run(*command(tiny_llama, files, files / "none")) == 1
+    assert "no prompt is left" in capsys.readouterr().err
+    assert not (files / "none").exists()
+
+
 def read(path):
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 

@@ -341,13 +341,17 @@ def test_the_methods_say_what_completions_had_to_tell(study: Study) -> None:
     recipe = {
         **study.elicitation.recipe,
         "mentions": True,
+        "skip": {"template": ["why"]},
         "facts": {"field": {"music": ["sing"]}},
         "fact_of": {"real": "own", "invented": "any"},
         "variants": [{"name": "plain", "facts": True}],
     }
     elicitation = dataclasses.replace(study.elicitation, recipe=recipe)
     said = text_of(methods_html(dataclasses.replace(study, elicitation=elicitation)))
-    assert "Each uses the name that it is asked about; plain names a field" in said
+    assert (
+        "Each uses the name that it is asked about; no questions of template why; plain names a field"
+        in said
+    )
     assert "(real: its own; invented: any)" in said
 
 

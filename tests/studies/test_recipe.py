@@ -77,6 +77,7 @@ def test_shipped_recipes_are_whole_and_turn_the_polarity_with_the_class():
         ("samples = 6", 'unfinished = "cut"', "unfinished is 'cut', expected trim"),
         ("samples = 6", "min_words = 0", "min_words is 0"),
         ("[{prompt", "[{question", "shots[0]: has no prompt"),
+        ("samples = 6", "skip = {half = []}", "skip.half is [], expected a list of words"),
         ("samples = 6", "mentions = 1", "mentions is 1, expected bool"),
         ("[variants.plain]", "[variants.plain]\nfacts = true", "there is no table facts"),
         ('chosen = "plain"', 'chosen = "plain"\nfacts = "all"', "classes.a.facts is 'all'"),
