@@ -95,7 +95,7 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             "--entropy-floor",
             default=0.0,
             show_default=True,
-            help="Raise the entropy bonus, up to tenfold, while below this share of the start.",
+            help="Move the entropy bonus, up to tenfold, to stay above this share of the start.",
         ),
         click.option("--entropy-bonus", default=0.0, show_default=True, help="Its weight."),
         click.option("--kl-in", default="loss", show_default=True, help="loss (k3), or reward."),

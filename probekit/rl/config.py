@@ -68,7 +68,7 @@ class RLConfig:
     entropy_bonus: float = 0.0
     """Weight of the entropy in the loss."""
     entropy_floor: float = 0.0
-    """Share of the first steps' entropy below which that weight rises: see `rl.entropy`."""
+    """Share of the first steps' entropy that the weight is moved to hold: see `rl.entropy`."""
     learning_rate: float = 2e-4
     warmup: int = 5
     """Steps over which the learning rate rises from 0."""

@@ -327,7 +327,7 @@ def test_the_methods_name_what_sets_runs_apart_and_how_time_adds_up(study: Study
     said = text_of(methods_html(dataclasses.replace(study, arms=(run,))))
     assert "learning rate 0.0004, falling to 0 (cosine)" in said
     assert (
-        "entropy bonus 0.005, raised below 0.9 of the entropy at the start, OOD penalty 1" in said
+        "entropy bonus 0.005, moved to hold 0.9 of the entropy at the start, OOD penalty 1" in said
     )
     assert " in all: " in said and "at once" not in said
     record = {**study.record, "arguments": {"jobs": 2}}

@@ -15,7 +15,7 @@ from probekit.models.load import load_model
 from probekit.models.new_tokens import NewTokens
 from probekit.models.sampling import SamplingConfig
 from probekit.rl import RLConfig
-from probekit.rl.entropy import FIRST, MOST, RATE, EntropyWeight
+from probekit.rl.entropy import FIRST, GAIN, MEMORY, MOST, RATE, EntropyWeight
 from probekit.rl.learner import Learner
 from probekit.rl.policy import Policy
 from probekit.rl.rollout import Writer
@@ -24,21 +24,36 @@ from tests.rl.test_train import FAST, assert_same_weights, rows
 from tests.steering.conftest import prompts
 
 
-def test_the_weight_follows_the_dual_ascent_between_its_bounds():
+def test_the_weight_follows_the_distance_and_its_sum_between_its_bounds():
     weight = EntropyWeight(0.01, 0.9)
     for entropy in (1.0, 2.0, 1.5, 1.5, 1.5):
         weight.observe(entropy)
     assert weight.value == 0.01  # the start: 1.5 nats
     weight.observe(0.75)
-    assert weight.value == pytest.approx(0.01 * math.exp(RATE * (0.9 - 0.5)))
+    assert weight.value == pytest.approx(0.01 * math.exp((RATE + GAIN) * 0.4))
     weight.observe(1.5)
-    assert weight.value == pytest.approx(0.01 * math.exp(RATE * (0.4 - 0.1)))
-    for _ in range(20):
-        weight.observe(3.0)
-    assert weight.value == 0.01
-    for _ in range(20):
+    recent = MEMORY * 0.5 + (1 - MEMORY) * 1.0
+    total = RATE * (0.4 + 0.9 - recent)
+    assert weight.value == pytest.approx(0.01 * math.exp(total + GAIN * (0.9 - recent)))
+    for _ in range(40):
+        weight.observe(6.0)
+    assert weight.value == pytest.approx(0.01 / MOST)
+    for _ in range(200):
         weight.observe(0.0)
     assert weight.value == pytest.approx(MOST * 0.01)
+
+
+def test_an_entropy_that_sums_up_what_the_weight_does_is_held():
+    # As a policy's does: its change, in a momentum of ten steps, is log(weight / 0.023) / 25.
+    weight, share, speed, found = EntropyWeight(0.01, 0.95), 1.0, 0.0, []
+    noise = np.random.default_rng(0).normal(0.0, 0.08, 400)
+    for step in range(400):
+        weight.observe(share * (1.0 + noise[step]))
+        speed = 0.9 * speed + 0.1 * math.log(weight.value / 0.023) / 25
+        share += speed
+        found.append(share)
+    assert np.mean(found[100:]) == pytest.approx(0.95, abs=0.03)
+    assert 0.75 < min(found[100:]) and max(found[100:]) < 1.15
 
 
 def test_without_a_floor_the_weight_stays():
@@ -92,12 +107,11 @@ def test_a_run_below_its_floor_raises_the_bonus_and_resumes_exactly(tiny_llama, 
     whole = trainer(tiny_llama, fitted, tmp_path / "a", config)
     whole.run()
     steps = rows(tmp_path / "a" / "metrics.jsonl")
-    start = np.mean([row["entropy"] for row in steps[:FIRST]])
-    weight = [0.01] * (FIRST + 1)
-    for row in steps[FIRST:]:
-        weight.append(weight[-1] * math.exp(RATE * (2.0 - row["entropy"] / start)))
-    np.testing.assert_allclose([row["entropy_bonus"] for row in steps], weight[:8])
-    assert steps[-1]["entropy_bonus"] > 0.015
+    weight = EntropyWeight(0.01, 2.0)
+    for row in steps:
+        assert row["entropy_bonus"] == weight.value
+        weight.observe(row["entropy"])
+    assert steps[-1]["entropy_bonus"] > 0.05
 
     cut = trainer(tiny_llama, fitted, tmp_path / "b", dataclasses.replace(config, steps=4))
     cut.run()
