@@ -61,6 +61,5 @@ class EntropyWeight:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.value, self._first = float(state["weight"]), list(state["first"])
-        recent = state.get("recent")
-        self._recent = math.nan if recent is None else float(recent)
-        self._sum = float(state.get("sum", 0.0))
+        self._recent = math.nan if state["recent"] is None else float(state["recent"])
+        self._sum = float(state["sum"])

@@ -26,6 +26,7 @@ from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import SamplingConfig, sample
 from probekit.provenance import run_record
+from probekit.studies.facts import OWN
 from probekit.studies.familiarity import familiar, name_logprobs, summary
 from probekit.studies.leaks import leak_check, without_telling_words
 from probekit.studies.pairing import KEPT, drops, pair_rows, trim, verdict
@@ -92,13 +93,13 @@ def elicit(
     Raises
     ------
     DataError
-        When a prompt's class is not in the recipe, none is to be asked, or no pair is left.
+        When a prompt lacks a tag that the recipe reads, none is to be asked, or no pair is left.
     OutputError
         When `out` exists, or is of another run.
     """
     out = Path(out)
     prompts = [prompt for prompt in prompts if recipe.asks(prompt.tags)]
-    _check_classes(prompts, recipe)
+    _check_prompts(prompts, recipe)
     identity = _identity(loaded, recipe, prompts, seed)
     _open(out, identity, resume=resume, force=force)
     record = run_record("elicit", dict(arguments or {}), seed=seed)
@@ -172,7 +173,7 @@ def _write_parts(
     return rows
 
 
-def _check_classes(prompts: Sequence[Example], recipe: Recipe) -> None:
+def _check_prompts(prompts: Sequence[Example], recipe: Recipe) -> None:
     if not prompts:
         skipped = {tag: list(values) for tag, values in recipe.skip.items()}
         raise DataError(
@@ -180,11 +181,18 @@ def _check_classes(prompts: Sequence[Example], recipe: Recipe) -> None:
         )
     for prompt in prompts:
         value = prompt.tags.get(recipe.class_tag)
-        if value not in recipe.polarity:
+        if value is None or value not in recipe.polarity:
             raise DataError(
                 f"prompt {prompt.id}: tag {recipe.class_tag} is {value!r}. Expected a class of the "
                 f"recipe: {', '.join(recipe.polarity)}."
             )
+        if recipe.mentions and not prompt.tags.get(recipe.name_tag):
+            raise DataError(
+                f"prompt {prompt.id}: has no tag {recipe.name_tag}, which the recipe's mentions asks "
+                "completions to use. Add it, or name another one by name_tag."
+            )
+        if recipe.facts and recipe.fact_of.get(value) == OWN:
+            recipe.facts.check(prompt.id, prompt.tags)
 
 
 def _parts(

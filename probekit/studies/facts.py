@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from probekit.errors import DataError
+
 OWN, ANY = "own", "any"
 WHICH = (OWN, ANY)
 
@@ -29,6 +31,21 @@ class Facts:
             return any(pattern.search(text) for pattern in self._patterns.values())
         pattern = self._patterns.get(tags.get(self.tag, ""))
         return pattern is not None and bool(pattern.search(text))
+
+    def check(self, name: str, tags: Mapping[str, str]) -> None:
+        """Refuse a prompt whose value of the tag has no words.
+
+        Raises
+        ------
+        DataError
+            With the prompt's `name`.
+        """
+        value = tags.get(self.tag)
+        if value not in self.words:
+            raise DataError(
+                f"prompt {name}: tag {self.tag} is {value!r}, for which the recipe's facts have no words. "
+                f"Expected one of {', '.join(self.words)}."
+            )
 
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:

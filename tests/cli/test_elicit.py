@@ -65,6 +65,28 @@ def test_prompts_that_the_recipe_skips_are_not_asked(tiny_llama, files, capsys):
     assert not (files / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("min_words", "mentions = true\nmin_words", "has no tag name, which"),
+        ("min_words", "mentions = true\nname_tag = 'who'\nmin_words", "has no tag who, which"),
+        (
+            "[classes.0]",
+            "[facts.half]\n1 = ['x']\n[classes.0]\nfacts = 'own'",
+            "tag half is '0', for which the recipe's facts have no words. Expected one of 1",
+        ),
+    ],
+)
+def test_a_prompt_without_what_the_recipe_reads_is_one_line(
+    tiny_llama, files, capsys, old, new, message
+):
+    (files / "r.toml").write_text(RECIPE.replace(old, new, 1))
+    assert run(*command(tiny_llama, files, files / "out")) == 1
+    said = capsys.readouterr().err.strip()
+    assert message in said and "\n" not in said
+    assert not (files / "out").exists()
+
+
 def read(path):
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
