@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import NamedTuple
 
 from probekit.reports.rl_rows import ALL, HEAD, RATE, RLRun
@@ -130,8 +131,16 @@ def changed_text(name: str, metric: Metric) -> str:
     return f"{text} [{signed(points.low, 0)}, {signed(points.high, 0)}]"
 
 
+EVEN = 4
+"""More steps at one distance than these are not named one by one."""
+
+
 def ranges(steps: Sequence[int]) -> str:
-    """Return steps as `3, 7–9`."""
+    """Return steps as `3, 7–9`, and many at one distance as `5, 9, …, 237`."""
+    distances = {after - before for before, after in pairwise(sorted(set(steps)))}
+    if len(set(steps)) > EVEN and len(distances) == 1 and distances != {1}:
+        first, second, *_, last = sorted(set(steps))
+        return f"{first}, {second}, …, {last}"
     spans: list[list[int]] = []
     for step in sorted(set(steps)):
         if spans and spans[-1][-1] == step - 1:

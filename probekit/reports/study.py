@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from probekit.reports.page import Plot, Section
 
 QUESTION = (
-    "Can one direction, read from one token of one layer, tell whether a model's answer about a name is the "
+    "Can one direction in one layer tell whether a model's answer about a name is the "
     "right kind of answer, and does a model that is trained on that score come to say when it does not know?"
 )
 

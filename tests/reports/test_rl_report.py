@@ -425,6 +425,9 @@ def test_formats() -> None:
     assert head_name("ridge/resid_post/020/mean") == "ridge, resid_post layer 20, mean"
     assert head_name("something else") == "something else"
     assert ranges([3, 1, 2, 7]) == "1–3, 7"
+    assert ranges(range(5, 20)) == "5–19"
+    assert ranges([5, 9, 13, 17]) == "5, 9, 13, 17"
+    assert ranges(range(237, 4, -4)) == "5, 9, …, 237"
     assert changed_text("wanted", Metric(0.25, 0.1, 0.4)) == "+25 points [+10, +40]"
     assert changed_text("kl", Metric(math.nan)) == "–"
 
