@@ -137,12 +137,12 @@ EVEN = 4
 
 def ranges(steps: Sequence[int]) -> str:
     """Return steps as `3, 7–9`, and many at one distance as `5, 9, …, 237`."""
-    distances = {after - before for before, after in pairwise(sorted(set(steps)))}
-    if len(set(steps)) > EVEN and len(distances) == 1 and distances != {1}:
-        first, second, *_, last = sorted(set(steps))
-        return f"{first}, {second}, …, {last}"
+    known = sorted(set(steps))
+    distances = {after - before for before, after in pairwise(known)}
+    if len(known) > EVEN and len(distances) == 1 and distances != {1}:
+        return f"{known[0]}, {known[1]}, …, {known[-1]}"
     spans: list[list[int]] = []
-    for step in sorted(set(steps)):
+    for step in known:
         if spans and spans[-1][-1] == step - 1:
             spans[-1] = [spans[-1][0], step]
         else:
