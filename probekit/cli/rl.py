@@ -92,10 +92,10 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
         ),
         click.option("--learning-rate", default=2e-4, show_default=True, help="Of AdamW."),
         click.option(
-            "--entropy-floor",
+            "--entropy-target",
             default=0.0,
             show_default=True,
-            help="Move the entropy bonus, up to tenfold, to stay above this share of the start.",
+            help="Move the entropy bonus, up to tenfold, to hold this share of the start.",
         ),
         click.option("--entropy-bonus", default=0.0, show_default=True, help="Its weight."),
         click.option("--kl-in", default="loss", show_default=True, help="loss (k3), or reward."),

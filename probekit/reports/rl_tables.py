@@ -171,7 +171,7 @@ _SETTINGS: Sequence[tuple[str, tuple[str, ...]]] = (
     ("Refit every, outputs kept, rate", ("refit_every", "refit_keep", "refit_rate")),
     ("All weights trained", ("full_weights",)),
     ("Entropy bonus", ("entropy_bonus",)),
-    ("Bonus moved to hold this share of the starting entropy", ("entropy_floor",)),
+    ("Bonus moved to hold this share of the starting entropy", ("entropy_target",)),
     ("Clip, passes", ("clip", "epochs")),
     ("Learning rate, warm-up steps", ("learning_rate", "warmup")),
     ("Learning rate after the warm-up", ("decay",)),
@@ -181,7 +181,7 @@ _SETTINGS: Sequence[tuple[str, tuple[str, ...]]] = (
 )
 
 
-_OFF = ("rewards", "clip_margin", "refit_every", "full_weights", "entropy_floor")
+_OFF = ("rewards", "clip_margin", "refit_every", "full_weights", "entropy_target")
 """Settings that are left out where they are off."""
 
 

@@ -270,7 +270,7 @@ def _rl_method(run: RLRun) -> str:
         *named("max_new_tokens", "{} new tokens at most"), *named("temperature", "temperature {}"),
         *named("learning_rate", "learning rate {:g}"), *_decay(settings),
         *named("kl_coeff", "KL weight {:g}"), *named("entropy_bonus", "entropy bonus {:g}"),
-        *named("entropy_floor", "moved to hold {:g} of the entropy at the start"),
+        *named("entropy_target", "moved to hold {:g} of the entropy at the start"),
         *named("ood_penalty", "OOD penalty {:g}"),
         *_guides(settings),
         *named("refit_every", "heads fitted again every {} steps"),

@@ -67,7 +67,7 @@ class RLConfig:
     """`loss` (k3, a token at a time) or `reward` (summed over the completion)."""
     entropy_bonus: float = 0.0
     """Weight of the entropy in the loss."""
-    entropy_floor: float = 0.0
+    entropy_target: float = 0.0
     """Share of the first steps' entropy that the weight is moved to hold: see `rl.entropy`."""
     learning_rate: float = 2e-4
     warmup: int = 5
@@ -139,10 +139,10 @@ class RLConfig:
                 f"guides {self.guides}: expected 0 or an even number, as many of each side, that leaves two "
                 f"completions of a group of {self.group} to the policy."
             )
-        if self.entropy_floor and not self.entropy_bonus:
+        if self.entropy_target and not self.entropy_bonus:
             raise ModelError(
-                f"entropy_floor {self.entropy_floor}: needs an entropy bonus to raise. Pass --entropy-bonus, "
-                "for example 0.01."
+                f"entropy_target {self.entropy_target}: needs an entropy bonus to move. Pass "
+                "--entropy-bonus, for example 0.01."
             )
         if self.clip is not None and not self.clip > 0:
             raise ModelError(f"clip {self.clip}: expected more than 0.")
@@ -153,7 +153,7 @@ class RLConfig:
             "refit_every",
             "kl_coeff",
             "entropy_bonus",
-            "entropy_floor",
+            "entropy_target",
             "ensemble_penalty",
             "ood_penalty",
             "warmup",
@@ -174,7 +174,7 @@ class RLConfig:
         used = {
             "guides": self.guides,
             "credit": self.credit != "whole",
-            "entropy_floor": self.entropy_floor,
+            "entropy_target": self.entropy_target,
         }
         for name, on in used.items():
             if on and self.engine != "embedded":

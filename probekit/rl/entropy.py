@@ -8,9 +8,9 @@ from typing import Any
 FIRST = 5
 """Steps whose mean entropy is the start: a single step's differs by its prompts."""
 MEMORY = 0.5
-"""Share of the mean of earlier steps in the entropy that is compared with the floor."""
+"""Share of the mean of earlier steps in the entropy that is compared with the target."""
 GAIN = 5.0
-"""The weight's logarithm rises by this for each unit that the entropy is below its floor,"""
+"""The weight's logarithm rises by this for each unit that the entropy is below its target,"""
 RATE = 0.05
 """and by this in each step that it stays there."""
 MOST = 10.0
@@ -30,18 +30,18 @@ class EntropyWeight:
     ----------
     weight
         The one to begin with.
-    floor
+    target
         Share of the start's entropy; 0 leaves the weight as it is.
     """
 
-    def __init__(self, weight: float, floor: float) -> None:
-        self.value, self._given, self._floor = weight, weight, floor
+    def __init__(self, weight: float, target: float) -> None:
+        self.value, self._given, self._target = weight, weight, target
         self._first: list[float] = []
         self._recent, self._sum = math.nan, 0.0
 
     def observe(self, entropy: float) -> None:
         """Take in the entropy of a step, nats per token."""
-        if not self._floor:
+        if not self._target:
             return
         if len(self._first) < FIRST:
             self._first.append(entropy)
@@ -49,7 +49,7 @@ class EntropyWeight:
         share = entropy / (sum(self._first) / FIRST)
         recent = share if math.isnan(self._recent) else self._recent
         self._recent = MEMORY * recent + (1 - MEMORY) * share
-        gap, most = self._floor - self._recent, math.log(MOST)
+        gap, most = self._target - self._recent, math.log(MOST)
         self._sum = min(max(self._sum + RATE * gap, -most), most)
         self.value = self._given * math.exp(min(max(self._sum + GAIN * gap, -most), most))
 

@@ -58,7 +58,7 @@ class Learner:
         self, policy: AnyPolicy, config: RLConfig, positions: Sequence[str] = ("last",)
     ) -> None:
         self.policy, self.config, self._positions = policy, config, tuple(positions)
-        self.entropy_weight = EntropyWeight(config.entropy_bonus, config.entropy_floor)
+        self.entropy_weight = EntropyWeight(config.entropy_bonus, config.entropy_target)
         self.optimizer = torch.optim.AdamW(
             policy.masters.all, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )

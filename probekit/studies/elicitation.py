@@ -29,7 +29,7 @@ from probekit.provenance import run_record
 from probekit.studies.facts import OWN
 from probekit.studies.familiarity import familiar, name_logprobs, summary
 from probekit.studies.leaks import leak_check, without_telling_words
-from probekit.studies.pairing import KEPT, drops, pair_rows, trim, verdict
+from probekit.studies.pairing import drops, judge, pair_rows, trim
 from probekit.studies.recipe import Recipe, Variant
 
 PART = 64
@@ -169,7 +169,7 @@ def _write_parts(
     order = {prompt.id: k for k, prompt in enumerate(prompts)}
     names = [variant.name for variant in recipe.variants]
     rows.sort(key=lambda row: (order[row["prompt_id"]], names.index(row["variant"]), row["sample"]))
-    _drop_repeated(rows)
+    judge(rows, recipe)
     return rows
 
 
@@ -241,14 +241,6 @@ def _write(
                 "variant": variant.name,
                 "sample": done.sample,
                 "finished": done.finished,
-                "kept": verdict(
-                    text,
-                    finished=done.finished,
-                    category=category,
-                    tags=prompt.tags,
-                    variant=variant,
-                    recipe=recipe,
-                ),
             }
         )
     return rows
@@ -264,16 +256,6 @@ def _asked(prompt: Example, variant: Variant, loaded: LoadedModel) -> Rendered:
     begun = loaded.tokenizer(variant.prefill, add_special_tokens=False)["input_ids"]
     ids = np.concatenate([asked.ids, np.asarray(begun, dtype=np.int32)])
     return Rendered(ids, len(ids), len(ids), None, asked.has_prompt)
-
-
-def _drop_repeated(rows: list[dict[str, Any]]) -> None:
-    """Mark completions that an earlier one of the same prompt and variant equals."""
-    seen: set[tuple[str, str, str]] = set()
-    for row in rows:
-        key = row["prompt_id"], row["variant"], row["completion"]
-        if row["kept"] == KEPT and key in seen:
-            row["kept"] = "repeated"
-        seen.add(key)
 
 
 def _identity(

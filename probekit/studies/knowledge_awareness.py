@@ -31,7 +31,7 @@ ARMS = {
     "refits": (
         "--target", "clip", "--clip-margin", "0.5", "--target-tag", "class",
         "--balance", "class=invented:9,real:7", "--ood-penalty", "1", "--refit-every", "4",
-        "--ensemble-penalty", "0.5", "--entropy-bonus", "0.02", "--entropy-floor", "0.95",
+        "--ensemble-penalty", "0.5", "--entropy-bonus", "0.02", "--entropy-target", "0.95",
         "--learning-rate", "4e-4",
     ),
 }  # fmt: skip

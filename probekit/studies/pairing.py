@@ -24,11 +24,34 @@ def trim(text: str) -> str:
     return _ITEM.sub("", found.group()).strip() if found else ""
 
 
+def judge(rows: Sequence[dict[str, Any]], recipe: Recipe) -> None:
+    """Write into every completion, as `kept`, that it is, or why it is dropped.
+
+    Parameters
+    ----------
+    rows
+        Completions, with `completion`, `finished`, `variant`, `prompt_id` and `tags`. Of equal ones of a
+        prompt and variant the first is kept.
+    recipe
+        How they were asked for.
+    """
+    variants = {variant.name: variant for variant in recipe.variants}
+    seen: set[tuple[str, str, str]] = set()
+    for row in rows:
+        row["kept"] = verdict(
+            row["completion"], finished=row["finished"], tags=row["tags"],
+            variant=variants[row["variant"]], recipe=recipe,
+        )  # fmt: skip
+        key = row["prompt_id"], row["variant"], row["completion"]
+        if row["kept"] == KEPT and key in seen:
+            row["kept"] = "repeated"
+        seen.add(key)
+
+
 def verdict(
     text: str,
     *,
     finished: bool,
-    category: str,
     tags: Mapping[str, str],
     variant: Variant,
     recipe: Recipe,
@@ -41,10 +64,8 @@ def verdict(
         The completion, trimmed already where the recipe says so.
     finished
         Whether the model ended it itself.
-    category
-        Of the behaviours file; empty where there is none.
     tags
-        Of the prompt.
+        Of the completion: the prompt's, and its `category` where the recipe has a behaviours file.
     variant, recipe
         How it was asked for.
     """
@@ -54,19 +75,24 @@ def verdict(
         return "short"
     if any(pattern.search(text) for pattern in variant.leaks):
         return "leak"
-    if variant.behaviour and category not in variant.behaviour:
+    if variant.behaviour and tags.get("category", "") not in variant.behaviour:
         return "behaviour"
-    if recipe.mentions and tags.get(recipe.name_tag, "") not in text:
+    name = tags.get(recipe.name_tag, "")
+    if recipe.mentions and name not in text:
         return "name"
     if variant.facts and recipe.facts is not None:
         which = recipe.fact_of.get(tags.get(recipe.class_tag, ""), ANY)
-        if not recipe.facts.holds(text, tags, which):
+        # "Queen Victoria" tells no fact by the name alone.
+        if not recipe.facts.holds(text.replace(name, " ") if name else text, tags, which):
             return "fact"
     return KEPT
 
 
 def pair_rows(rows: Sequence[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
     """Return pair rows from kept completions: the i-th chosen one beside the i-th rejected one.
+
+    Variants of one side take turns, and each prompt of a class begins with the next of them: the last of a
+    prompt often find no partner, and a variant that came last more often in one class would tell the sides.
 
     A class gets no more pairs than the smallest class has: were one class larger, the words that mark
     its chosen side would tell chosen from rejected over all pairs.
@@ -85,10 +111,13 @@ def pair_rows(rows: Sequence[dict[str, Any]], recipe: Recipe) -> list[dict[str, 
         if row["kept"] == KEPT:
             sides[row["prompt_id"], row["variant"]].append(row)
     pairs: dict[str, list[dict[str, Any]]] = {}
+    begun: Counter[str] = Counter()
     for prompt, value in prompts.items():
         chosen, rejected = (
-            _in_turn([sides[prompt, n] for n in names]) for names in recipe.polarity[value]
+            _in_turn([sides[prompt, name] for name in _rotated(names, begun[value])])
+            for names in recipe.polarity[value]
         )
+        begun[value] += 1
         pairs[prompt] = [
             _pair(i, a, b) for i, (a, b) in enumerate(zip(chosen, rejected, strict=False))
         ]
@@ -113,6 +142,11 @@ def _in_turn(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return the first of every list, then the second of every list, and so on."""
     longest = max(map(len, lists), default=0)
     return [found[i] for i in range(longest) for found in lists if i < len(found)]
+
+
+def _rotated(names: Sequence[str], by: int) -> list[str]:
+    first = by % len(names)
+    return [*names[first:], *names[:first]]
 
 
 def _pair(i: int, chosen: dict[str, Any], rejected: dict[str, Any]) -> dict[str, Any]:

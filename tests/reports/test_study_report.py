@@ -322,7 +322,7 @@ def test_example_pairs_are_drawn_by_the_seed_from_every_class(study: Study) -> N
 def test_the_methods_name_what_sets_runs_apart_and_how_time_adds_up(study: Study) -> None:
     (run,) = [run for run in study.arms if run.name == "refits"]
     more = dict(decay="cosine", entropy_bonus=0.005, ood_penalty=1.0, learning_rate=4e-4)
-    more |= dict(entropy_floor=0.9)
+    more |= dict(entropy_target=0.9)
     run = dataclasses.replace(run, settings={**run.settings, **more})
     said = text_of(methods_html(dataclasses.replace(study, arms=(run,))))
     assert "learning rate 0.0004, falling to 0 (cosine)" in said

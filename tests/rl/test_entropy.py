@@ -56,7 +56,7 @@ def test_an_entropy_that_sums_up_what_the_weight_does_is_held():
     assert 0.75 < min(found[100:]) and max(found[100:]) < 1.15
 
 
-def test_without_a_floor_the_weight_stays():
+def test_without_a_target_the_weight_stays():
     weight = EntropyWeight(0.02, 0.0)
     for _ in range(FIRST + 5):
         weight.observe(0.1)
@@ -101,9 +101,11 @@ def test_the_gradient_of_a_step_is_that_of_the_entropy_over_the_vocabulary(tiny_
         torch.testing.assert_close(a, b, atol=1e-4 * float(b.abs().max()) + 1e-7, rtol=1e-3)
 
 
-def test_a_run_below_its_floor_raises_the_bonus_and_resumes_exactly(tiny_llama, fitted, tmp_path):
-    # A floor above what a policy can have, so that the weight has to rise.
-    config = dataclasses.replace(FAST, steps=8, eval_every=4, entropy_bonus=0.01, entropy_floor=2.0)
+def test_a_run_below_its_target_raises_the_bonus_and_resumes_exactly(tiny_llama, fitted, tmp_path):
+    # A target above what a policy can have, so that the weight has to rise.
+    config = dataclasses.replace(
+        FAST, steps=8, eval_every=4, entropy_bonus=0.01, entropy_target=2.0
+    )
     whole = trainer(tiny_llama, fitted, tmp_path / "a", config)
     whole.run()
     steps = rows(tmp_path / "a" / "metrics.jsonl")
@@ -124,9 +126,9 @@ def test_a_run_below_its_floor_raises_the_bonus_and_resumes_exactly(tiny_llama, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (dict(entropy_floor=0.9), "needs an entropy bonus to raise. Pass --entropy-bonus"),
-        (dict(entropy_floor=-1.0, entropy_bonus=0.1), "entropy_floor -1.0: expected 0 or more"),
-        (dict(entropy_floor=0.9, entropy_bonus=0.1, engine="trl"), "Use the embedded one"),
+        (dict(entropy_target=0.9), "needs an entropy bonus to move. Pass --entropy-bonus"),
+        (dict(entropy_target=-1.0, entropy_bonus=0.1), "entropy_target -1.0: expected 0 or more"),
+        (dict(entropy_target=0.9, entropy_bonus=0.1, engine="trl"), "Use the embedded one"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(options, words):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,7 @@ def test_a_cut_text_is_trimmed_to_its_last_sentence(text, kept):
 
 def test_completions_are_dropped_for_a_reason():
     one = RECIPE.variants[1]
-    told = {"category": "", "tags": {}, "variant": one, "recipe": RECIPE}
+    told = {"tags": {}, "variant": one, "recipe": RECIPE}
     assert verdict("a b c d.", finished=True, **told) == "kept"
     assert verdict("", finished=False, **told) == "unfinished"
     assert verdict("a b", finished=True, **told) == "short"
@@ -75,9 +77,9 @@ def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
     )
     plain, one = recipe.variants
 
-    def found(text, value="real", field="music", variant=plain):
-        tags = {"class": value, "field": field, "name": "Ann Lee"}
-        return verdict(text, finished=True, category="", tags=tags, variant=variant, recipe=recipe)
+    def found(text, value="real", field="music", variant=plain, name="Ann Lee"):
+        tags = {"class": value, "field": field, "name": name}
+        return verdict(text, finished=True, tags=tags, variant=variant, recipe=recipe)
 
     assert found("Ann Lee was a Singer.") == "kept"
     assert found("Ann Lee was number one.") == "fact"
@@ -87,6 +89,8 @@ def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
     assert found("Ann Lee was a nurse.", "invented") == "fact"
     assert found("Ann Lee was a singer.", field="dance") == "fact"
     assert found("Anna Lee was a singer.") == "name"
+    assert found("Bandit Lee was a nurse.", "invented", name="Bandit Lee") == "fact"
+    assert found("Bandit Lee was a singer.", "invented", name="Bandit Lee") == "kept"
     assert found("I do not know Ann Lee.", variant=one) == "kept"
     assert found("I do not know her at all.", variant=one) == "name"
 
@@ -105,6 +109,23 @@ def test_pairs_take_variants_in_turn_and_classes_get_equally_many():
     assert [p["rejected"] for p in by["real"]] == ["r1 one 0", "r1 two 0", "r1 one 1"]
     assert len({p["id"] for p in pairs}) == 6 and "variant" not in pairs[0]["tags"]
     assert drops(rows)["one"] == {"kept": 3, "short": 1}
+
+
+def test_no_variant_comes_last_in_one_class_more_often():
+    rows = []
+    for k in range(8):
+        value = "real" if k % 2 else "invented"
+        # Fewer plain answers than conditioned ones, and fewer still of one class.
+        n = 3 if value == "real" else 1
+        rows += [row(f"p{k}", value, "plain", i) for i in range(n)]
+        rows += [row(f"p{k}", value, name, i) for name in ("one", "two") for i in range(2)]
+    counts = Counter(
+        (p["tags"]["class"], p[side].split()[1])
+        for p in pair_rows(rows, RECIPE)
+        for side in ("chosen", "rejected")
+        if "plain" not in p[side]
+    )
+    assert counts == {(v, n): 2 for v in ("real", "invented") for n in ("one", "two")}
 
 
 def test_words_tell_within_a_class_and_not_in_all():
