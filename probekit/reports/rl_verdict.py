@@ -25,6 +25,8 @@ _HEADLINES = {
     "score only": "Only the score rose: the wanted behaviour is not shown to have followed it.",
     "behaviour moved, score did not": "Only the behaviour moved: it is more frequent, and the score is not "
     "shown to have risen.",
+    "behaviour fell, score did not rise": "The wanted behaviour became rarer, and the score is not shown "
+    "to have risen.",
     "too few held-out prompts": "Too few held-out prompts to say what moved.",
     "no behaviour was measured": "No wanted behaviour was measured: whether it followed is not known.",
     "nothing moved": "Nothing moved: the score is not shown to have changed.",

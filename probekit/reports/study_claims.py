@@ -15,9 +15,9 @@ from probekit.reports.study_rows import (
     PUBLISHED_MODEL,
     Study,
 )
-from probekit.reports.study_words import Outcome, outcome, percent, points
+from probekit.reports.study_words import MOST, Outcome, outcome, percent, points
 from probekit.reports.verdict import Standing, standing, verdict
-from probekit.reports.words import control_name, with_interval
+from probekit.reports.words import cell_name, control_name, with_interval
 
 KEPT = 0.9
 """Entropy, or the answers about real names, at this share of the start are kept."""
@@ -84,8 +84,8 @@ def against(metric: Metric, bar: float) -> str:
 
 
 def _reading(sweep: Sweep | None) -> Claim:
-    claim = "One projection of one token tells chosen from rejected in both classes"
-    published = f"100 % and 100 % of pairs ({PUBLISHED_MODEL})"
+    claim = "One projection tells chosen from rejected in both classes"
+    published = f"100 % and 100 % of pairs, read at one token ({PUBLISHED_MODEL})"
     if sweep is None:
         return Claim(claim, published, "–", GONE)
     found = [
@@ -93,6 +93,7 @@ def _reading(sweep: Sweep | None) -> Claim:
         for value in CLASSES
     ]
     here = ", ".join(f"{value} {percent(metric)}" for value, metric in found)
+    here += f", read at {cell_name(sweep.chosen)}"
     verdicts = {against(metric, 0.5) for _, metric in found}
     rivals = [
         name for name, place in verdict(sweep).standings.items() if place is not Standing.ABOVE
@@ -104,12 +105,12 @@ def _reading(sweep: Sweep | None) -> Claim:
 
 
 def _denial(run: RLRun | None) -> Claim:
-    claim = "The raw score without class balance makes the model deny knowing real people"
+    claim = "The raw score without class balance makes the model deny knowing most real people"
     published = "denies knowing real people"
     if run is None:
         return Claim(claim, published, "–", GONE)
-    change = course(run, HEDGE_REAL).change
-    return Claim(claim, published, f"{points(change)} ({run.name})", against(change, 0.0))
+    end = course(run, HEDGE_REAL).end
+    return Claim(claim, published, f"{percent(end)} ({run.name})", against(end, MOST))
 
 
 def _followed(run: RLRun | None) -> Claim:

@@ -34,7 +34,7 @@ def limitations(study: Study) -> list[str]:
         f"The published numbers are of {PUBLISHED_MODEL}, other names and other wordings, and their scores "
         "have another unit: signs and orders can be compared, sizes can not."
     )
-    found += [*_held_out(study), _patterns(), *_data(study)]
+    found += [*_held_out(study), _patterns(), *_refits(study), *_data(study)]
     for run in study.arms:
         found += [f"Run {run.name}: {warning}" for warning in rl_verdict(run).warnings]
     found.append(
@@ -85,6 +85,16 @@ def _patterns() -> str:
         f"labelled one by one their accuracy is {found}, before the category of hedges that tell all the "
         "same, which count as none, was split off; rates of other models' texts may be further off."
     )
+
+
+def _refits(study: Study) -> list[str]:
+    names = [run.name for run in study.evaluated if run.settings.get("refit_every")]
+    if not names:
+        return []
+    return [
+        f"In run {', '.join(names)} the patterns that count behaviour also choose what heads are fitted "
+        "again on: where they are wrong, reward and result are wrong alike."
+    ]
 
 
 @cache

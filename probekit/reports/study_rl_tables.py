@@ -141,11 +141,14 @@ def _outside_table(study: Study, runs: Sequence[str], title: str, kinds: Sequenc
 def _apart_table(study: Study, runs: Sequence[str]) -> str:
     rows = []
     for name in runs:
-        hedging = outside(study.before, study.after[name], HEDGES, value=CLASSES[0]).change
+        invented, real = (
+            outside(study.before, study.after[name], HEDGES, value=value).change
+            for value in CLASSES
+        )
         item = outside_separation(study.before, study.after[name])
         rows.append(
             [bdi(name), *(change_cell(SHARE, Metric(*metric)) for metric in item),
-             escape(outside_outcome(hedging, item.change))]
+             escape(outside_outcome(invented, real, item.change))]
         )  # fmt: skip
     return table(
         ["Run", "Before", "After", "Change", "Finding"],
@@ -164,10 +167,10 @@ def _course_cells(found: Course) -> list[str]:
 
 
 def _separation_cells(found: Course) -> list[str]:
-    levels = (found.start, found.end, found.late)
+    # By place: where the start is 0, a change equals its end.
     return [
-        spanned(points(metric)) if metric in levels else change_cell(SHARE, metric)
-        for metric in found
+        change_cell(SHARE, metric) if name.endswith("change") else spanned(points(metric))
+        for name, metric in found._asdict().items()
     ]
 
 

@@ -59,9 +59,8 @@ def claims_table(claims: Sequence[Claim]) -> str:
         caption="<b>The published claims, one by one.</b> Reproduced: the whole 95 % interval is on the "
         "claim's side of its bar; not reproduced: it is on the other; not shown: the bar is within. "
         "Bars: chance "
-        "(50 %) in each class and every control for pairs; no change for denial, separation and "
-        "transfer, and the score must have risen "
-        "where "
+        "(50 %) in each class and every control for pairs; hedging about half of the real names for denial; "
+        "no change for separation and transfer, and the score must have risen where "
         "behaviour is said to follow; nine tenths of the start for answers and entropy. Separation: rate of "
         "hedging or refusing about invented minus about real.",
         name="claims",
@@ -107,9 +106,20 @@ def leak_table(found: Elicitation) -> str:
         caption="Leak check: logistic regression on what the surface tells, in folds by name; half is "
         "chance. "
         "Which side hedges is turned with the class, so within one class words must tell the sides, and over "
-        f"both they must not. Brackets: {INTERVAL}.",
+        f"both they must not.{_taken_out(found)} Brackets: {INTERVAL}.",
         name="numbers",
     )  # fmt: skip
+
+
+def _taken_out(found: Elicitation) -> str:
+    """Return that a total at chance is made, where pairs were taken out until it was."""
+    if not found.recipe.get("filter_words"):
+        return ""
+    return (
+        f" {count(found.told_by_words)} of {count(found.told_by_words + len(found.pairs))} pairs, those that "
+        "words told by the widest margin, were taken out until such a regression was right on half of the "
+        "rest: the total for words is at chance by that choice."
+    )
 
 
 def heads_table(study: Study) -> str:

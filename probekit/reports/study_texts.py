@@ -149,10 +149,11 @@ def _data_methods(study: Study) -> list[tuple[str, str]]:
     if study.elicitation is not None:
         recipe = study.elicitation.recipe
         written = sum(sum(counts.values()) for counts in study.elicitation.drops.values())
+        total = len(study.elicitation.pairs)
         names = len({pair.group for pair in study.elicitation.pairs})
         found.append((
             "Pairs",
-            f"{count(len(study.elicitation.pairs))} pairs about {count(names)} names, from {count(written)} "
+            f"{count(total)} pairs about {count(names)} names, from {count(written)} "
             f"completions{escape(_sampling(recipe))}",
         ))  # fmt: skip
         if study.elicitation.familiarity:
@@ -160,6 +161,10 @@ def _data_methods(study: Study) -> list[tuple[str, str]]:
         found.append(("Variants", _variants(recipe)))
         if told := _told(recipe):
             found.append(("Completions", told))
+        if taken := study.elicitation.told_by_words:
+            whole = count(total + taken)
+            said = f"{count(taken)} pairs that words alone told were taken out of {whole}"
+            found.append(("Words", said))
         found.append(("Polarity", _polarity(recipe)))
     if study.sizes:
         sizes = "; ".join(
@@ -225,7 +230,7 @@ def _told(recipe: Mapping[str, Any]) -> str:
     """Return what a completion has to say to be kept."""
     parts = ["each uses the name that it is asked about"] if recipe.get("mentions") else []
     parts += [
-        f"no questions of {tag} {', '.join(values)}"
+        f"questions whose {tag} is {' or '.join(values)} were left out"
         for tag, values in (recipe.get("skip") or {}).items()
     ]
     named = [str(v.get("name")) for v in recipe.get("variants") or [] if v.get("facts")]
@@ -273,7 +278,8 @@ def _rl_method(run: RLRun) -> str:
         *named("entropy_target", "moved to hold {:g} of the entropy at the start"),
         *named("ood_penalty", "OOD penalty {:g}"),
         *_guides(settings),
-        *named("refit_every", "heads fitted again every {} steps"),
+        *named("refit_every", "heads fitted again every {} steps on what it wrote that does not do what is "
+               "wanted, by the patterns that count behaviour"),
         *named("ensemble_penalty", "ensemble penalty {:g}"),
         f"{count(len(run.optimised))} head{'' if len(run.optimised) == 1 else 's'}",
         f"{count(run.done)} of {count(run.planned)} steps",

@@ -39,19 +39,28 @@ from probekit.reports.words import cell_name, count, kind_name, number, upper_fi
 
 FEWEST = 5
 """Fewer held-out prompts of a class say nothing."""
+MOST = 0.5
+"""Hedging about more than this share of the real names is called denying them."""
 
 
 class Outcome(Enum):
     """What became of behaviour and score; the value is the sentence that says so."""
 
-    FOLLOWED = "behaviour followed the score: hedging came to depend on whether the name exists"
+    FOLLOWED = (
+        "behaviour followed the score: hedging rose more about invented than about real names, and the "
+        "score rose"
+    )
     ALIKE = (
-        "hedging rose about invented and real names alike, so the model hedges more and is not shown to "
+        "hedging rose about invented and about real names, so the model hedges more and is not shown to "
         "tell them apart better"
     )
+    INVENTED_ONLY = (
+        "hedging rose about invented names and is not shown to have risen more than about real ones"
+    )
+    REAL_ONLY = "hedging rose about real names and is not shown to have risen about invented ones"
     BEHAVIOUR_ONLY = (
-        "behaviour moved without the score: hedging came to depend on whether the name exists, and the "
-        "score is not shown to have risen"
+        "behaviour moved without the score: hedging rose more about invented than about real names, and "
+        "the score is not shown to have risen"
     )
     SCORE_ONLY = "only the score rose: behaviour did not follow"
     FELL = "the score fell, and behaviour did not follow"
@@ -73,15 +82,16 @@ def outcome(run: RLRun) -> Outcome:
     """Return what moved between the first and the last evaluation."""
     if not run.compared or min(run.prompts(f"{CLASS}={value}") for value in CLASSES) < FEWEST:
         return Outcome.UNKNOWN
-    score, hedging, apart = (
-        score_change(run), course(run, HEDGE_INVENTED).change, separation(run).change,
-    )  # fmt: skip
+    score, apart = score_change(run), separation(run).change
+    invented, real = (course(run, rate).change for rate in (HEDGE_INVENTED, HEDGE_REAL))
     if not (score.has_interval and apart.has_interval):
         return Outcome.UNKNOWN
     if rose(apart):
         return Outcome.FOLLOWED if rose(score) else Outcome.BEHAVIOUR_ONLY
-    if rose(hedging):
-        return Outcome.ALIKE
+    if rose(invented):
+        return Outcome.ALIKE if rose(real) else Outcome.INVENTED_ONLY
+    if rose(real):
+        return Outcome.REAL_ONLY
     if rose(score):
         return Outcome.SCORE_ONLY
     return Outcome.FELL if fell(score) else Outcome.NOTHING
@@ -105,12 +115,16 @@ def headline(study: Study) -> str:
     """Return the finding in one sentence."""
     run = study.main
     if run is not None:
-        hedging, answering = course(run, HEDGE_INVENTED), course(run, ANSWER_REAL)
+        rates = (HEDGE_INVENTED, HEDGE_REAL, ANSWER_REAL)
+        invented, real, answers = (
+            f"{percent(found.end)} ({percent(Metric(found.start.value))} before)"
+            for found in (course(run, rate) for rate in rates)
+        )
         return (
             f"After {count(run.done)} steps (run {run.name}) {study.model} hedges or refuses about "
-            f"{percent(hedging.end)} of invented names ({percent(Metric(hedging.start.value))} before) and "
-            f"answers about {percent(answering.end)} of real ones ({percent(Metric(answering.start.value))} "
-            f"before): {outcome(run).value}."
+            f"{invented} of invented names and {real} of real ones, and answers about {answers} of the real "
+            f"ones: "
+            f"{outcome(run).value}."
         )
     if study.linear is not None:
         return (
@@ -151,8 +165,8 @@ def arm_sentence(run: RLRun) -> str:
         f"{upper_first(said)}. Hedges or refuses about invented names: {_moved(hedged)}; about real "
         f"names: {_moved(real)}. "
     )
-    if rose(real.change):
-        text += "It came to deny knowing real people. "
+    if rose(real.change) and standing(real.end, MOST) is Standing.ABOVE:
+        text += "It came to deny knowing most real people. "
     kept, entropy = kept_answers(run), ratio(run, "entropy", step=run.last.step)
     if kept.known:
         text += f"Answers about real names kept: {with_interval(kept)} of the start. "
@@ -235,7 +249,7 @@ def steering(steer: Steer) -> str:
         return f"{text} Hedging is not shown to follow: {slope}."
     against = against_controls(change)
     if change.as_large or not change.controls:
-        return f"{text} Hedging changes, but not shown to be by this direction: {slope}, {against}."
+        return f"{text} Hedging changes, and not more than along random directions: {slope}, {against}."
     word = "rises" if place is Standing.ABOVE else "falls"
     return f"{text} Hedging {word} with it: {slope}, {against}."
 
@@ -250,7 +264,7 @@ def _outside(study: Study) -> str:
         real = outside(study.before, after, HEDGES, value=REAL).change
         start, end = (percent(Metric(metric.value)) for metric in (found.before, found.after))
         said.append(
-            f"run {name}, {outside_outcome(found.change, apart)}: {start} before, {end} after, "
+            f"run {name}, {outside_outcome(found.change, real, apart)}: {start} before, {end} after, "
             f"{points(found.change)}, and about real things {points(real)}"
         )
     if not said:
@@ -258,12 +272,13 @@ def _outside(study: Study) -> str:
     return f"False premises: hedging or refusing about invented things. {upper_first('; '.join(said))}."
 
 
-def outside_outcome(hedging: Metric, apart: Metric) -> str:
-    """Return whether what was learnt about people shows about other things."""
+def outside_outcome(invented: Metric, real: Metric, apart: Metric) -> str:
+    """Return whether what was learnt about people shows about other things, from changes of hedging."""
     if rose(apart):
         return "the behaviour transfers"
-    if rose(hedging):
-        return "hedging transfers to invented and real things alike"
+    if rose(invented):
+        both = "hedging transfers to invented and to real things"
+        return both if rose(real) else "hedging about invented things rose, not shown to be more"
     if fell(apart):
         return "hedging about invented things fell against that about real ones"
     return "the behaviour is not shown to transfer"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 ESTIMATORS = ("grpo", "dr-grpo", "rloo")
@@ -40,6 +43,17 @@ def advantages(rewards: Tensor, estimator: str) -> Tensor:
     return centred
 
 
-def spread(rewards: Tensor) -> Tensor:
-    """Return the share of groups whose rewards are all equal, so that they teach nothing."""
-    return (rewards.max(dim=1).values == rewards.min(dim=1).values).float().mean()
+def flat_groups(rewards: Tensor, own: NDArray[np.bool_]) -> float:
+    """Return the share of groups whose own rewards are all equal, so that they teach nothing.
+
+    Parameters
+    ----------
+    rewards
+        Shape (n_prompts, group_size).
+    own
+        Whether the policy wrote it, not a guide; shape (n_prompts, group_size).
+    """
+    mine = torch.from_numpy(own)
+    least = rewards.masked_fill(~mine, torch.inf).min(dim=1).values
+    most = rewards.masked_fill(~mine, -torch.inf).max(dim=1).values
+    return float((least == most).float().mean())

@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-
-from probekit.rl.advantage import spread
 
 LOW_ENTROPY = 0.5
 """Share of the first step's entropy below which a run is told of it."""
@@ -30,7 +27,6 @@ def step_alarms(
     *,
     start: Start,
     finished: NDArray[np.bool_],
-    groups: torch.Tensor,
     scores: NDArray[np.float64],
     chosen: NDArray[np.float64],
 ) -> list[str]:
@@ -44,15 +40,13 @@ def step_alarms(
         The first step's.
     finished
         Whether each completion ended its turn, shape (n,).
-    groups
-        Rewards, shape (n_prompts, group).
     scores
         Of completions that could be read.
     chosen
         Scores of the chosen rows; may be empty.
     """
     found = []
-    if float(spread(groups)) == 1.0:
+    if row["flat_groups"] == 1.0:
         found.append("every group's rewards are equal: nothing is learnt from this step")
     if not finished.any():
         found.append("every completion was cut at the length limit")

@@ -15,6 +15,7 @@ TRADED = "behaviour followed in one class and fell in another"
 SCORE_ONLY = "score only"
 NOTHING = "nothing moved"
 REVERSED = "score fell"
+FELL = "behaviour fell, score did not rise"
 BEHAVIOUR_ONLY = "behaviour moved, score did not"
 UNKNOWN = "no behaviour was measured"
 TOO_FEW = "too few held-out prompts"
@@ -209,6 +210,8 @@ def _verdict(last: Point, behaviour: str | None) -> tuple[str, list[str]]:
         return (FOLLOWED if follows else SCORE_ONLY) if measured else UNKNOWN, evidence
     if follows:
         return BEHAVIOUR_ONLY, evidence
+    if measured and last.behaviour is not None and last.behaviour.high < 0:
+        return FELL, evidence
     return (REVERSED if last.score.high < 0 else NOTHING), evidence
 
 

@@ -59,7 +59,8 @@ class Guides:
     prefers learns nothing from it, however good the head is. As in learning from off-policy
     guidance (2504.14945) some completions of a group are given. Ours differ in that chosen and
     rejected sides are given in equal numbers: the pairs say what can be written, the head
-    alone which of it is better (see `advantages_beside`). They count in no figure of a step and in no refit.
+    alone which of it is better (see `advantages_beside`). They count in no refit, and of a step's figures
+    in its loss and its share of clipped tokens alone.
 
     Parameters
     ----------

@@ -23,7 +23,10 @@ from probekit.rl.rollout import Rollout
 
 
 class StepStats(NamedTuple):
-    """What one step of learning did, means over the policy's new tokens in its first pass."""
+    """What one step of learning did, means over the policy's new tokens in its first pass.
+
+    `loss` and `clipped` are over all that was learnt from, guides too.
+    """
 
     loss: float
     kl: float
@@ -106,7 +109,8 @@ class Learner:
                     "checkpoint is kept; use a smaller --learning-rate, or --dtype float32."
                 )
             self.optimizer.step()
-            loss, kl, entropy, clipped, gap = (sums / rollout.n_own).tolist()
+            own, n = rollout.n_own, rollout.n_tokens
+            loss, kl, entropy, clipped, gap = (sums / [n, own, own, n, own]).tolist()
             kl = kl if reference is not None else float("nan")
             weight = self.entropy_weight.value
             stats.append(StepStats(loss, kl, entropy, clipped, float(norm), gap, weight))

@@ -19,7 +19,7 @@ from probekit.rl.head_data import HeadData, Outputs
 class Refitter:
     """Keeps recent outputs of the policy and fits every head again with them as rejected.
 
-    The view of a discriminator (GAN; S0's density ratio): the head has to tell chosen text from what
+    The view of a discriminator (GAN; a density ratio): the head has to tell chosen text from what
     the policy writes now. Outputs that do what is wanted are left out.
 
     Parameters

@@ -20,7 +20,7 @@ from probekit.data.rows import Example
 from probekit.errors import BehaviourError, ModelError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
-from probekit.rl.advantage import spread
+from probekit.rl.advantage import flat_groups
 from probekit.rl.alarms import Start, evaluation_alarms, step_alarms
 from probekit.rl.checkpoint import Checkpoint
 from probekit.rl.config import RLConfig
@@ -189,7 +189,7 @@ class Trainer:
             "score_sd": float(known.std()),
             "distance_to_chosen": self._distance(np.where(own, reward.score, np.nan), prompts),
             "reward": float(reward.total[own].mean()),
-            "flat_groups": float(spread(groups)),
+            "flat_groups": flat_groups(groups, beside),
             **stats._asdict(),
             "n_tokens": rollout.n_own / int(own.sum()),
             "finished": float(rollout.finished[own].mean()),
@@ -200,8 +200,7 @@ class Trainer:
             "seconds_reading": read - wrote,
         }
         row["alarms"] = step_alarms(
-            row, start=self._first(row), finished=rollout.finished[own], groups=groups, scores=known,
-            chosen=self.chosen,
+            row, start=self._first(row), finished=rollout.finished[own], scores=known, chosen=self.chosen,
         )  # fmt: skip
         return row
 

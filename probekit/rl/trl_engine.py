@@ -16,7 +16,7 @@ import torch
 
 from probekit.errors import ModelError
 from probekit.models.chat import render
-from probekit.rl.advantage import spread
+from probekit.rl.advantage import flat_groups
 from probekit.rl.alarms import step_alarms
 from probekit.rl.checkpoint import Checkpoint
 from probekit.rl.config import RLConfig
@@ -133,7 +133,7 @@ class TRLTrainer(Trainer):
             "score_sd": float(known.std()),
             "distance_to_chosen": wasserstein(known, self.chosen) if self.chosen.size else None,
             "reward": float(reward.total.mean()),
-            "flat_groups": float(spread(groups)),
+            "flat_groups": flat_groups(groups, np.ones(groups.shape, dtype=bool)),
             **empty._asdict(),
             "n_tokens": rollout.n_tokens / len(rollout.rows),
             "finished": float(rollout.finished.mean()),
@@ -143,12 +143,12 @@ class TRLTrainer(Trainer):
             "seconds_writing": None,
             "seconds_reading": time.perf_counter() - started,
         }
-        self._row, self._judged = row, (rollout.finished, groups, known)
+        self._row, self._judged = row, (rollout.finished, known)
         return [float(value) for value in reward.total]
 
     def _learnt(self, logs: dict[str, float], seconds: float) -> dict[str, Any]:
         """Return the step's row with what TRL says of learning, under the embedded loop's names."""
-        finished, groups, known = self._judged
+        finished, known = self._judged
         row = self._row | {
             "loss": logs["loss"],
             "kl": logs.get("kl", 0.0),
@@ -158,8 +158,7 @@ class TRLTrainer(Trainer):
             "seconds": seconds,
         }
         row["alarms"] = step_alarms(
-            row, start=self._first(row), finished=finished, groups=groups, scores=known,
-            chosen=self.chosen,
+            row, start=self._first(row), finished=finished, scores=known, chosen=self.chosen,
         )  # fmt: skip
         return row
 

@@ -1,4 +1,4 @@
-"""The study `knowledge-awareness`: what a head that knows unknown names does as a reward (S0).
+"""The study `knowledge-awareness`: what a head that knows unknown names does as a reward.
 
 Elicit contrastive answers, cache, fit, look at how heads train, steer, train four ways, and ask about
 things no head has seen. Every stage is an ordinary command.

@@ -20,6 +20,7 @@ from probekit.reports.study_claims import GONE, NO, OPEN, YES, against, claims
 from probekit.reports.study_figures import rates_figures
 from probekit.reports.study_limits import accuracy_of_patterns, limitations
 from probekit.reports.study_rates import (
+    Course,
     course,
     kept_answers,
     outside,
@@ -27,6 +28,7 @@ from probekit.reports.study_rates import (
     score_change,
     separation,
 )
+from probekit.reports.study_rl_tables import course_tables
 from probekit.reports.study_rows import (
     HEDGE_INVENTED,
     HEDGE_REAL,
@@ -35,6 +37,7 @@ from probekit.reports.study_rows import (
     Answer,
     Study,
 )
+from probekit.reports.study_tables import leak_table
 from probekit.reports.study_texts import drawn_pairs, methods_html
 from probekit.reports.study_words import Outcome, findings, headline, outcome
 from tests.cli.test_cli import run as command
@@ -252,6 +255,10 @@ def test_the_figure_holds_the_rates(study: Study) -> None:
     [
         (dict(hedging=RISES), Outcome.FOLLOWED),
         (dict(hedging=DENIES), Outcome.ALIKE),
+        (dict(hedging={"invented": (0.1, 0.4), "real": (0.1, 0.4)}), Outcome.ALIKE),
+        # Neither "alike" nor told apart is shown.
+        (dict(hedging={"invented": (0.0, 0.2), "real": (0.0, 0.05)}), Outcome.INVENTED_ONLY),
+        (dict(hedging={"invented": (0.1, 0.1), "real": (0.1, 0.9)}, score=0.0), Outcome.REAL_ONLY),
         (dict(hedging=RISES, score=0.0), Outcome.BEHAVIOUR_ONLY),
         (dict(hedging=STAYS), Outcome.SCORE_ONLY),
         (dict(hedging=STAYS, score=-1.0), Outcome.FELL),
@@ -266,8 +273,8 @@ def test_the_words_follow_what_moved(tmp_path: Path, made: dict, expected: Outco
     assert headline(found).endswith(f"{expected.value}.")
     followed = next(item for item in claims(found) if "behaviour follows" in item.claim)
     assert (followed.verdict == YES) == (expected is Outcome.FOLLOWED)
-    denied = any("It came to deny knowing real people" in line for line in findings(found))
-    assert denied == (expected is Outcome.ALIKE)
+    denied = any("It came to deny knowing most real people" in line for line in findings(found))
+    assert denied == (made["hedging"]["real"][1] == 0.9)
 
 
 def test_claims_stand_by_their_intervals(study: Study) -> None:
@@ -289,7 +296,7 @@ def test_a_claim_can_fail(tmp_path: Path) -> None:
     }
     made = MadeStudy(("rl", "ood"), arms, outside=(0.1, 0.1))
     found = claims(load_study(write_study(tmp_path / "failed", made)))
-    assert [item.verdict for item in found] == [GONE, OPEN, OPEN, NO, NO, OPEN]
+    assert [item.verdict for item in found] == [GONE, NO, OPEN, NO, NO, OPEN]
 
 
 def test_a_head_no_better_than_words_does_not_stand(tmp_path: Path) -> None:
@@ -349,10 +356,32 @@ def test_the_methods_say_what_completions_had_to_tell(study: Study) -> None:
     elicitation = dataclasses.replace(study.elicitation, recipe=recipe)
     said = text_of(methods_html(dataclasses.replace(study, elicitation=elicitation)))
     assert (
-        "Each uses the name that it is asked about; no questions of template why; plain names a field"
-        in said
-    )
-    assert "(real: its own; invented: any)" in said
+        "Each uses the name that it is asked about; questions whose template is why were left out; "
+        "plain names a field (real: its own; invented: any)"
+    ) in said
+
+
+def test_pairs_taken_out_for_their_words_are_told(study: Study, tmp_path: Path) -> None:
+    made = study.elicitation
+    assert made is not None and "taken out" not in text_of(methods_html(study))
+    filtered = {**made.recipe, "filter_words": True}
+    elicitation = dataclasses.replace(made, recipe=filtered, told_by_words=20)
+    said = text_of(methods_html(dataclasses.replace(study, elicitation=elicitation)))
+    assert "20 pairs that words alone told were taken out of 80" in said
+    assert "at chance by that choice" in text_of(leak_table(elicitation))
+    assert "at chance by that choice" not in text_of(leak_table(made))
+
+
+def test_a_change_from_nothing_is_marked_as_a_change(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where the start is 0 the change equals the end, number for number.
+    none, moved = Metric(0.0, 0.0, 0.0), Metric(0.6, 0.5, 0.7)
+    made = Course(start=none, end=moved, change=moved, late=moved, late_change=moved)
+    monkeypatch.setattr("probekit.reports.study_rl_tables.separation", lambda run: made)
+    page = course_tables(study.arms[:1])
+    cells = page.split("Separation</b>", 1)[1].split("</tr>", 1)[0].split("<td")[1:]
+    assert ["<b>" in cell for cell in cells] == [False, False, True, False, True]
 
 
 # Parts that are not there.

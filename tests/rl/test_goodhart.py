@@ -9,6 +9,7 @@ import pytest
 
 from probekit.rl.goodhart import (
     BEHAVIOUR_ONLY,
+    FELL,
     FOLLOWED,
     NOTHING,
     REVERSED,
@@ -53,6 +54,8 @@ def flat(step):
         (lambda s: 0.1 * s, lambda s: 0.5 - 0.01 * s, SCORE_ONLY),
         (flat, lambda s: 0.2, NOTHING),
         (lambda s: -0.1 * s, lambda s: 0.2, REVERSED),
+        (flat, lambda s: 0.9 - 0.02 * s, FELL),
+        (lambda s: -0.1 * s, lambda s: 0.9 - 0.02 * s, FELL),
     ],
 )
 def test_the_verdict_names_what_happened(score, rate, verdict):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from probekit.errors import ModelError
-from probekit.rl.advantage import advantages, spread
+from probekit.rl.advantage import advantages, flat_groups
 from probekit.rl.config import DECAYS, RLConfig
 from probekit.rl.loss import Tokens, k3, policy_loss
 
@@ -25,7 +25,10 @@ def test_advantages_in_closed_form():
     np.testing.assert_allclose(advantages(rewards, "rloo")[0], others, rtol=1e-6)
     for estimator in ("grpo", "dr-grpo", "rloo"):
         assert torch.equal(advantages(rewards, estimator)[1], torch.zeros(3))
-    assert float(spread(rewards)) == 0.5
+    assert flat_groups(rewards, np.ones((2, 3), dtype=bool)) == 0.5
+    # A guide's reward tells the policy's own completions nothing apart.
+    own = np.array([[True, True, True], [True, True, False]])
+    assert flat_groups(torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 9.0]]), own) == 0.5
 
 
 def tokens(logits, ids, old, reference, advantage, *, entropy=False):
