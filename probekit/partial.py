@@ -11,6 +11,29 @@ from typing import IO, Any
 from probekit.container import disk_errors, write_json
 from probekit.errors import OutputError, ProbekitError
 
+LOCK = "lock"
+"""File of a folder that a process holds."""
+
+
+def hold(folder: Path, error: type[ProbekitError] = OutputError) -> IO[str]:
+    """Take a folder for this process, until what is returned is closed.
+
+    Raises
+    ------
+    ProbekitError
+        Of the class `error`, when another process holds it.
+    """
+    with disk_errors(folder):
+        handle = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        handle.close()
+        raise error(
+            f"{folder}: another process is working in it. Wait for it or stop it."
+        ) from cause
+    return handle
+
 
 class PartialFolder:
     """The folder `OUT.partial` of work in progress; one process at a time may hold it."""
@@ -49,7 +72,7 @@ class PartialFolder:
             self._same(known, json.loads(json.dumps(settings)))
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._hold()
+        self._lock = hold(self.path, self.ERROR)
         try:
             if not continued:
                 self._empty()
@@ -88,20 +111,9 @@ class PartialFolder:
                     f"{wanted.get(key)!r}. Resume with the same settings, or pass --force."
                 )
 
-    def _hold(self) -> None:
-        handle = (self.path / "lock").open("w")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.close()
-            raise self.ERROR(
-                f"{self.path}: another process is working in it. Wait for it or stop it."
-            ) from error
-        self._lock = handle
-
     def _empty(self) -> None:
         # settings.json first: without it the folder counts as empty.
         (self.path / "settings.json").unlink(missing_ok=True)
         for file in self.path.iterdir():
-            if file.name != "lock":
+            if file.name != LOCK:
                 file.unlink()

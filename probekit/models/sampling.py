@@ -129,12 +129,7 @@ def sample(
     ModelError
         When a prompt and its completion would not fit the model's context.
     """
-    for prompt in prompts:
-        if len(prompt.ids) + config.max_new_tokens > loaded.max_length:
-            raise ModelError(
-                f"a prompt has {len(prompt.ids)} tokens and {config.max_new_tokens} new ones were "
-                f"asked for; the model's context is {loaded.max_length}. Shorten either."
-            )
+    check_context(loaded, prompts, config)
     found: dict[tuple[int, int], Completion] = {}
     for group, samples in _batches(prompts, config):
         batch = _Batch(loaded, [prompts[i] for i in group], group, samples, config, forward)
@@ -142,6 +137,22 @@ def sample(
             found[done.prompt, done.sample] = done
         progress(len(found))
     return [found[i, j] for i in range(len(prompts)) for j in range(config.samples)]
+
+
+def check_context(loaded: LoadedModel, prompts: Sequence[Rendered], config: SamplingConfig) -> None:
+    """Refuse prompts that do not fit the model's context together with what is to be written.
+
+    Raises
+    ------
+    ModelError
+        With the length of the first of them.
+    """
+    for prompt in prompts:
+        if len(prompt.ids) + config.max_new_tokens > loaded.max_length:
+            raise ModelError(
+                f"a prompt has {len(prompt.ids)} tokens and {config.max_new_tokens} new ones were "
+                f"asked for; the model's context is {loaded.max_length}. Shorten either."
+            )
 
 
 def _batches(

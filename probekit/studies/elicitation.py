@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,8 @@ from probekit.data.rows import Example, Message
 from probekit.errors import DataError, OutputError
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
-from probekit.models.sampling import SamplingConfig, sample
+from probekit.models.sampling import SamplingConfig, check_context, sample
+from probekit.partial import hold
 from probekit.provenance import run_record
 from probekit.studies.facts import OWN
 from probekit.studies.familiarity import familiar, name_logprobs, summary
@@ -42,6 +44,8 @@ class Elicited:
 
     folder: Path
     n_pairs: int
+    n_told_by_words: int
+    """Pairs taken out because words alone told their sides."""
     drops: Mapping[str, Mapping[str, int]]
     """Of each variant, completions kept and dropped, by reason."""
     leaks: Mapping[str, Any]
@@ -101,10 +105,32 @@ def elicit(
     prompts = [prompt for prompt in prompts if recipe.asks(prompt.tags)]
     _check_prompts(prompts, recipe)
     identity = _identity(loaded, recipe, prompts, seed)
-    _open(out, identity, resume=resume, force=force)
+    resumed = _may_write(out, identity, resume=resume, force=force)
     record = run_record("elicit", dict(arguments or {}), seed=seed)
+    # What can be refused is, before anything of an earlier run is taken away.
+    config = SamplingConfig(
+        max_new_tokens=recipe.max_new_tokens, temperature=recipe.temperature, top_p=recipe.top_p,
+        batch=batch,
+    )  # fmt: skip
     prompts, known = _known(loaded, recipe, prompts)
-    rows = _write_parts(loaded, recipe, prompts, out / "parts", batch, seed, progress)
+    for variant in recipe.variants:
+        check_context(loaded, [_asked(prompt, variant, loaded) for prompt in prompts], config)
+    parts = _parts(prompts, recipe, seed)
+    with _held(out, identity, resumed=resumed) as folder:
+        rows = _write_parts(loaded, recipe, parts, folder, config, progress)
+        _sort(rows, prompts, recipe)
+        judge(rows, recipe)
+        found = _write_pairs(out, rows, recipe, seed)
+        shown = {"recipe": _describe(recipe), "identity": identity, "familiarity": known}
+        numbers = {"n_pairs": found.n_pairs, "n_pairs_told_by_words": found.n_told_by_words}
+        done = {**record, **loaded.describe(), **shown, "drops": found.drops, **numbers}
+        write_json(out / "run.json", done)
+        shutil.rmtree(folder)
+    return dataclasses.replace(found, familiarity=known)
+
+
+def _write_pairs(out: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> Elicited:
+    """Pair completions, check what words tell of the pairs, write both."""
     counts, pairs = drops(rows), pair_rows(rows, recipe)
     n_paired = len(pairs)
     if recipe.filter_words:
@@ -112,22 +138,13 @@ def elicit(
     if not pairs:
         raise DataError(
             f"{out}: no pair is left of {len(rows)} completions ({counts}). Use more samples or "
-            "longer completions, or loosen the recipe's filters; --resume keeps what was written."
+            "longer completions, or loosen the recipe's filters, and pass --force."
         )
     leaks = leak_check(pairs, recipe.class_tag, seed=seed)
     write_jsonl(out / "completions.jsonl", rows)
     write_jsonl(out / "pairs.jsonl", pairs)
     write_json(out / "leaks.json", leaks)
-    shown = {
-        "recipe": _describe(recipe),
-        "identity": identity,
-        "familiarity": known,
-        "drops": counts,
-    }
-    numbers = {"n_pairs": len(pairs), "n_pairs_told_by_words": n_paired - len(pairs)}
-    write_json(out / "run.json", {**record, **loaded.describe(), **shown, **numbers})
-    shutil.rmtree(out / "parts")
-    return Elicited(out, len(pairs), counts, leaks, known)
+    return Elicited(out, len(pairs), n_paired - len(pairs), counts, leaks)
 
 
 def _known(
@@ -144,33 +161,30 @@ def _known(
 def _write_parts(
     loaded: LoadedModel,
     recipe: Recipe,
-    prompts: Sequence[Example],
+    parts: Sequence[_Part],
     folder: Path,
-    batch: int,
-    seed: int,
+    config: SamplingConfig,
     progress: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
-    """Write the parts that are not there yet; return the completions of all, in order."""
-    config = SamplingConfig(
-        max_new_tokens=recipe.max_new_tokens, temperature=recipe.temperature, top_p=recipe.top_p,
-        batch=batch,
-    )  # fmt: skip
+    """Write the parts that are not there yet; return the completions of all."""
     rows: list[dict[str, Any]] = []
-    total = len(prompts) * sum(map(recipe.samples_of, recipe.variants))
-    for number, (part, variant) in enumerate(_parts(prompts, recipe)):
+    total = sum(len(part.prompts) * recipe.samples_of(part.variant) for part in parts)
+    for number, part in enumerate(parts):
         path = folder / f"{number:05d}.jsonl"
         if not path.is_file():
             seeded = dataclasses.replace(
-                config, seed=_part_seed(seed, number), samples=recipe.samples_of(variant)
+                config, seed=part.seed, samples=recipe.samples_of(part.variant)
             )
-            write_jsonl(path, _write(loaded, part, variant, recipe, seeded))
+            write_jsonl(path, _write(loaded, part.prompts, part.variant, recipe, seeded))
         rows += read_jsonl(path)
         progress(len(rows), total)
+    return rows
+
+
+def _sort(rows: list[dict[str, Any]], prompts: Sequence[Example], recipe: Recipe) -> None:
     order = {prompt.id: k for k, prompt in enumerate(prompts)}
     names = [variant.name for variant in recipe.variants]
     rows.sort(key=lambda row: (order[row["prompt_id"]], names.index(row["variant"]), row["sample"]))
-    judge(rows, recipe)
-    return rows
 
 
 def _check_prompts(prompts: Sequence[Example], recipe: Recipe) -> None:
@@ -195,16 +209,24 @@ def _check_prompts(prompts: Sequence[Example], recipe: Recipe) -> None:
             recipe.facts.check(prompt.id, prompt.tags)
 
 
-def _parts(
-    prompts: Sequence[Example], recipe: Recipe
-) -> Iterator[tuple[Sequence[Example], Variant]]:
-    for at in range(0, len(prompts), PART):
-        for variant in filter(recipe.samples_of, recipe.variants):
-            yield prompts[at : at + PART], variant
+class _Part(NamedTuple):
+    """Some prompts under one variant, written as a whole."""
+
+    prompts: Sequence[Example]
+    variant: Variant
+    seed: int
 
 
-def _part_seed(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+def _parts(prompts: Sequence[Example], recipe: Recipe, seed: int) -> list[_Part]:
+    each = [
+        (prompts[at : at + PART], variant)
+        for at in range(0, len(prompts), PART)
+        for variant in filter(recipe.samples_of, recipe.variants)
+    ]
+    return [
+        _Part(some, variant, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+        for number, (some, variant) in enumerate(each)
+    ]
 
 
 def _write(
@@ -303,8 +325,8 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     return {**found, "variants": variants, **rest}
 
 
-def _open(out: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> None:
-    """Make the directory, or go on with the one of the same run."""
+def _may_write(out: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> bool:
+    """Return whether a run is gone on with; refuse what may not be, and touch nothing."""
     started = out / "parts" / "identity.json"
     if resume and started.is_file():
         known = json.loads(started.read_text(encoding="utf-8"))
@@ -314,14 +336,25 @@ def _open(out: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> 
                     f"{out}: was started with another {key}. Resume with the same settings, or pass "
                     "--force."
                 )
-        return
+        return True
     if out.is_dir() and not (out / "run.json").is_file() and started.is_file() and not force:
         raise OutputError(f"{out}: holds an unfinished run. Pass --resume to go on, or --force.")
     refuse_existing(out, force=force, marker=None if started.is_file() else "run.json")
-    shutil.rmtree(out, ignore_errors=True)
+    return False
+
+
+@contextlib.contextmanager
+def _held(out: Path, identity: dict[str, Any], *, resumed: bool) -> Iterator[Path]:
+    """Give the folder of the parts, which one process may hold; what an earlier run left is deleted."""
+    parts = out / "parts"
     with disk_errors(out):
-        (out / "parts").mkdir(parents=True)
-    write_json(started, identity)
+        parts.mkdir(parents=True, exist_ok=True)
+    with hold(parts):
+        if not resumed:
+            for path in (*out.glob("*.json*"), *parts.glob("*.json*")):
+                path.unlink()
+            write_json(parts / "identity.json", identity)
+        yield parts
 
 
 def _digest(text: str) -> str:

@@ -158,8 +158,9 @@ class Recipe:
             raise DataError(
                 f"{place}: unfinished is {self.unfinished!r}, expected {', '.join(UNFINISHED)}."
             )
-        if self.min_words < 1:
-            raise DataError(f"{place}: min_words is {self.min_words}, expected 1 or more.")
+        for key in ("min_words", "samples", "max_new_tokens"):
+            if getattr(self, key) < 1:
+                raise DataError(f"{place}: {key} is {getattr(self, key)}, expected 1 or more.")
         for value, which in self.fact_of.items():
             if which not in WHICH:
                 raise DataError(

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from probekit.data.open import open_dataset
+from probekit.partial import hold
 from probekit.studies import elicitation as room
 from tests.cli.test_cli import run
 
@@ -160,7 +161,42 @@ def test_bad_input_is_one_line_and_leaves_nothing(tiny_llama, files, capsys, mor
     assert run(*command(tiny_llama, files, out, *more)) == 1
     shown = capsys.readouterr().err
     assert message in shown and shown.strip().splitlines()[-1].startswith("error: ")
-    assert not (out / "pairs.jsonl").exists()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("samples = 4", "samples = 0", "samples is 0, expected 1 or more"),
+        ("samples = 4", "samples = 4\ntemperature = -1.0", "temperature"),
+        ('chosen = "plain"', 'familiar = 0.0\nchosen = "plain"', "name"),
+    ],
+)
+def test_a_recipe_that_can_not_be_run_takes_nothing_away(
+    tiny_llama, files, capsys, old, new, message
+):
+    out = files / "out"
+    assert run(*command(tiny_llama, files, out)) == 0
+    made = {path.name: path.read_bytes() for path in out.iterdir()}
+    (files / "r.toml").write_text(RECIPE.replace(old, new, 1))
+    capsys.readouterr()
+    assert run(*command(tiny_llama, files, out, "--force")) == 1
+    said = capsys.readouterr().err.strip()
+    assert message in said and "\n" not in said
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == made
+
+
+def test_two_processes_do_not_write_one_run(tiny_llama, files, monkeypatch, capsys):
+    out = files / "out"
+    monkeypatch.setattr(room, "_write", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(*command(tiny_llama, files, out))
+    monkeypatch.undo()
+    with hold(out / "parts"):
+        for how in ("--resume", "--force"):
+            assert run(*command(tiny_llama, files, out, how)) == 1
+            assert "another process is working in it" in capsys.readouterr().err
+    assert run(*command(tiny_llama, files, out, "--resume")) == 0
 
 
 def test_a_foreign_directory_is_left_alone(tiny_llama, files, capsys):
