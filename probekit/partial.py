@@ -16,7 +16,7 @@ LOCK = "lock"
 
 
 def hold(folder: Path, error: type[ProbekitError] = OutputError) -> IO[str]:
-    """Take a folder for this process, until what is returned is closed.
+    """Make a folder, and take it for this process until what is returned is closed.
 
     Raises
     ------
@@ -24,6 +24,7 @@ def hold(folder: Path, error: type[ProbekitError] = OutputError) -> IO[str]:
         Of the class `error`, when another process holds it.
     """
     with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("w")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,8 +71,6 @@ class PartialFolder:
         continued = resume and known is not None
         if continued and known is not None:
             self._same(known, json.loads(json.dumps(settings)))
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
         self._lock = hold(self.path, self.ERROR)
         try:
             if not continued:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,13 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
         if options[key] is not None
         for word in (f"--{key.replace('_', '-')}", str(options[key]))
     ]
+    about = {
+        **run_record("study", {"study": name, "out": out, **options}, seed=options["seed"]),
+        "study": name,
+        "quick": options["quick"],
+        "model": options["model"],
+    }
+    _check_same(folder, about)
     stages = found.plan(
         folder,
         model=options["model"],
@@ -76,12 +85,6 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
         quick=options["quick"],
         extra=tuple(extra),
     )
-    about = {
-        **run_record("study", {"study": name, "out": out, **options}, seed=options["seed"]),
-        "study": name,
-        "quick": options["quick"],
-        "model": options["model"],
-    }
     seconds = _run(folder, stages, about, jobs=options["jobs"])
     path = write_study_report(folder, force=True)
     if options["as_json"]:
@@ -89,6 +92,29 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
             {"path": str(path), "seconds": seconds, "stages": [s.name for s in stages]}
         )
     click.echo(path)
+
+
+def _check_same(folder: Path, about: dict[str, Any]) -> None:
+    """Refuse to go on with a study of something else, whose stages would be replaced one by one."""
+    import json
+
+    from probekit.errors import OutputError
+
+    path = folder / "study.json"
+    if not path.is_file():
+        return
+    try:
+        known = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise OutputError(
+            f"{path}: can not be read ({error}). Choose another --out, or pass --force to begin again."
+        ) from error
+    for key in ("model", "seed", "quick"):
+        if known.get(key) != about[key]:
+            raise OutputError(
+                f"{folder}: is a study with {key} {known.get(key)!r}, now {about[key]!r}. Choose another "
+                "--out, or pass --force to replace it."
+            )
 
 
 def _run(folder: Path, stages: list[Any], about: dict[str, Any], *, jobs: int) -> float:
@@ -120,7 +146,9 @@ def _one_by_one(progress: Any) -> None:  # noqa: ANN401
         progress.begin(stage, arguments)
         begun = time.perf_counter()
         try:
-            cli.main(args=[*arguments, how], standalone_mode=False)
+            # What the study itself prints is its report's path, or one JSON object.
+            with contextlib.redirect_stdout(sys.stderr):
+                cli.main(args=[*arguments, how], standalone_mode=False)
         except BaseException:
             progress.end(stage, "failed", time.perf_counter() - begun)
             raise

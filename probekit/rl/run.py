@@ -17,6 +17,7 @@ from probekit.container import disk_errors, refuse_existing, write_json
 from probekit.data.rows import Example
 from probekit.errors import DataError, OutputError, ProbeError, StoreError
 from probekit.models.load import LoadedModel
+from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
@@ -140,12 +141,13 @@ def train_run(
         "behaviour": str(wanted) if wanted else None,
         **describe(trainer),
     }
-    continued = resume and _same_run(out, record)
-    if not continued:
-        _make(out)
-    write_json(out / "run.json", record)
-    trainer.run(resume=continued, log=log)
-    finish(trainer)
+    with hold(out):
+        if not (continued := resume and _same_run(out, record)):
+            _clear(out)
+        write_json(out / "run.json", record)
+        trainer.run(resume=continued, log=log)
+        finish(trainer)
+        (out / LOCK).unlink()
     return trainer
 
 
@@ -292,10 +294,9 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _make(out: Path) -> None:
-    """Make the directory of a run, without what an earlier one left in it."""
+def _clear(out: Path) -> None:
+    """Take away what an earlier run left in its directory."""
     with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
         for name in (*LOGS, "run.json", "goodhart.json", "report.html"):
             (out / name).unlink(missing_ok=True)
         for name in ("checkpoint", "best", "tensorboard"):

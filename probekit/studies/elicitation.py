@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from probekit.container import (
-    disk_errors,
     read_jsonl,
     refuse_existing,
     write_json,
@@ -347,8 +346,6 @@ def _may_write(out: Path, identity: dict[str, Any], *, resume: bool, force: bool
 def _held(out: Path, identity: dict[str, Any], *, resumed: bool) -> Iterator[Path]:
     """Give the folder of the parts, which one process may hold; what an earlier run left is deleted."""
     parts = out / "parts"
-    with disk_errors(out):
-        parts.mkdir(parents=True, exist_ok=True)
     with hold(parts):
         if not resumed:
             for path in (*out.glob("*.json*"), *parts.glob("*.json*")):

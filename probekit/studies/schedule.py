@@ -17,6 +17,8 @@ from probekit.container import disk_errors
 from probekit.errors import ProbekitError
 from probekit.studies.stages import Progress, Stage
 
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a study: asked to, or its terminal was closed. Its stages would live on without it."""
 PAUSE = 0.2
 """Seconds between two looks at what is running."""
 LINES = 3
@@ -76,7 +78,7 @@ class Schedule:
         """
         waiting, failed = list(self._progress.stages), ""
         main = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGTERM, _terminated) if main else None
+        before = {n: signal.signal(n, _terminated) for n in ENDS} if main else {}
         try:
             while self._running or ((waiting or self._ready) and not failed):
                 if not failed:
@@ -89,8 +91,8 @@ class Schedule:
             self._stop(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
             raise
         finally:
-            if main:
-                signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if failed:
             raise ProbekitError(failed)
 

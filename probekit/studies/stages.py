@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SPEED = ("--device", "--threads", "--batch-tokens")
+"""Options that say how fast a stage runs, and not what it does."""
 Arguments = Callable[[], list[str]]
 
 
@@ -88,7 +90,22 @@ class Progress:
 
     def _is_of(self, stage: Stage, arguments: Sequence[str]) -> bool:
         known = self._items.get(stage.name, {})
-        return known.get("argv") == list(arguments) and known.get("inputs") == self._inputs(stage)
+        same = self._what(stage, known.get("argv", ())) == self._what(stage, arguments)
+        return same and known.get("inputs") == self._inputs(stage)
+
+    def _what(self, stage: Stage, arguments: Sequence[str]) -> list[str]:
+        """Return a command line without where the study lies, and without options of speed."""
+        words = list(arguments)
+        place = stage.output.relative_to(self.path.parent).as_posix()
+        out = words[words.index("--out") + 1] if "--out" in words else ""
+        if out.endswith(place):
+            root = out.removesuffix(place)
+            words = [word.replace(root, "", 1) if word.startswith(root) else word for word in words]
+        for option in SPEED:
+            if option in words:
+                at = words.index(option)
+                del words[at : at + 2]
+        return words
 
     def _inputs(self, stage: Stage) -> dict[str, int]:
         """Return the numbers of the runs that made what a stage reads."""

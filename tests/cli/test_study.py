@@ -49,9 +49,28 @@ def test_stages_run_in_order_and_are_skipped_when_done(small, capsys):
         (out / "acts.h5").stat().st_mtime_ns,
         (out / "fit/sweep.json").stat().st_mtime_ns,
     )
-    assert run(*small, "--device", "cpu", "--seed", "1") == 0
-    assert capsys.readouterr().err.count("is done") == 1
-    assert (out / "acts.h5").stat().st_mtime_ns == made[0]
+
+
+def test_another_study_is_not_begun_in_its_place(small, capsys, monkeypatch, tmp_path):
+    out = small[-1]
+    assert run(*small, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["stages"] == ["cache", "fit"]
+    known = (out / "study.json").read_bytes()
+    for more, said in (
+        (["--seed", "1"], "is a study with seed 0, now 1"),
+        (["--quick"], "is a study with quick False, now True"),
+        (["--model", "other"], "now 'other'. Choose another --out, or pass --force"),
+    ):
+        assert run(*small, *more) == 1
+        assert said in capsys.readouterr().err
+    assert (out / "study.json").read_bytes() == known
+    # The same directory by another path, on as many threads as there are now.
+    monkeypatch.chdir(tmp_path)
+    assert run(*small[:-1], "study", "--threads", "1") == 0
+    assert capsys.readouterr().err.count("is done") == 2
+    (out / "study.json").write_text("{")
+    assert run(*small) == 1
+    assert "study.json: can not be read" in capsys.readouterr().err
 
 
 def test_a_failed_stage_is_named_and_the_next_run_goes_on_there(small, capsys, monkeypatch):

@@ -20,6 +20,7 @@ import torch
 from probekit.behaviours import Behaviours, Wanted
 from probekit.errors import BehaviourError, ModelError, OutputError, ProbeError
 from probekit.models.load import load_model
+from probekit.partial import LOCK, hold
 from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
 from probekit.rl import RLConfig, Trainer
@@ -286,6 +287,23 @@ def test_a_killed_run_resumes_to_the_same_end(tiny_llama, fitted, tmp_path):
     for name in ("adapter_model.safetensors",):
         paths = [tmp_path / k / "checkpoint" / "adapter" / name for k in ("cut", "whole")]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_two_processes_do_not_write_one_run(tiny_llama, fitted, tmp_path):
+    out, config = tmp_path / "run", dataclasses.replace(FAST, steps=1)
+
+    def again(**how):
+        loaded = fresh(tiny_llama)
+        train_run(loaded, [fitted], prompts(), out, config, store=fitted / "acts.h5", **how)
+
+    again()
+    made = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with hold(out):
+        for how in ({"resume": True}, {"force": True}):
+            with pytest.raises(OutputError, match="another process is working in it"):
+                again(**how)
+    (out / LOCK).unlink()
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == made
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,12 @@ def test_a_failed_stage_is_one_error_and_those_beside_it_end_first(study, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+    ("number", "error"),
+    [
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, SystemExit),
+        (signal.SIGHUP, SystemExit),
+    ],
 )
 def test_a_signal_reaches_every_stage_and_waits_for_them(study, tmp_path, number, error):
     schedule = study(("a", (), 30, 0), ("b", (), 30, 0))
