@@ -53,8 +53,8 @@ def split(
 ) -> None:
     """Divide prompts as a fit was: held out are the groups of its report split.
 
-    Groups that a head was fitted on may be trained on; the held-out ones nothing has seen. Prompts of
-    other groups are left out.
+    Groups that a head was fitted on may be trained on; by the held-out ones no head was fitted or chosen.
+    Prompts of other groups are left out.
 
     \b
     Example:

@@ -10,7 +10,7 @@ from probekit.reports.rl_changes import ratio
 from probekit.reports.rl_verdict import FEW_PROMPTS, rl_verdict
 from probekit.reports.rows import Metric
 from probekit.reports.study_rates import course
-from probekit.reports.study_rows import NAME, PUBLISHED_MODEL, RATES, Study
+from probekit.reports.study_rows import NAME, PUBLISHED_MODEL, RATES, Elicitation, Study
 from probekit.reports.words import count, number, with_interval
 
 HALF = 0.5
@@ -116,11 +116,24 @@ def accuracy_of_patterns() -> Metric:
 def _data(study: Study) -> list[str]:
     if study.elicitation is None:
         return []
-    variants = [item for item in study.elicitation.recipe.get("variants") or [] if item.get("keep")]
+    return [*_known_names(study.elicitation), *_wordings(study.elicitation)]
+
+
+def _known_names(made: Elicitation) -> list[str]:
+    if not made.familiarity:
+        return []
+    return [
+        "Real names were chosen by the model's own log-probability of them, in which no invented name comes "
+        "near them: to know a person and to find the name fluent are not told apart here."
+    ]
+
+
+def _wordings(made: Elicitation) -> list[str]:
+    variants = [item for item in made.recipe.get("variants") or [] if item.get("keep")]
     if not variants:
         return []
-    kept = sum(counts.get("kept", 0) for counts in study.elicitation.drops.values())
-    written = sum(sum(counts.values()) for counts in study.elicitation.drops.values())
+    kept = sum(counts.get("kept", 0) for counts in made.drops.values())
+    written = sum(sum(counts.values()) for counts in made.drops.values())
     plural = "" if len(variants) == 1 else "s"
     return [
         f"Elicited hedges begin with {number(len(variants), 0)} given wording{plural}, and "

@@ -313,6 +313,13 @@ def test_limitations_are_counted(study: Study, tmp_path: Path) -> None:
     # Against the same labels by hand: the share of equal labels on the test split.
     assert f"accuracy is {accuracy_of_patterns().value:.2f} [" in said
     assert accuracy_of_patterns().value == pytest.approx(0.82, abs=0.005)
+    assert "In run refits the patterns that count behaviour also choose" in said
+    assert "find the name fluent" not in said
+    assert study.elicitation is not None
+    known = {"real": {"n": 9, "n_kept": 4, "median_logprob": -9.0, "median_logprob_kept": -3.0}}
+    chosen = dataclasses.replace(study.elicitation, familiarity=known)
+    again = limitations(dataclasses.replace(study, elicitation=chosen))
+    assert any("find the name fluent" in line for line in again)
     quick = load_study(write_study(tmp_path / "quick", MadeStudy((), {}, quick=True)))
     assert limitations(quick)[0].startswith("This is a quick run")
 
