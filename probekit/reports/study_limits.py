@@ -34,7 +34,7 @@ def limitations(study: Study) -> list[str]:
         f"The published numbers are of {PUBLISHED_MODEL}, other names and other wordings, and their scores "
         "have another unit: signs and orders can be compared, sizes can not."
     )
-    found += [*_held_out(study), _patterns(), *_refits(study), *_data(study)]
+    found += [*_held_out(study), *_cut(study), _patterns(), *_refits(study), *_data(study)]
     for run in study.arms:
         found += [f"Run {run.name}: {warning}" for warning in rl_verdict(run).warnings]
     found.append(
@@ -76,6 +76,21 @@ def _held_out(study: Study) -> list[str]:
             "less to go by."
         )
     return found
+
+
+def _cut(study: Study) -> list[str]:
+    run = study.main
+    rows = [row for row in run.samples if row.step == run.last.step] if run and run.compared else []
+    if run is None or not rows:
+        return []
+    share = sum(row.value("finished") == 0.0 for row in rows) / len(rows)
+    limit = run.settings.get("max_new_tokens")
+    if share < HALF or not limit:
+        return []
+    return [
+        f"{number(100 * share, 0)} % of the completions of run {run.name} at its end were cut after {limit} "
+        "tokens: a hedge that goes on to tell all the same later than that is counted as a hedge."
+    ]
 
 
 def _patterns() -> str:

@@ -123,8 +123,7 @@ def headline(study: Study) -> str:
         return (
             f"After {count(run.done)} steps (run {run.name}) {study.model} hedges or refuses about "
             f"{invented} of invented names and {real} of real ones, and answers about {answers} of the real "
-            f"ones: "
-            f"{outcome(run).value}."
+            f"ones. {upper_first(outcome(run).value)}."
         )
     if study.linear is not None:
         return (

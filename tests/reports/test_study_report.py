@@ -40,6 +40,7 @@ from probekit.reports.study_rows import (
 from probekit.reports.study_tables import leak_table
 from probekit.reports.study_texts import drawn_pairs, methods_html
 from probekit.reports.study_words import Outcome, findings, headline, outcome
+from probekit.reports.words import upper_first
 from tests.cli.test_cli import run as command
 from tests.reports.browser import chromium, collisions, open_report
 from tests.reports.factory import Made, write_fit
@@ -270,7 +271,7 @@ def test_the_figure_holds_the_rates(study: Study) -> None:
 def test_the_words_follow_what_moved(tmp_path: Path, made: dict, expected: Outcome) -> None:
     found = one(tmp_path, arm(**made))
     assert outcome(found.arms[0]) is expected
-    assert headline(found).endswith(f"{expected.value}.")
+    assert headline(found).endswith(f". {upper_first(expected.value)}.")
     followed = next(item for item in claims(found) if "behaviour follows" in item.claim)
     assert (followed.verdict == YES) == (expected is Outcome.FOLLOWED)
     denied = any("It came to deny knowing most real people" in line for line in findings(found))
@@ -314,12 +315,23 @@ def test_limitations_are_counted(study: Study, tmp_path: Path) -> None:
     assert f"accuracy is {accuracy_of_patterns().value:.2f} [" in said
     assert accuracy_of_patterns().value == pytest.approx(0.82, abs=0.005)
     assert "In run refits the patterns that count behaviour also choose" in said
-    assert "find the name fluent" not in said
+    assert "find the name fluent" not in said and "were cut after" not in said
     assert study.elicitation is not None
     known = {"real": {"n": 9, "n_kept": 4, "median_logprob": -9.0, "median_logprob_kept": -3.0}}
     chosen = dataclasses.replace(study.elicitation, familiarity=known)
     again = limitations(dataclasses.replace(study, elicitation=chosen))
     assert any("find the name fluent" in line for line in again)
+    assert study.main is not None
+    short = [
+        dataclasses.replace(row, values={**row.values, "finished": float(i % 4 == 0)})
+        for i, row in enumerate(study.main.samples)
+    ]
+    settings = {**study.main.settings, "max_new_tokens": 24}
+    cut = dataclasses.replace(study.main, samples=short, settings=settings)
+    again = limitations(dataclasses.replace(study, arms=[*study.arms[:-1], cut]))
+    assert any(
+        "75 % of the completions of run refits at its end were cut after 24" in a for a in again
+    )
     quick = load_study(write_study(tmp_path / "quick", MadeStudy((), {}, quick=True)))
     assert limitations(quick)[0].startswith("This is a quick run")
 
