@@ -83,7 +83,7 @@ FULL = Size(
 QUICK = Size(
     names=160, samples=4, layers="6:30:6", steps=6, guide_steps=4, refit_steps=6,
     refit_guide_steps=4, prompts=8, group=8, eval_prompts=24, evaluations=2,
-    steer_prompts=0, controls=0, ood_samples=1,
+    steer_prompts=4, controls=1, ood_samples=1,
 )  # fmt: skip
 
 
@@ -174,8 +174,6 @@ def _head(s: Setting) -> list[Stage]:
 
 
 def _steering(s: Setting) -> list[Stage]:
-    if not s.size.steer_prompts:
-        return []
     command = [
         "steer", "--probe", str(s.out / "fit"), "--prompts", str(s.out / "prompts/held_out.jsonl"),
         "--coeff", "-0.2:0.2:0.1", "--limit", str(s.size.steer_prompts),
