@@ -95,7 +95,9 @@ def test_every_command_line_of_the_study_is_one_that_its_command_takes(tmp_path)
         stages = plan(tmp_path, model="m", seed=3, quick=quick)
         names = [stage.name for stage in stages]
         assert len(set(names)) == len(names)
-        assert {"elicit", "fit", "steer", *(f"rl/{arm}" for arm in ARMS), "ood/before"} <= set(names)
+        assert {"elicit", "fit", "steer", *(f"rl/{arm}" for arm in ARMS), "ood/before"} <= set(
+            names
+        )
         for stage in stages:
             words = stage.arguments()
             command = cli.get_command(None, words[0])
