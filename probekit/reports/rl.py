@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from probekit.reports.output import write_page
 from probekit.reports.rl_load import load_runs
 from probekit.reports.rl_rows import RLRun
-from probekit.reports.rl_words import heads_text
+from probekit.reports.rl_words import heads_text, refits_text
 from probekit.reports.steer_words import INTERVAL, listed
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _compare(runs: Sequence[RLRun]) -> Iterator[Plot | str]:
         else "The runs optimise different heads, so the score is drawn as its change in standard "
         "deviations over each run's own first completions."
     )
-    if any(row.refit for run in runs for row in run.steps):
+    if any(run.refitted for run in runs):
         unit += " Where heads were fitted again, the score is that of the newest ones."
     if rl_compare.drawn(runs):
         yield Plot(
@@ -161,19 +161,13 @@ def _score(run: RLRun) -> Iterator[Plot]:
 
     if not run.evaluations and not run.steps:
         return
-    refits = (
-        " Dotted upright: the heads were fitted again, from where on the score is another one."
-        if any(row.refit for row in run.steps)
-        else ""
-    )
-    refitted = any(row.refit for row in run.steps)
-    under = " under the first heads" if refitted else ""
+    under = " under the first heads" if run.refitted else ""
     aimed = f" Green dashes: mean of the chosen scores{under}." if run.target_scores() else ""
     yield Plot(
         "score-steps",
         score_figure(run),
         f"Held-out prompts at every evaluation, and the training prompts of every step thin behind "
-        f"(grey).{aimed}{refits} {_BANDS} The distance has no interval.",
+        f"(grey).{aimed}{refits_text(run)} {_BANDS} The distance has no interval.",
         "The optimised score over training steps.",
     )
     figure = independent_figure(run) if run.evaluations else None
@@ -217,7 +211,7 @@ def _scores(run: RLRun) -> Plot:
     refitted = (
         " The heads were fitted again in between, so before and after are in different units, "
         "and the chosen scores are those of the first heads."
-        if any(row.refit for row in run.steps)
+        if run.refitted
         else ""
     )
     return Plot(
@@ -236,11 +230,10 @@ def _health(run: RLRun) -> Iterator[Plot]:
     if figure is None:
         return
     alarmed = " Triangles: steps with an alarm." if run.alarms else ""
-    refits = " Dotted upright: heads fitted again." if any(row.refit for row in run.steps) else ""
     yield Plot(
         "health-steps",
         figure,
         f"Held-out prompts (blue) and the training steps (thin, grey; their KL is the k3 estimate of "
-        f"the loss).{alarmed}{refits} {_BANDS}",
+        f"the loss).{alarmed}{refits_text(run)} {_BANDS}",
         "Entropy, KL, length, finished share, distinct bigrams and distances over training steps.",
     )

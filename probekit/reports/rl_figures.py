@@ -13,6 +13,7 @@ from probekit.reports.rl_panels import EACH_STEP, Line, Mark, Panel, level, pane
 from probekit.reports.rl_rows import ALL, RATE, Curve, RLRun
 from probekit.reports.rl_words import (
     HEALTH,
+    MOST_MARKED,
     ROOT_KL,
     SD,
     STEPS,
@@ -68,7 +69,7 @@ def score_figure(run: RLRun) -> go.Figure:
     if chosen:
         mean = sum(chosen) / len(chosen)
         lines.append(level("mean of the chosen scores", mean, [0, *x]))
-    panels = [Panel("Score", "Score (score units)", lines, marks=[_refits(run)])]
+    panels = [Panel("Score", "Score (score units)", lines, marks=_refits(run))]
     if "distance_to_chosen" in run.measures:
         distance = [
             _evaluated(run, "distance_to_chosen", ALL, name="held-out prompts"),
@@ -76,7 +77,7 @@ def score_figure(run: RLRun) -> go.Figure:
         ]
         title = "Distance to the chosen scores"
         panels.append(
-            Panel(title, "1-Wasserstein distance (score units)", distance, marks=[_refits(run)])
+            Panel(title, "1-Wasserstein distance (score units)", distance, marks=_refits(run))
         )
     return panels_figure(
         panels, title="Optimised score over training", subtitle=report_n(run), x_title=STEPS
@@ -101,7 +102,7 @@ def independent_figure(run: RLRun) -> go.Figure | None:
         )
     lines.append(_zero(_x(run)))
     return panels_figure(
-        [Panel("", f"Change ({SD})", lines, marks=[_refits(run)])],
+        [Panel("", f"Change ({SD})", lines, marks=_refits(run))],
         title="The optimised score beside readings that nothing optimises",
         subtitle=report_n(run),
         x_title=STEPS,
@@ -158,7 +159,7 @@ def health_figure(run: RLRun) -> go.Figure | None:
                 upper_first(what.unit if what.unit != "share" else _SHARE_OF[name]),
                 lines,
                 share=what.unit == "share",
-                marks=[alarms, _refits(run)],
+                marks=[alarms, *_refits(run)],
             )
         )
     return panels_figure(
@@ -222,10 +223,13 @@ def _trained(run: RLRun, measured: str, *, name: str = EACH_STEP) -> list[Line]:
                  dash="solid" if name == EACH_STEP else "dot")]  # fmt: skip
 
 
-def _refits(run: RLRun) -> Mark:
+def _refits(run: RLRun) -> list[Mark]:
+    """Return where heads were fitted again; nothing where lines would hide what they mark."""
+    steps = run.refitted
+    if not 0 < len(steps) <= MOST_MARKED:
+        return []
     # Between the evaluation after the step before, which the old heads read, and the step itself.
-    at = [row.step - 0.5 for row in run.steps if row.refit is not None]
-    return Mark(REFIT, at, theme.ORANGE)
+    return [Mark(REFIT, [step - 0.5 for step in steps], theme.ORANGE)]
 
 
 def _zero(x: Sequence[float]) -> Line:

@@ -180,6 +180,11 @@ class RLRun:
         return [*found, *(["disjoint"] if "disjoint" in self.measures else [])]
 
     @property
+    def refitted(self) -> list[int]:
+        """Training steps before which heads were fitted again."""
+        return [row.step for row in self.steps if row.refit is not None]
+
+    @property
     def alarms(self) -> list[tuple[int, str]]:
         """Every alarm of a training step or of an evaluation, with its step."""
         rows: list[Step | Evaluation] = [*self.steps, *self.evaluations]

@@ -160,10 +160,9 @@ def _warnings(run: RLRun) -> list[str]:
         )
     if run.compared:
         found += _damage(run)
-    refits = [row.step for row in run.steps if row.refit is not None]
-    if refits:
+    if run.refitted:
         found.append(
-            f"The heads were fitted again at step {ranges(refits)}: scores before and after are read "
+            f"The heads were fitted again at step {ranges(run.refitted)}: scores before and after are read "
             "by different heads."
         )
     alarms = {step for step, _ in run.alarms}

@@ -18,6 +18,10 @@ ROOT_KL = "√KL from the frozen model (√nats per token)"
 SD = "standard deviations at the start"
 
 
+MOST_MARKED = 12
+"""Refits marked in figures; more lines than that would hide what lies behind them."""
+
+
 class _Measure(NamedTuple):
     label: str
     unit: str
@@ -133,6 +137,15 @@ def changed_text(name: str, metric: Metric) -> str:
 
 EVEN = 4
 """More steps at one distance than these are not named one by one."""
+
+
+def refits_text(run: RLRun) -> str:
+    """Return what a caption says of refits, which are marked where there are few."""
+    if not run.refitted:
+        return ""
+    if len(run.refitted) <= MOST_MARKED:
+        return " Dotted upright: heads fitted again."
+    return f" Heads were fitted again at steps {ranges(run.refitted)}."
 
 
 def ranges(steps: Sequence[int]) -> str:

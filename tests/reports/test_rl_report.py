@@ -30,7 +30,7 @@ from probekit.reports.rl_rows import Curve, RLRun
 from probekit.reports.rl_scores import TARGET, histograms, scores_figure
 from probekit.reports.rl_tables import alarms_html, changes_html, definitions_html
 from probekit.reports.rl_verdict import rl_verdict
-from probekit.reports.rl_words import changed_text, head_name, level_text, ranges
+from probekit.reports.rl_words import changed_text, head_name, level_text, ranges, refits_text
 from probekit.reports.rows import Metric
 from tests.cli.test_cli import run as command
 from tests.reports.browser import chromium, collisions, open_report
@@ -129,6 +129,18 @@ def test_the_table_holds_first_last_and_change(tmp_path: Path) -> None:
     assert "Class: real, n = 16 held-out prompts" in said
     # The one optimised head is the score itself.
     assert "Head ridge, resid_post layer 20, mean" not in said
+
+
+def test_refits_are_marked_where_lines_do_not_hide_the_curve(tmp_path: Path) -> None:
+    few, many = (load(tmp_path / name, steps=60, refits=at)
+                 for name, at in (("few", (20, 40)), ("many", range(4, 61, 4))))  # fmt: skip
+    assert few.refitted == [20, 40] and len(many.refitted) == 15
+    assert refits_text(few) == " Dotted upright: heads fitted again."
+    assert refits_text(many) == " Heads were fitted again at steps 4, 8, …, 60."
+    lengths = [len(named(health_figure(run), "heads fitted again")) for run in (few, many)]
+    assert lengths[0] > 0 and lengths[1] == 0
+    drawn = [len(health_figure(run).layout.shapes) for run in (few, many)]
+    assert drawn[0] > drawn[1]
 
 
 def test_bold_means_that_the_interval_leaves_zero(tmp_path: Path) -> None:
