@@ -138,8 +138,8 @@ def _known_names(made: Elicitation) -> list[str]:
     if not made.familiarity:
         return []
     return [
-        "Real names were chosen by the model's own log-probability of them, in which no invented name comes "
-        "near them: to know a person and to find the name fluent are not told apart here."
+        "Names were chosen by the model's own log-probability of them: to know a person and to find the "
+        "name fluent are not told apart here."
     ]
 
 

@@ -30,7 +30,7 @@ class Rollout:
     texts: list[str]
     finished: NDArray[np.bool_]
     guides: frozenset[int] = frozenset()
-    """Indices of completions that were given, not written: they count in no figure."""
+    """Indices of completions that were given, not written: see `Guides`."""
 
     @property
     def own(self) -> NDArray[np.bool_]:
