@@ -92,6 +92,7 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
                 "drops": found.drops,
                 "leaks": found.leaks,
                 "familiarity": found.familiarity,
+                "known": found.known,
                 "path": str(found.folder / "pairs.jsonl"),
             }
         )
@@ -101,6 +102,8 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
             f"  {name:<14} {part['n_kept']} of {part['n']} prompts, median log p of the names kept "
             f"{part['median_logprob_kept']:.1f}"
         )
+    for name, part in found.known.items():
+        click.echo(f"  {name:<14} {part['n_kept']} of {part['n']} names known by their answers")
     for name, counts in found.drops.items():
         click.echo(f"  {name:<14} " + ", ".join(f"{n} {why}" for why, n in sorted(counts.items())))
     for name, value in found.leaks["total"].items():

@@ -79,7 +79,12 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
     return with_options(
         command,
         click.option("--eval-samples", default=1, show_default=True, help="Samples of each."),
-        click.option("--eval-prompts", default=32, show_default=True, help="Held-out prompts."),
+        click.option(
+            "--eval-prompts",
+            default=32,
+            show_default=True,
+            help="Held-out prompts, equally many of every value that --balance names.",
+        ),
         click.option("--eval-every", default=10, show_default=True, help="Steps between them."),
         click.option("--lora-targets", default="all-linear", show_default=True, help="Layers."),
         click.option("--rank", default=16, show_default=True, help="Of the LoRA adapter."),

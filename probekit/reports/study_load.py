@@ -119,6 +119,7 @@ def _elicitation(folder: Path) -> Elicitation:
         leaks=KIND.whole(folder / "leaks.json", lambda: _leaks(leaks)),
         recipe=dict(run.get("recipe") or {}),
         familiarity=KIND.whole(folder / "run.json", lambda: dict(run.get("familiarity") or {})),
+        known=KIND.whole(folder / "run.json", lambda: dict(run.get("known") or {})),
         told_by_words=KIND.whole(
             folder / "run.json", lambda: int(run.get("n_pairs_told_by_words") or 0)
         ),

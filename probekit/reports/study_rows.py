@@ -101,6 +101,9 @@ class Elicitation:
     familiarity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Of each class, prompts kept (`n_kept`) of how many (`n`) for how well the model knows their names;
     empty where the recipe asks nothing."""
+    known: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of each class of which the recipe asks it, names kept (`n_kept`) of how many (`n`) because enough
+    answers tell the fact."""
     told_by_words: int = 0
     """Pairs taken out because words alone told their sides."""
 

@@ -159,7 +159,7 @@ def _data_methods(study: Study) -> list[tuple[str, str]]:
         if study.elicitation.familiarity:
             found.append(("Names", _familiarity(study.elicitation)))
         found.append(("Variants", _variants(recipe)))
-        if told := _told(recipe):
+        if told := _told(study.elicitation):
             found.append(("Completions", told))
         if taken := study.elicitation.told_by_words:
             whole = count(total + taken)
@@ -226,8 +226,9 @@ def _variants(recipe: Mapping[str, Any]) -> str:
             if parts else "")  # fmt: skip
 
 
-def _told(recipe: Mapping[str, Any]) -> str:
+def _told(found: Elicitation) -> str:
     """Return what a completion has to say to be kept."""
+    recipe = found.recipe
     parts = ["each uses the name that it is asked about"] if recipe.get("mentions") else []
     parts += [
         f"questions whose {tag} is {' or '.join(values)} were left out"
@@ -238,7 +239,16 @@ def _told(recipe: Mapping[str, Any]) -> str:
     if named and tags:
         whose = "; ".join(f"{value}: {'its own' if of[value] == 'own' else 'any'}" for value in of)
         parts.append(f"{', '.join(named)} names a {tags[0]} ({whose})")
+        parts += [
+            f"{value} names are those of which at least {100 * float(least):.0f} % of these "
+            f"completions do{_kept(found.known.get(value))}"
+            for value, least in (recipe.get("knows") or {}).items()
+        ]
     return escape(upper_first("; ".join(parts)))
+
+
+def _kept(part: Mapping[str, int] | None) -> str:
+    return f" ({count(part['n_kept'])} of {count(part['n'])})" if part else ""
 
 
 def _polarity(recipe: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -118,9 +119,19 @@ class PromptSampler:
         return members[int(order[at])]
 
 
-def drawn(prompts: Sequence[Example], n: int, *, seed: int) -> list[Example]:
-    """Return n prompts, drawn by seed where there are more, in their order."""
+def drawn(
+    prompts: Sequence[Example], n: int, *, seed: int, balance: str | None = None
+) -> list[Example]:
+    """Return n prompts, drawn by seed where there are more, in their order.
+
+    Where training balances a tag, its values take turns, whatever their shares in training: every class
+    gets an interval of its own.
+    """
     if len(prompts) <= n:
         return list(prompts)
-    order = np.random.default_rng([seed, 7]).permutation(len(prompts))
-    return [prompts[i] for i in sorted(order[:n])]
+    wanted = Balance.parse(balance)
+    queues: dict[str, list[int]] = {}
+    for i in np.random.default_rng([seed, 7]).permutation(len(prompts)):
+        queues.setdefault(prompts[i].tags.get(wanted.tag, "") if wanted else "", []).append(int(i))
+    turns = (own[k] for k in range(len(prompts)) for own in queues.values() if k < len(own))
+    return [prompts[i] for i in sorted(itertools.islice(turns, n))]

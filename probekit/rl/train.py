@@ -337,7 +337,9 @@ class Trainer:
             list(self.independent),
             [item.with_distributions(item.disjoint()) for item in self.data],
         )
-        held_out = drawn(self.held_out, config.eval_prompts, seed=config.seed)
+        held_out = drawn(
+            self.held_out, config.eval_prompts, seed=config.seed, balance=config.balance
+        )
         named = [self.wanted.holds("", prompt.tags) for prompt in held_out] if self.wanted else [0]
         if all(value is None for value in named):
             raise BehaviourError(

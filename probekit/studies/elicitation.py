@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from probekit.provenance import run_record
 from probekit.studies.facts import OWN
 from probekit.studies.familiarity import familiar, name_logprobs, summary
 from probekit.studies.leaks import leak_check, without_telling_words
-from probekit.studies.pairing import drops, judge, pair_rows, trim
+from probekit.studies.pairing import drops, judge, known, pair_rows, trim
 from probekit.studies.recipe import Recipe, Variant
 
 PART = 64
@@ -51,6 +51,8 @@ class Elicited:
     """`leak_check` of the pairs."""
     familiarity: Mapping[str, Any] | None = None
     """Of each class, how many prompts were kept of how many; None where the recipe asks nothing."""
+    known: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of each class with `knows`, how many groups were kept of how many."""
 
 
 def elicit(
@@ -111,7 +113,7 @@ def elicit(
         max_new_tokens=recipe.max_new_tokens, temperature=recipe.temperature, top_p=recipe.top_p,
         batch=batch,
     )  # fmt: skip
-    prompts, known = _known(loaded, recipe, prompts)
+    prompts, familiarity = _known(loaded, recipe, prompts)
     for variant in recipe.variants:
         check_context(loaded, [_asked(prompt, variant, loaded) for prompt in prompts], config)
     parts = _parts(prompts, recipe, seed)
@@ -120,12 +122,15 @@ def elicit(
         _sort(rows, prompts, recipe)
         judge(rows, recipe)
         found = _write_pairs(out, rows, recipe, seed)
-        shown = {"recipe": _describe(recipe), "identity": identity, "familiarity": known}
+        shown = {
+            "recipe": _describe(recipe), "identity": identity, "familiarity": familiarity,
+            "known": found.known,
+        }  # fmt: skip
         numbers = {"n_pairs": found.n_pairs, "n_pairs_told_by_words": found.n_told_by_words}
         done = {**record, **loaded.describe(), **shown, "drops": found.drops, **numbers}
         write_json(out / "run.json", done)
         shutil.rmtree(folder)
-    return dataclasses.replace(found, familiarity=known)
+    return dataclasses.replace(found, familiarity=familiarity)
 
 
 def _write_pairs(out: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> Elicited:
@@ -143,7 +148,8 @@ def _write_pairs(out: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, seed
     write_jsonl(out / "completions.jsonl", rows)
     write_jsonl(out / "pairs.jsonl", pairs)
     write_json(out / "leaks.json", leaks)
-    return Elicited(out, len(pairs), n_paired - len(pairs), counts, leaks)
+    n_told = n_paired - len(pairs)
+    return Elicited(out, len(pairs), n_told, counts, leaks, known=known(rows, recipe))
 
 
 def _known(
@@ -300,7 +306,8 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     found = {
         key: value
         for key, value in vars(recipe).items()
-        if key not in ("variants", "behaviours", "polarity", "familiar", "facts", "fact_of")
+        if key
+        not in ("variants", "behaviours", "polarity", "familiar", "facts", "fact_of", "knows")
     }
     variants = [
         {
@@ -320,6 +327,7 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
         "familiar": dict(recipe.familiar),
         "facts": facts,
         "fact_of": dict(recipe.fact_of),
+        "knows": dict(recipe.knows),
     }
     return {**found, "variants": variants, **rest}
 

@@ -18,9 +18,9 @@ NAME = "knowledge-awareness"
 BEHAVIOURS = "knowledge-awareness-strict"
 """A hedge that goes on to tell all the same is none: policies find it."""
 POSITIONS = "first:8,first:16,mean,last,turn_end"
-READ = "first:16,mean,last,turn_end"
+READ = "first:16,last,turn_end"
 """Positions of heads. One that reads 8 tokens tells pairs apart as well, and as a reward leaves the rest of
-an answer free."""
+an answer free; over all tokens the mean tells them apart less well, and is chosen by chance now and then."""
 WANTED = ("class=invented:hedges,refuses", "class=real:answers")
 BY_CLASS = ("--target", "chosen", "--target-tag", "class", "--balance", "class")
 RATE = ("--learning-rate", "5e-4")
@@ -53,10 +53,11 @@ MORE_HEADS, APART = 2, 2
 class Size:
     """How much of everything, which is a matter of time."""
 
-    names: int
-    """Names that the recipe chooses from, half of each class."""
+    questions: int
+    """Questions that the recipe chooses from, half of each class; the first half of the file has one of each
+    name."""
     samples: int
-    """Answers of each name and side."""
+    """Answers of each question and side."""
     layers: str
     steps: int
     guide_steps: int
@@ -76,12 +77,12 @@ class Size:
 
 
 FULL = Size(
-    names=1280, samples=8, layers="all", steps=60, guide_steps=8, refit_steps=240,
+    questions=2560, samples=8, layers="all", steps=60, guide_steps=8, refit_steps=240,
     refit_guide_steps=40, prompts=8, group=8, eval_prompts=80, evaluations=10,
     steer_prompts=16, controls=5, ood_samples=2,
 )  # fmt: skip
 QUICK = Size(
-    names=160, samples=4, layers="6:30:6", steps=6, guide_steps=4, refit_steps=6,
+    questions=320, samples=4, layers="6:30:6", steps=6, guide_steps=4, refit_steps=6,
     refit_guide_steps=4, prompts=8, group=8, eval_prompts=24, evaluations=2,
     steer_prompts=4, controls=1, ood_samples=1,
 )  # fmt: skip
@@ -142,7 +143,7 @@ def _head(s: Setting) -> list[Stage]:
         s.stage(
             "elicit",
             lambda: ["elicit", "--recipe", NAME, "--samples", str(s.size.samples),
-                     "--limit", str(s.size.names), *s.own, *s.seeded],
+                     "--limit", str(s.size.questions), *s.own, *s.seeded],
             resumes=True,
         ),
         s.stage(

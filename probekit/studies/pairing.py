@@ -11,6 +11,8 @@ from probekit.studies.facts import ANY
 from probekit.studies.recipe import Recipe, Variant
 
 KEPT = "kept"
+TELLS = (KEPT, "repeated", "unknown")
+"""Verdicts on completions that lack nothing by themselves."""
 _ITEM = re.compile(r"(?:^|\n)\s*\d+[.)]\s*$")
 _SENTENCE = re.compile(r".*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
 
@@ -27,11 +29,16 @@ def trim(text: str) -> str:
 def judge(rows: Sequence[dict[str, Any]], recipe: Recipe) -> None:
     """Write into every completion, as `kept`, that it is, or why it is dropped.
 
+    Where the recipe says so (`knows`), all of a group are dropped about which too few completions tell a
+    fact: what a model gets right now and then it does not know. So a name is known by what the model
+    answers, as in Ferrando et al. (arXiv 2411.14257, two attributes of an entity); here it is one
+    attribute, in a share of the answers.
+
     Parameters
     ----------
     rows
-        Completions, with `completion`, `finished`, `variant`, `prompt_id` and `tags`. Of equal ones of a
-        prompt and variant the first is kept.
+        Completions, with `completion`, `finished`, `variant`, `prompt_id`, `group` and `tags`. Of equal
+        ones of a prompt and variant the first is kept.
     recipe
         How they were asked for.
     """
@@ -46,6 +53,39 @@ def judge(rows: Sequence[dict[str, Any]], recipe: Recipe) -> None:
         if row["kept"] == KEPT and key in seen:
             row["kept"] = "repeated"
         seen.add(key)
+    unknown = {key for key, value in shares(rows, recipe).items() if value < recipe.knows[key[0]]}
+    for row in rows:
+        if row["kept"] == KEPT and _subject(row, recipe) in unknown:
+            row["kept"] = "unknown"
+
+
+def shares(rows: Sequence[dict[str, Any]], recipe: Recipe) -> dict[tuple[str, str], float]:
+    """Return the share of the completions about each group that tell a fact, by class and group.
+
+    Parameters
+    ----------
+    rows
+        Completions that are judged. Those of variants with `facts` count.
+    recipe
+        Its `knows` says for which classes.
+    """
+    told = {variant.name for variant in recipe.variants if variant.facts}
+    asked = [row for row in rows if row["variant"] in told]
+    every = Counter(_subject(row, recipe) for row in asked)
+    tell = Counter(_subject(row, recipe) for row in asked if row["kept"] in TELLS)
+    return {key: tell[key] / n for key, n in every.items() if key[0] in recipe.knows}
+
+
+def known(rows: Sequence[dict[str, Any]], recipe: Recipe) -> dict[str, dict[str, int]]:
+    """Return for each class with `knows` how many groups there are, and how many are known well enough."""
+    found = shares(rows, recipe)
+    return {
+        value: {
+            "n": sum(key[0] == value for key in found),
+            "n_kept": sum(key[0] == value and share >= least for key, share in found.items()),
+        }
+        for value, least in recipe.knows.items()
+    }
 
 
 def verdict(
@@ -136,6 +176,10 @@ def drops(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
     for row in rows:
         found[row["variant"]][row["kept"]] += 1
     return {name: dict(counts) for name, counts in found.items()}
+
+
+def _subject(row: Mapping[str, Any], recipe: Recipe) -> tuple[str, str]:
+    return row["tags"].get(recipe.class_tag, ""), row["group"]
 
 
 def _in_turn(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

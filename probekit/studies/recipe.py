@@ -29,6 +29,7 @@ VARIANT = {
 SIDES = ("chosen", "rejected")
 CLASS = {
     "chosen": (str, list), "rejected": (str, list), "familiar": (int, float), "facts": (str,),
+    "knows": (int, float),
 }  # fmt: skip
 Side = tuple[str, ...]
 
@@ -92,6 +93,8 @@ class Recipe:
     """Words that show that a completion of a variant with `facts` got a fact right."""
     fact_of: Mapping[str, str] = field(default_factory=dict)
     """Class to whose fact it has to be, `own` or `any`."""
+    knows: Mapping[str, float] = field(default_factory=dict)
+    """Class to the least share of the completions about a group that tell a fact: see `pairing.judge`."""
 
     @classmethod
     def load(cls, source: str | Path) -> Recipe:
@@ -140,6 +143,7 @@ class Recipe:
             skip=_words(table.get("skip", {}), f"{place}: skip"),
             facts=_facts(table.get("facts", {}), f"{place}: facts"),
             fact_of={str(k): v["facts"] for k, v in classes if "facts" in v},
+            knows={str(k): float(v["knows"]) for k, v in classes if "knows" in v},
         )
         found._check_values(place)
         return found
@@ -166,6 +170,16 @@ class Recipe:
                 raise DataError(
                     f"{place}: classes.{value}.facts is {which!r}, expected {' or '.join(WHICH)}."
                 )
+        for value, least in self.knows.items():
+            if not 0 < least <= 1:
+                raise DataError(
+                    f"{place}: classes.{value}.knows is {least:g}, expected a share above 0, up to 1."
+                )
+        if self.knows and not any(v.facts for v in self.variants):
+            raise DataError(
+                f"{place}: classes.{min(self.knows)}.knows needs a variant with facts = true, whose "
+                "completions it counts."
+            )
         if self.facts is None and (self.fact_of or any(v.facts for v in self.variants)):
             raise DataError(
                 f"{place}: facts are asked for and there is no table facts. Add one, "
@@ -177,7 +191,7 @@ def _sides(table: Any, place: str, known: set[str]) -> tuple[Side, Side]:  # noq
     """Return the chosen and the rejected variants of a class, each a name or a list of names."""
     if not isinstance(table, dict) or not set(SIDES) <= set(table) <= set(CLASS):
         raise DataError(
-            f"{place}: expected a table with {', '.join(SIDES)} and perhaps familiar, facts."
+            f"{place}: expected a table with {', '.join(SIDES)} and perhaps familiar, facts, knows."
         )
     for key, value in table.items():
         if not isinstance(value, CLASS[key]) or isinstance(value, bool):

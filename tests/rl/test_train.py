@@ -17,7 +17,7 @@ from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
 from probekit.rl import Policy, RLConfig, Trainer
 from probekit.rl.frozen import Frozen, FrozenReader
-from probekit.rl.prompts import PromptSampler
+from probekit.rl.prompts import PromptSampler, drawn
 from tests.steering.conftest import prompts
 
 FAST = RLConfig(
@@ -244,6 +244,22 @@ def test_classes_are_drawn_in_the_shares_asked_for(n, shares):
     part = {k: float(v) for k, v in (x.split(":") for x in shares.split(","))}
     wanted = 60 * n * part["a"] / sum(part.values())
     assert sum(i < 9 for step in steps for i in step) == pytest.approx(wanted, abs=1)
+
+
+@pytest.mark.parametrize("balance", ["class", "class=a:9,b:1"])
+def test_evaluations_have_equally_many_prompts_of_every_class(balance):
+    some = examples(["a"] * 20 + ["b"] * 6)
+    found = drawn(some, 10, seed=1, balance=balance)
+    assert [prompt.tags["class"] for prompt in found] == ["a"] * 5 + ["b"] * 5
+    assert {prompt.id for prompt in found} == {
+        p.id for p in drawn(some, 10, seed=1, balance="class")
+    }
+    assert found != drawn(some, 10, seed=2, balance=balance)
+    # A class that has no more leaves its places to the others; without a balance all are alike.
+    found = drawn(some, 20, seed=1, balance=balance)
+    assert [prompt.tags["class"] for prompt in found] == ["a"] * 14 + ["b"] * 6
+    assert sum(p.tags["class"] == "b" for p in drawn(some, 13, seed=1)) < 6
+    assert drawn(some, 26, seed=1, balance=balance) == some
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from probekit.studies.leaks import leak_check, without_telling_words
-from probekit.studies.pairing import drops, pair_rows, trim, verdict
+from probekit.studies.pairing import drops, judge, known, pair_rows, trim, verdict
 from probekit.studies.recipe import Recipe
 
 RECIPE = Recipe.parse(
@@ -93,6 +93,52 @@ def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
     assert found("Bandit Lee was a singer.", "invented", name="Bandit Lee") == "kept"
     assert found("I do not know Ann Lee.", variant=one) == "kept"
     assert found("I do not know her at all.", variant=one) == "name"
+
+
+def test_a_name_is_known_by_what_most_of_its_completions_tell():
+    recipe = Recipe.parse(
+        {
+            "name": "r",
+            "class_tag": "class",
+            "mentions": True,
+            "variants": {"plain": {"facts": True}, "one": {}},
+            "classes": {
+                "real": {"chosen": "plain", "rejected": "one", "facts": "own", "knows": 0.5},
+                "invented": {"chosen": "one", "rejected": "plain", "facts": "any"},
+            },
+            "facts": {"field": {"music": ["sing"], "sport": ["runn"]}},
+        },
+        "r.toml",
+    )
+
+    def said(group, value, texts):
+        name = group.title()
+        tags = {"class": value, "field": "music", "name": name}
+        return [
+            {"prompt_id": f"{group}-{i % 2}", "group": group, "variant": variant, "finished": True,
+             "tags": tags, "completion": text.replace("@", name)}
+            for i, (variant, text) in enumerate(texts)
+        ]  # fmt: skip
+
+    right, wrong, lost = "@ was a singer.", "@ was a runner.", "Somebody was a singer."
+    hedge = ("one", "I do not know @.")
+    plain = [("plain", text) for text in (right, right, wrong, lost)]
+    # Equal answers of one question count each for themselves, and questions of a name together.
+    known_ = said("ann", "real", [*plain, hedge])
+    rare = said("bea", "real", [*plain, ("plain", wrong), hedge])
+    nobody = said("cyd", "invented", [*plain, ("plain", wrong), hedge])
+    judge([*known_, *rare, *nobody], recipe)
+    assert [row["kept"] for row in known_] == ["kept", "kept", "fact", "name", "kept"]
+    assert [row["kept"] for row in rare] == [
+        "unknown",
+        "unknown",
+        "fact",
+        "name",
+        "fact",
+        "unknown",
+    ]
+    assert [row["kept"] for row in nobody] == ["kept", "kept", "kept", "name", "repeated", "kept"]
+    assert known([*known_, *rare, *nobody], recipe) == {"real": {"n": 2, "n_kept": 1}}
 
 
 def test_pairs_take_variants_in_turn_and_classes_get_equally_many():
