@@ -135,12 +135,17 @@ def _data(study: Study) -> list[str]:
 
 
 def _known_names(made: Elicitation) -> list[str]:
-    if not made.familiarity:
-        return []
-    return [
+    fluent = [
         "Names were chosen by the model's own log-probability of them: to know a person and to find the "
         "name fluent are not told apart here."
     ]
+    between = [
+        f"{count(part['n'] - part['n_kept'])} of {count(part['n'])} {value} names were left out since too "
+        "few plain answers tell the fact: all figures are of names that the model knows or has never met, "
+        "and of none between."
+        for value, part in made.known.items()
+    ]
+    return [*(fluent if made.familiarity else []), *between]
 
 
 def _wordings(made: Elicitation) -> list[str]:

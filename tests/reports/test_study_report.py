@@ -318,9 +318,11 @@ def test_limitations_are_counted(study: Study, tmp_path: Path) -> None:
     assert "find the name fluent" not in said and "were cut after" not in said
     assert study.elicitation is not None
     known = {"real": {"n": 9, "n_kept": 4, "median_logprob": -9.0, "median_logprob_kept": -3.0}}
-    chosen = dataclasses.replace(study.elicitation, familiarity=known)
+    told = {"real": {"n": 375, "n_kept": 160}}
+    chosen = dataclasses.replace(study.elicitation, familiarity=known, known=told)
     again = limitations(dataclasses.replace(study, elicitation=chosen))
     assert any("find the name fluent" in line for line in again)
+    assert any("215 of 375 real names were left out since" in line for line in again)
     assert study.main is not None
     short = [
         dataclasses.replace(row, values={**row.values, "finished": float(i % 4 == 0)})
