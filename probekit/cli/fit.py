@@ -38,6 +38,9 @@ from probekit.cli.options import (
 )
 @click.option("--positions", help="Position rules of the store.  [default: all of them]")
 @click.option("--sites", help="Sites of the store.  [default: all but the embedding]")
+@click.option(
+    "--stratify", metavar="TAG", help="Tag whose values are spread evenly over the splits."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
 @seed_option
 @force_option
@@ -70,6 +73,7 @@ def fit(store: str, out: str, **options: Any) -> None:  # noqa: ANN401
         positions=options["positions"],
         sites=options["sites"],
         seed=options["seed"],
+        stratify=options["stratify"],
     )
     with ActivationStore.open(store) as source, progress_bar() as progress:
         result = fit_sweep(source, config, progress=progress)

@@ -83,7 +83,7 @@ def _training_options(command: Any) -> Any:  # noqa: ANN401 - a click command
             "--eval-prompts",
             default=32,
             show_default=True,
-            help="Held-out prompts, equally many of every value that --balance names.",
+            help="Held-out prompts, equally many of every value of the tag of --balance.",
         ),
         click.option("--eval-every", default=10, show_default=True, help="Steps between them."),
         click.option("--lora-targets", default="all-linear", show_default=True, help="Layers."),

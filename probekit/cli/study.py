@@ -29,6 +29,11 @@ from probekit.cli.options import (
     "--model", default=DEFAULT_MODEL, show_default=True, help="Name, hub id or directory."
 )
 @click.option("--quick", is_flag=True, help="Every stage, small: shows the path, not an effect.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    help="Answers of each question and side.  [default: 8; 4 with --quick]",
+)
 @click.option("--device", help="auto, cpu or cuda[:N], for every stage.")
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Padded tokens of a batch.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
@@ -76,6 +81,7 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
         "study": name,
         "quick": options["quick"],
         "model": options["model"],
+        "samples": options["samples"],
     }
     _check_same(folder, about)
     stages = found.plan(
@@ -83,6 +89,7 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
         model=options["model"],
         seed=options["seed"],
         quick=options["quick"],
+        samples=options["samples"],
         extra=tuple(extra),
     )
     seconds = _run(folder, stages, about, jobs=options["jobs"])
@@ -109,7 +116,7 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
         raise OutputError(
             f"{path}: can not be read ({error}). Choose another --out, or pass --force to begin again."
         ) from error
-    for key in ("model", "seed", "quick"):
+    for key in ("model", "seed", "quick", "samples"):
         if known.get(key) != about[key]:
             raise OutputError(
                 f"{folder}: is a study with {key} {known.get(key)!r}, now {about[key]!r}. Choose another "

@@ -69,6 +69,8 @@ class SweepConfig:
     """Comma-separated sites; None: every one of the store but the embedding."""
     seed: int = 0
     """Of splits, folds, shuffles, random directions and intervals."""
+    stratify: str | None = None
+    """Tag whose values are spread evenly over the splits."""
     n_boot: int = 1000
     """Bootstrap draws of an interval."""
     n_folds: int = 5
@@ -109,7 +111,9 @@ def fit_sweep(
         When a kind does not fit the data, or no cell is left.
     """
     config = config or SweepConfig()
-    task = Task.of(source.examples, seed=config.seed, n_boot=config.n_boot)
+    task = Task.of(
+        source.examples, seed=config.seed, n_boot=config.n_boot, stratify=config.stratify
+    )
     kinds = resolve_kinds(config.kinds, task.kind)
     if config.head not in ("linear", "projection"):
         raise ProbeError(f"head {config.head!r}: expected linear or projection.")

@@ -46,19 +46,24 @@ class Task:
         seed: int = 0,
         n_boot: int = 1000,
         fractions: tuple[float, float, float] = FRACTIONS,
+        stratify: str | None = None,
     ) -> Task:
         """Check the targets and split the units by group.
+
+        Labels are spread evenly over the splits, and so are the values of the tag `stratify`.
 
         Raises
         ------
         DataError
-            With fewer than 3 groups, one class, or one rating.
+            With fewer than 3 groups, one class, or one rating; when a row lacks the tag.
         """
         _check_targets(examples)
         step = 2 if examples.kind == "pair" else 1
+        strata = _strata(examples, stratify)
         splits = split_by_group(
-            examples.group[::step], strata=examples.label, seed=seed, fractions=fractions
-        )
+            examples.group[::step], strata=None if strata is None else strata[::step],
+            seed=seed, fractions=fractions,
+        )  # fmt: skip
         task = cls(examples, splits, seed, n_boot)
         task._check_splits()
         return task
@@ -208,6 +213,22 @@ class Task:
                     f"labels: the {name} split has one class only ({len(units)} rows). Both classes "
                     "need at least 3 groups."
                 )
+
+
+def _strata(examples: Examples, tag: str | None) -> NDArray[Any] | None:
+    """Return what is spread evenly over the splits, one a row; None when it is nothing."""
+    if not tag:
+        return examples.label
+    values = examples.tags.get(tag)
+    if values is None or (values == "").any():
+        missing = len(examples) if values is None else int((values == "").sum())
+        raise DataError(
+            f"stratify {tag!r}: {missing} of {len(examples)} rows have no such tag. Expected one of "
+            f"{', '.join(sorted(examples.tags)) or 'no tag: rows have none'}, on every row."
+        )
+    if examples.label is None:
+        return values
+    return np.char.add(examples.label.astype(np.int64).astype(str), values)
 
 
 def _check_targets(examples: Examples) -> None:

@@ -48,7 +48,7 @@ def _held_out(study: Study) -> list[str]:
     found, run = [], study.main
     if run is None:
         return []
-    rows = [row for row in run.samples if row.step == run.first.step]
+    rows = run.at_step.get(run.first.step, {}).values()
     names = {row.tags[NAME] for row in rows if row.tags.get(NAME)}
     prompts = run.prompts()
     if names and len(names) < prompts:
@@ -80,7 +80,7 @@ def _held_out(study: Study) -> list[str]:
 
 def _cut(study: Study) -> list[str]:
     run = study.main
-    rows = [row for row in run.samples if row.step == run.last.step] if run and run.compared else []
+    rows = run.at_step.get(run.last.step, {}).values() if run and run.compared else ()
     if run is None or not rows:
         return []
     share = sum(row.value("finished") == 0.0 for row in rows) / len(rows)
@@ -140,10 +140,10 @@ def _known_names(made: Elicitation) -> list[str]:
         "name fluent are not told apart here."
     ]
     between = [
-        f"{count(part['n'] - part['n_kept'])} of {count(part['n'])} {value} names were left out since too "
-        "few plain answers tell the fact: all figures are of names that the model knows or has never met, "
-        "and of none between."
+        f"{count(part['n'] - part['n_kept'])} of {count(part['n'])} {value} names were left out: too few "
+        f"plain answers tell the fact. Figures about {value} names are of those that the model knows well."
         for value, part in made.known.items()
+        if part["n_kept"] < part["n"]
     ]
     return [*(fluent if made.familiarity else []), *between]
 

@@ -129,7 +129,7 @@ def _familiarity(found: Elicitation) -> str:
     lowest = found.recipe.get("familiar") or {}
     rules = ", ".join(f"{escape(str(k))}: {number(float(v), 1)} nats" for k, v in lowest.items())
     kept = "; ".join(
-        f"{escape(value)}: {count(int(part['n_kept']))} of {count(int(part['n']))} kept, median "
+        f"{escape(value)}: {count(int(part['n_kept']))} of {count(int(part['n']))} questions kept, median "
         f"{number(part['median_logprob_kept'], 1)}"
         for value, part in found.familiarity.items()
     )

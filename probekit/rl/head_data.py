@@ -82,7 +82,10 @@ class HeadData:
                     f"{path}: is not the store that {directory} was fitted on. Name that one with "
                     "--store, or fit again."
                 )
-            task = Task.of(source.examples, seed=settings["seed"], n_boot=settings["n_boot"])
+            task = Task.of(
+                source.examples, seed=settings["seed"], n_boot=settings["n_boot"],
+                stratify=settings.get("stratify"),
+            )  # fmt: skip
             return cls(
                 head, _facing(task, head), source.read(head.cell), bool(settings["standardize"])
             )

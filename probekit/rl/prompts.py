@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -125,13 +126,19 @@ def drawn(
     """Return n prompts, drawn by seed where there are more, in their order.
 
     Where training balances a tag, its values take turns, whatever their shares in training: every class
-    gets an interval of its own.
+    gets an interval of its own. A group has a second prompt when all have one, since prompts of one group
+    are alike and intervals are over prompts.
     """
     if len(prompts) <= n:
         return list(prompts)
     wanted = Balance.parse(balance)
+    before: Counter[str] = Counter()
+    order = []
+    for i in map(int, np.random.default_rng([seed, 7]).permutation(len(prompts))):
+        order.append((before[prompts[i].group], i))
+        before[prompts[i].group] += 1
     queues: dict[str, list[int]] = {}
-    for i in np.random.default_rng([seed, 7]).permutation(len(prompts)):
-        queues.setdefault(prompts[i].tags.get(wanted.tag, "") if wanted else "", []).append(int(i))
+    for _, i in sorted(order, key=lambda item: item[0]):
+        queues.setdefault(prompts[i].tags.get(wanted.tag, "") if wanted else "", []).append(i)
     turns = (own[k] for k in range(len(prompts)) for own in queues.values() if k < len(own))
     return [prompts[i] for i in sorted(itertools.islice(turns, n))]

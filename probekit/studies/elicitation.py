@@ -135,7 +135,14 @@ def elicit(
 
 def _write_pairs(out: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> Elicited:
     """Pair completions, check what words tell of the pairs, write both."""
-    counts, pairs = drops(rows), pair_rows(rows, recipe)
+    counts, pairs, kept = drops(rows), pair_rows(rows, recipe), known(rows, recipe)
+    for value, part in kept.items():
+        if not part["n_kept"]:
+            raise DataError(
+                f"{out}: classes.{value}.knows is {recipe.knows[value]:g}, and of none of its {part['n']} "
+                f"names so many completions tell the fact ({counts}). Use a lower share, or prompts with "
+                "better known names, and pass --force."
+            )
     n_paired = len(pairs)
     if recipe.filter_words:
         pairs = without_telling_words(pairs, recipe.class_tag, seed=seed)
@@ -149,7 +156,7 @@ def _write_pairs(out: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, seed
     write_jsonl(out / "pairs.jsonl", pairs)
     write_json(out / "leaks.json", leaks)
     n_told = n_paired - len(pairs)
-    return Elicited(out, len(pairs), n_told, counts, leaks, known=known(rows, recipe))
+    return Elicited(out, len(pairs), n_told, counts, leaks, known=kept)
 
 
 def _known(

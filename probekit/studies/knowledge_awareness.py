@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ POSITIONS = "first:8,first:16,mean,last,turn_end"
 READ = "first:16,last,turn_end"
 """Positions of heads. One that reads 8 tokens tells pairs apart as well, and as a reward leaves the rest of
 an answer free; over all tokens the mean tells them apart less well, and is chosen by chance now and then."""
+SPLIT = ("--stratify", "class")
 WANTED = ("class=invented:hedges,refuses", "class=real:answers")
 BY_CLASS = ("--target", "chosen", "--target-tag", "class", "--balance", "class")
 RATE = ("--learning-rate", "5e-4")
@@ -54,8 +55,8 @@ class Size:
     """How much of everything, which is a matter of time."""
 
     questions: int
-    """Questions that the recipe chooses from, half of each class; the first half of the file has one of each
-    name."""
+    """Questions that the recipe chooses from, half of each class: the first half of all is one of every
+    name. It takes equally many of each class, so of real names, of which fewer are known, more often both."""
     samples: int
     """Answers of each question and side."""
     layers: str
@@ -110,7 +111,7 @@ def plan(
     model: str,
     seed: int,
     quick: bool,
-    size: Size | None = None,
+    samples: int | None = None,
     extra: tuple[str, ...] = (),
 ) -> list[Stage]:
     """Return the stages in order.
@@ -125,14 +126,15 @@ def plan(
         Of every stage.
     quick
         A small study that shows every stage, not an effect.
-    size
-        How much of everything, in place of the one `quick` stands for.
+    samples
+        Answers of each question and side, in place of the size's own.
     extra
         Options of every command that runs the model, such as `--device cuda`.
     """
-    setting = Setting(
-        out, size or (QUICK if quick else FULL), ("--model", model, *extra), ("--seed", str(seed))
-    )
+    size = QUICK if quick else FULL
+    if samples:
+        size = replace(size, samples=samples)
+    setting = Setting(out, size, ("--model", model, *extra), ("--seed", str(seed)))
     return [*_head(setting), *_steering(setting), *_training(setting), *_elsewhere(setting)]
 
 
@@ -154,13 +156,13 @@ def _head(s: Setting) -> list[Stage]:
         ),
         s.stage(
             "fit",
-            lambda: ["fit", store, "--kind", "bradley-terry", "--positions", READ, *s.seeded],
+            lambda: ["fit", store, "--kind", "bradley-terry", "--positions", READ, *SPLIT, *s.seeded],
             marker="sweep.json", reads=("cache",),
         ),
         s.stage(
             "projection",
             lambda: ["fit", store, "--kind", "bradley-terry", "--head", "projection", *_cell(s.out),
-                     *s.seeded],
+                     *SPLIT, *s.seeded],
             marker="sweep.json", reads=("cache", "fit"),
         ),
         s.stage(

@@ -94,7 +94,8 @@ class Recipe:
     fact_of: Mapping[str, str] = field(default_factory=dict)
     """Class to whose fact it has to be, `own` or `any`."""
     knows: Mapping[str, float] = field(default_factory=dict)
-    """Class to the least share of the completions about a group that tell a fact: see `pairing.judge`."""
+    """Class to the least share of the completions about a group (a name) that tell a fact: see
+    `pairing.judge`."""
 
     @classmethod
     def load(cls, source: str | Path) -> Recipe:
@@ -175,11 +176,11 @@ class Recipe:
                 raise DataError(
                     f"{place}: classes.{value}.knows is {least:g}, expected a share above 0, up to 1."
                 )
-        if self.knows and not any(v.facts for v in self.variants):
-            raise DataError(
-                f"{place}: classes.{min(self.knows)}.knows needs a variant with facts = true, whose "
-                "completions it counts."
-            )
+            if value not in self.fact_of or not any(v.facts for v in self.variants):
+                raise DataError(
+                    f"{place}: classes.{value}.knows counts completions that tell a fact. Expected facts in "
+                    "that class too, and a variant with facts = true."
+                )
         if self.facts is None and (self.fact_of or any(v.facts for v in self.variants)):
             raise DataError(
                 f"{place}: facts are asked for and there is no table facts. Add one, "

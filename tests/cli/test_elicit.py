@@ -186,6 +186,27 @@ def test_a_recipe_that_can_not_be_run_takes_nothing_away(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == made
 
 
+def test_names_that_too_few_completions_know_are_left_out(tiny_llama, files, capsys):
+    known = """
+[facts.half]
+0 = ["{}"]
+1 = ["x"]
+[classes.0]
+facts = "own"
+knows = {}
+"""
+
+    def recipe(words, share):
+        text = RECIPE.replace("[variants.plain]", "[variants.plain]\nfacts = true")
+        (files / "r.toml").write_text(text.replace("[classes.0]", known.format(words, share)))
+
+    recipe("nowhere", 0.5)
+    assert run(*command(tiny_llama, files, files / "none")) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "classes.0.knows is 0.5, and of none of its 4 names so many completions" in said
+    assert not (files / "none" / "pairs.jsonl").exists()
+
+
 def test_two_processes_do_not_write_one_run(tiny_llama, files, monkeypatch, capsys):
     out = files / "out"
     monkeypatch.setattr(room, "_write", lambda *args: 1 / 0)

@@ -16,7 +16,7 @@ def small(tiny_llama, tmp_path, monkeypatch):
     """The study cut down to two commands on a tiny model."""
     data = rows(tmp_path / "rows.jsonl", "pair")
 
-    def plan(out, *, model, seed, quick, extra):
+    def plan(out, *, model, seed, quick, samples, extra):
         cache = ["cache", "--data", str(data), "--positions", "mean", "--model", model, *extra]
         fit = ["fit", str(out / "acts.h5"), "--seed", str(seed)]
         return [
@@ -59,6 +59,7 @@ def test_another_study_is_not_begun_in_its_place(small, capsys, monkeypatch, tmp
     for more, said in (
         (["--seed", "1"], "is a study with seed 0, now 1"),
         (["--quick"], "is a study with quick False, now True"),
+        (["--samples", "2"], "is a study with samples None, now 2"),
         (["--model", "other"], "now 'other'. Choose another --out, or pass --force"),
     ):
         assert run(*small, *more) == 1

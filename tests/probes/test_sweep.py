@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -252,6 +253,28 @@ def test_rare_classes_reach_every_split():
     for seed in range(5):
         for part in split_by_group(groups, strata=labels, seed=seed):
             assert set(labels[part]) == {0, 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tag_is_spread_evenly_over_the_splits_where_it_is_asked(kind):
+    rng = np.random.default_rng()
+    rows = examples(kind, 200, rng, signal=rng.standard_normal(200))
+    step = 2 if kind == "pair" else 1
+    rare = np.repeat(np.where(np.arange(200) < 20, "a", "b"), step)
+    given = dataclasses.replace(rows, tags={"rare": rare})
+    for seed in range(5):
+        task = Task.of(given, seed=seed, stratify="rare")
+        counts = [(rare[::step][part] == "a").sum() for part in task.splits]
+        # Of 10 groups; labels split them into up to three strata.
+        assert sum(counts) == 20 and min(counts) >= 2 and counts[0] in (10, 12, 14)
+        again = Task.of(given, seed=seed)
+        assert any(
+            (a.size, *a) != (b.size, *b) for a, b in zip(task.splits, again.splits, strict=True)
+        )
+    for tags in ({}, {"rare": np.where(np.arange(len(rare)) < 2, "", rare)}):
+        wrong = dataclasses.replace(rows, tags=tags)
+        with pytest.raises(DataError, match=r"stratify 'rare': \d+ of \d+ rows have no such tag"):
+            Task.of(wrong, stratify="rare")
 
 
 @pytest.mark.parametrize(

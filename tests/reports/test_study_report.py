@@ -322,7 +322,7 @@ def test_limitations_are_counted(study: Study, tmp_path: Path) -> None:
     chosen = dataclasses.replace(study.elicitation, familiarity=known, known=told)
     again = limitations(dataclasses.replace(study, elicitation=chosen))
     assert any("find the name fluent" in line for line in again)
-    assert any("215 of 375 real names were left out since" in line for line in again)
+    assert any("215 of 375 real names were left out: too few" in line for line in again)
     assert study.main is not None
     short = [
         dataclasses.replace(row, values={**row.values, "finished": float(i % 4 == 0)})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -260,6 +262,15 @@ def test_evaluations_have_equally_many_prompts_of_every_class(balance):
     assert [prompt.tags["class"] for prompt in found] == ["a"] * 14 + ["b"] * 6
     assert sum(p.tags["class"] == "b" for p in drawn(some, 13, seed=1)) < 6
     assert drawn(some, 26, seed=1, balance=balance) == some
+
+
+def test_evaluations_ask_once_of_every_group_before_they_ask_again():
+    some = [
+        dataclasses.replace(row, group=f"g{i % 12}") for i, row in enumerate(examples("a" * 24))
+    ]
+    for seed in range(5):
+        counts = Counter(prompt.group for prompt in drawn(some, 15, seed=seed))
+        assert sorted(counts.values()) == [1] * 9 + [2] * 3
 
 
 @pytest.mark.parametrize(

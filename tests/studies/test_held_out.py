@@ -17,7 +17,7 @@ def fitted(tiny_llama, tmp_path):
     data = rows(tmp_path / "rows.jsonl", "pair", n=40)
     cache = ["cache", "--model", tiny_llama, "--data", data, "--out", tmp_path / "acts.h5"]
     assert run(*cache, "--positions", "mean") == 0
-    assert run("fit", tmp_path / "acts.h5", "--out", tmp_path / "fit") == 0
+    assert run("fit", tmp_path / "acts.h5", "--out", tmp_path / "fit", "--stratify", "half") == 0
     return tmp_path
 
 

@@ -84,7 +84,7 @@ def test_shipped_recipes_are_whole_and_turn_the_polarity_with_the_class():
         ('chosen = "plain"', 'chosen = "plain"\nfacts = 1', "is 1, expected one of own, any"),
         ('chosen = "plain"', 'chosen = "plain"\nknows = 2', "knows is 2, expected a share above 0"),
         ('chosen = "plain"', 'chosen = "plain"\nknows = true', "knows is True, expected a number"),
-        ('chosen = "plain"', 'chosen = "plain"\nknows = 0.5', "knows needs a variant with facts"),
+        ('chosen = "plain"', 'chosen = "plain"\nknows = 0.5', "knows counts completions that tell"),
         ("[variants.plain]", "[facts.a]\nb = []\n[variants.plain]", "facts.a.b is [], expected a"),
         ("[variants.plain]", "[facts.a]\n[variants.plain]", "facts.a: expected a table of lists"),
         (

@@ -92,7 +92,9 @@ def test_every_command_line_of_the_study_is_one_that_its_command_takes(tmp_path)
     ]  # fmt: skip
     (tmp_path / "fit" / "sweep.json").write_text(json.dumps({"chosen": chosen, "rows": layers}))
     for quick in (True, False):
-        stages = plan(tmp_path, model="m", seed=3, quick=quick)
+        stages = plan(tmp_path, model="m", seed=3, quick=quick, samples=None if quick else 64)
+        words = stages[0].arguments()
+        assert words[words.index("--samples") + 1] == ("4" if quick else "64")
         names = [stage.name for stage in stages]
         assert len(set(names)) == len(names)
         assert {"elicit", "fit", "steer", *(f"rl/{arm}" for arm in ARMS), "ood/before"} <= set(
