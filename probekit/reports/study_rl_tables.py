@@ -21,7 +21,14 @@ from probekit.reports.study_rates import (
     score_change,
     separation,
 )
-from probekit.reports.study_rows import ANSWERS, CLASSES, HEDGE_INVENTED, HEDGES, RATES, Study
+from probekit.reports.study_rows import (
+    ANSWERS,
+    CLASSES,
+    HEDGE_INVENTED,
+    HEDGES,
+    PUBLISHED_RATES,
+    Study,
+)
 from probekit.reports.study_tables import bdi, percent_cell
 from probekit.reports.study_words import outside_outcome, points
 from probekit.reports.tables import interval_cell, table
@@ -67,7 +74,7 @@ def runs_table(runs: Sequence[RLRun]) -> str:
 
 
 def course_tables(runs: Sequence[RLRun]) -> str:
-    """Return the four rates of every run and the separation: ends, change, last third."""
+    """Return the rates of every run and the separation: ends, change, last third."""
     found = "".join(_course_table(run) for run in runs if run.compared)
     return f"<p>{_HOW}</p>{found}" if found else ""
 
@@ -76,7 +83,7 @@ def _course_table(run: RLRun) -> str:
     steps = late_steps(run)
     rows = [
         [_label(upper_first(rate.label), rate.known_as), *_course_cells(course(run, rate))]
-        for rate in RATES
+        for rate in PUBLISHED_RATES
     ]
     found = separation(run)
     rows.append(["<b>Separation</b>", *_separation_cells(found)])

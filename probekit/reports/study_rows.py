@@ -41,13 +41,17 @@ class Rate(NamedTuple):
         return RATE + ",".join(self.categories)
 
 
-HEDGE_INVENTED = Rate(
-    "hedges or refuses about invented names", "refuses_fake, fake_hedge", INVENTED, HEDGES
-)
+HEDGE_INVENTED = Rate("hedges or refuses about invented names", "", INVENTED, HEDGES)
+REFUSES_FAKE = Rate("of these, refuses", "refuses_fake", INVENTED, ("refuses",))
+FAKE_HEDGE = Rate("of these, hedges", "fake_hedge", INVENTED, ("hedges",))
 ANSWER_INVENTED = Rate("answers about invented names", "fake_substantive", INVENTED, ANSWERS)
 ANSWER_REAL = Rate("answers about real names", "answers_real", REAL, ANSWERS)
 HEDGE_REAL = Rate("hedges or refuses about real names", "", REAL, HEDGES)
 RATES = (HEDGE_INVENTED, ANSWER_INVENTED, ANSWER_REAL, HEDGE_REAL)
+PUBLISHED_RATES = (
+    HEDGE_INVENTED, REFUSES_FAKE, FAKE_HEDGE, ANSWER_INVENTED, ANSWER_REAL, HEDGE_REAL,
+)  # fmt: skip
+"""The same with the first in its two parts, as it was published."""
 PARTS = (HEDGE_INVENTED.part, HEDGE_REAL.part)
 """Between which the separation of hedging is: it is 0 where names make no difference."""
 

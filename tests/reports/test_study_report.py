@@ -33,7 +33,7 @@ from probekit.reports.study_rows import (
     HEDGE_INVENTED,
     HEDGE_REAL,
     HEDGES,
-    RATES,
+    PUBLISHED_RATES,
     Answer,
     Study,
 )
@@ -118,7 +118,7 @@ def near(found: Metric, ends: tuple[float, float]) -> bool:
 # Numbers.
 
 
-@pytest.mark.parametrize("rate", RATES, ids=lambda rate: rate.label)
+@pytest.mark.parametrize("rate", PUBLISHED_RATES, ids=lambda rate: rate.label)
 def test_the_four_rates_are_those_of_the_samples(folder: Path, study: Study, rate) -> None:
     run = next(run for run in study.arms if run.name == "max-unbalanced")
     first, last = (by_prompt(folder, run.name, at, rate.value, rate.categories) for at in (0, 60))
