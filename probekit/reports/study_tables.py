@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
@@ -145,6 +146,7 @@ def heads_table(study: Study) -> str:
         rows.append([f"<b>all, {escape(name)} head</b>", *_head_cells(sweep.report)])
     n = ", ".join(
         f"{name}: {count(sweep.n['report'])} pairs about {count(sweep.n['report_groups'])} names"
+        f"{_names_by_class(sweep)}"
         for name, sweep in heads
     )
     return table(
@@ -154,6 +156,16 @@ def heads_table(study: Study) -> str:
         f"{escape(n)}). Brackets: {INTERVAL}; published ones have none. Scores of different heads have "
         "different units.",
         name="numbers",
+    )
+
+
+def _names_by_class(sweep: Sweep) -> str:
+    names = {(row.tags.get(CLASS, ""), row.group) for row in sweep.predictions}
+    each = Counter(value for value, _ in names if value)
+    return (
+        f" ({', '.join(f'{count(n)} {value}' for value, n in sorted(each.items()))})"
+        if each
+        else ""
     )
 
 

@@ -37,7 +37,7 @@ from probekit.reports.study_rows import (
     Answer,
     Study,
 )
-from probekit.reports.study_tables import leak_table
+from probekit.reports.study_tables import heads_table, leak_table
 from probekit.reports.study_texts import drawn_pairs, methods_html
 from probekit.reports.study_words import Outcome, findings, headline, outcome
 from probekit.reports.words import upper_first
@@ -383,6 +383,13 @@ def test_the_methods_say_what_completions_had_to_tell(study: Study) -> None:
         "plain names a field (real: its own; invented: any); real names are those of which at least 50 % of "
         "these completions do (160 of 375)"
     ) in said
+
+
+def test_the_table_of_heads_says_how_many_names_of_each_class_it_rests_on(study: Study) -> None:
+    assert study.linear is not None
+    names = {(row.tags["class"], row.group) for row in study.linear.predictions}
+    real, made = (sum(value == own for own, _ in names) for value in ("real", "invented"))
+    assert real and made and f"names ({made} invented, {real} real)" in text_of(heads_table(study))
 
 
 def test_pairs_taken_out_for_their_words_are_told(study: Study, tmp_path: Path) -> None:
