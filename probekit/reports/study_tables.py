@@ -88,7 +88,8 @@ def drops_table(found: Elicitation) -> str:
         "what the variant is for; <i>short</i>: too few words; <i>unfinished</i>: cut before a sentence "
         "ended; <i>leak</i>: repeats the condition; <i>name</i>: without the name asked about; <i>fact</i>: "
         "without a fact that the recipe asks for; <i>unknown</i>: about a name of which plain answers tell "
-        "the fact too seldom; <i>repeated</i>: equals another one.",
+        "the fact too seldom; <i>late</i>: the name comes too late in it; "
+        "<i>repeated</i>: equals another one.",
         name="numbers",
     )
 

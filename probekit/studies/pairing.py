@@ -11,8 +11,8 @@ from probekit.studies.facts import ANY
 from probekit.studies.recipe import Recipe, Variant
 
 KEPT = "kept"
-TELLS = (KEPT, "repeated", "unknown")
-"""Verdicts on completions that lack nothing by themselves."""
+TELLS = (KEPT, "late", "repeated", "unknown")
+"""Verdicts on completions that tell what they have to."""
 _ITEM = re.compile(r"(?:^|\n)\s*\d+[.)]\s*$")
 _SENTENCE = re.compile(r".*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
 
@@ -125,7 +125,14 @@ def verdict(
         # "Queen Victoria" tells no fact by the name alone.
         if not recipe.facts.holds(text.replace(name, " ") if name else text, tags, which):
             return "fact"
+    if variant.name_within and _words_before(name, text) >= variant.name_within:
+        return "late"
     return KEPT
+
+
+def _words_before(name: str, text: str) -> int:
+    """Return after how many words a name begins: all of them where it is not there."""
+    return len(text.partition(name)[0].split()) if name else 0
 
 
 def pair_rows(rows: Sequence[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ TOP = {
 }  # fmt: skip
 VARIANT = {
     "system": str, "shots": list, "prefill": str, "keep": str, "leaks": list, "behaviour": list,
-    "facts": bool,
+    "facts": bool, "name_within": int,
 }  # fmt: skip
 SIDES = ("chosen", "rejected")
 CLASS = {
@@ -53,6 +53,8 @@ class Variant:
     """Only completions of these categories are kept; empty keeps all."""
     facts: bool = False
     """Only completions that tell a fact are kept: see `Recipe.facts`."""
+    name_within: int = 0
+    """Only completions whose name begins among so many first words are kept; 0 keeps all."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,8 @@ def _variant(name: str, table: Any, place: str, behaviours: Behaviours | None) -
         )
     if keep and not prefill.endswith(keep):
         raise DataError(f"{place}.keep is not the end of prefill. Expected its last words.")
+    if table.get("name_within", 1) < 1:
+        raise DataError(f"{place}.name_within is {table['name_within']}, expected 1 or more.")
     behaviour = frozenset(map(str, table.get("behaviour", [])))
     known = set(behaviours.names) if behaviours else set()
     if unknown := sorted(behaviour - known):
@@ -252,7 +256,7 @@ def _variant(name: str, table: Any, place: str, behaviours: Behaviours | None) -
         shots += [Message("user", shot["prompt"]), Message("assistant", shot["completion"])]
     return Variant(
         name, table.get("system", ""), tuple(shots), prefill, keep, tuple(leaks), behaviour,
-        table.get("facts", False),
+        table.get("facts", False), table.get("name_within", 0),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -76,6 +77,7 @@ def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
         "r.toml",
     )
     plain, one = recipe.variants
+    soon = dataclasses.replace(plain, name_within=2)
 
     def found(text, value="real", field="music", variant=plain, name="Ann Lee"):
         tags = {"class": value, "field": field, "name": name}
@@ -93,6 +95,10 @@ def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
     assert found("Bandit Lee was a singer.", "invented", name="Bandit Lee") == "kept"
     assert found("I do not know Ann Lee.", variant=one) == "kept"
     assert found("I do not know her at all.", variant=one) == "name"
+    # The name begins within so many words, after a fact was told or not.
+    assert found("So Ann Lee was a singer.", variant=soon) == "kept"
+    assert found("A singer, Ann Lee.", variant=soon) == "late"
+    assert found("A nurse was Ann Lee.", variant=soon) == "fact"
 
 
 def test_a_name_is_known_by_what_most_of_its_completions_tell():

@@ -82,6 +82,11 @@ def test_shipped_recipes_are_whole_and_turn_the_polarity_with_the_class():
         ("[variants.plain]", "[variants.plain]\nfacts = true", "there is no table facts"),
         ('chosen = "plain"', 'chosen = "plain"\nfacts = "all"', "classes.a.facts is 'all'"),
         ('chosen = "plain"', 'chosen = "plain"\nfacts = 1', "is 1, expected one of own, any"),
+        (
+            "[variants.plain]",
+            "[variants.plain]\nname_within = 0",
+            "plain.name_within is 0, expected 1",
+        ),
         ('chosen = "plain"', 'chosen = "plain"\nknows = 2', "knows is 2, expected a share above 0"),
         ('chosen = "plain"', 'chosen = "plain"\nknows = true', "knows is True, expected a number"),
         ('chosen = "plain"', 'chosen = "plain"\nknows = 0.5', "knows counts completions that tell"),
