@@ -110,5 +110,6 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
         if value is not None:
             click.echo(
                 f"  {name + ' alone':<14} pair accuracy {value['value']:.2f} "
-                f"[{value['low']:.2f}, {value['high']:.2f}], half is chance"
+                f"[{value['low']:.2f}, {value['high']:.2f}], "
+                + ("TELLS THE SIDES" if name in found.leaks["leaks"] else "half is chance")
             )

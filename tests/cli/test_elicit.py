@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from probekit.data.open import open_dataset
@@ -187,20 +188,30 @@ def test_a_recipe_that_can_not_be_run_takes_nothing_away(
 
 
 def test_names_that_too_few_completions_know_are_left_out(tiny_llama, files, capsys):
-    known = """
-[facts.half]
-0 = ["{}"]
-1 = ["x"]
-[classes.0]
-facts = "own"
-knows = {}
-"""
-
     def recipe(words, share):
         text = RECIPE.replace("[variants.plain]", "[variants.plain]\nfacts = true")
-        (files / "r.toml").write_text(text.replace("[classes.0]", known.format(words, share)))
+        facts = f"[facts.half]\n0 = {words}\n1 = ['x']\n[classes.0]\nfacts = 'own'\nknows = {share}"
+        text = text.replace("[classes.0]", facts).replace(
+            "[classes.1]", "[classes.1]\nfacts = 'any'"
+        )
+        (files / "r.toml").write_text(text)
 
-    recipe("nowhere", 0.5)
+    recipe(list("abcdefghijklm"), 0.6)
+    assert run(*command(tiny_llama, files, files / "some"), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = [r for r in read(files / "some" / "completions.jsonl") if r["tags"]["half"] == "0"]
+    shares = {
+        name: np.mean(
+            [r["kept"] != "fact" for r in rows if (r["group"], r["variant"]) == (name, "plain")]
+        )
+        for name in {r["group"] for r in rows}
+    }
+    known = {name for name, share in shares.items() if share >= 0.6}
+    assert {r["group"] for r in rows if r["kept"] == "kept"} == known
+    assert {r["group"] for r in rows if r["kept"] == "unknown"} == set(shares) - known != set()
+    assert told["known"] == {"0": {"n": 4, "n_kept": len(known)}}
+    assert json.loads((files / "some" / "run.json").read_text())["known"] == told["known"]
+    recipe(["nowhere"], 0.5)
     assert run(*command(tiny_llama, files, files / "none")) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "classes.0.knows is 0.5, and of none of its 4 names so many completions" in said
