@@ -234,6 +234,11 @@ def _told(found: Elicitation) -> str:
         f"questions whose {tag} is {' or '.join(values)} were left out"
         for tag, values in (recipe.get("skip") or {}).items()
     ]
+    parts += [
+        f"{v.get('name')} has the name among its first {v['name_within']} words"
+        for v in recipe.get("variants") or []
+        if v.get("name_within")
+    ]
     named = [str(v.get("name")) for v in recipe.get("variants") or [] if v.get("facts")]
     of, tags = recipe.get("fact_of") or {}, list(recipe.get("facts") or {})
     if named and tags:

@@ -373,13 +373,14 @@ def test_the_methods_say_what_completions_had_to_tell(study: Study) -> None:
         "facts": {"field": {"music": ["sing"]}},
         "fact_of": {"real": "own", "invented": "any"},
         "knows": {"real": 0.5},
-        "variants": [{"name": "plain", "facts": True}],
+        "variants": [{"name": "plain", "facts": True, "name_within": 5}],
     }
     known = {"real": {"n": 375, "n_kept": 160}}
     elicitation = dataclasses.replace(study.elicitation, recipe=recipe, known=known)
     said = text_of(methods_html(dataclasses.replace(study, elicitation=elicitation)))
     assert (
         "Each uses the name that it is asked about; questions whose template is why were left out; "
+        "plain has the name among its first 5 words; "
         "plain names a field (real: its own; invented: any); real names are those of which at least 50 % of "
         "these completions do (160 of 375)"
     ) in said
