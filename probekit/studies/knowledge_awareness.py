@@ -37,9 +37,9 @@ ARMS = {
     ),
 }  # fmt: skip
 """The four ways to optimise the head, each with what sets it apart. An ensemble's score is in standard
-deviations, which are some four units of the head's own: hence the smaller penalty. It tells an answer about
-a real person from a hedge more surely than a hedge about an invented one from an answer, and pulls so much
-harder: hence nine questions to seven, in place of equally many."""
+deviations, which are some four units of the head's own: hence the smaller penalty. In earlier
+runs it told an answer about a real person from a hedge more surely than a hedge about an invented one from
+an answer, and pulled so much harder: hence nine questions to seven, in place of equally many."""
 TRAINING = (
     "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--decay", "cosine",
     "--kl-coeff", "0.02",
