@@ -118,6 +118,14 @@ def test_a_failed_stage_is_one_error_and_those_beside_it_end_first(study, tmp_pa
     assert [(s["name"], s["state"]) for s in states] == [("a", "failed"), ("b", "done")]
 
 
+@pytest.fixture
+def ctrl_c():
+    # A shell starts what runs in its background with Ctrl-C ignored, and so are the tests then.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("number", "error"),
     [
@@ -126,6 +134,7 @@ def test_a_failed_stage_is_one_error_and_those_beside_it_end_first(study, tmp_pa
         (signal.SIGHUP, SystemExit),
     ],
 )
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_signal_reaches_every_stage_and_waits_for_them(study, tmp_path, number, error):
     schedule = study(("a", (), 30, 0), ("b", (), 30, 0))
 
