@@ -75,7 +75,7 @@ class PromptSampler:
             raise DataError("prompts: there are none. Expected at least one.")
         self._n, self._seed = n_prompts, seed
         wanted = Balance.parse(balance)
-        values = [prompt.tags.get(wanted.tag, "") if wanted else "" for prompt in prompts]
+        values = _values(prompts, wanted)
         names = sorted(set(values))
         if wanted and ("" in values or len(names) < 2):
             missing = values.count("")
@@ -131,7 +131,7 @@ def drawn(
     """
     if len(prompts) <= n:
         return list(prompts)
-    wanted = Balance.parse(balance)
+    values = _values(prompts, Balance.parse(balance))
     before: Counter[str] = Counter()
     order = []
     for i in map(int, np.random.default_rng([seed, 7]).permutation(len(prompts))):
@@ -139,6 +139,11 @@ def drawn(
         before[prompts[i].group] += 1
     queues: dict[str, list[int]] = {}
     for _, i in sorted(order, key=lambda item: item[0]):
-        queues.setdefault(prompts[i].tags.get(wanted.tag, "") if wanted else "", []).append(i)
+        queues.setdefault(values[i], []).append(i)
     turns = (own[k] for k in range(len(prompts)) for own in queues.values() if k < len(own))
     return [prompts[i] for i in sorted(itertools.islice(turns, n))]
+
+
+def _values(prompts: Sequence[Example], balance: Balance | None) -> list[str]:
+    """Return each prompt's value of the tag that is balanced; empty where it has none or none is."""
+    return [prompt.tags.get(balance.tag, "") if balance else "" for prompt in prompts]

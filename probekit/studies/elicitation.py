@@ -313,8 +313,7 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     found = {
         key: value
         for key, value in vars(recipe).items()
-        if key
-        not in ("variants", "behaviours", "polarity", "familiar", "facts", "fact_of", "knows")
+        if key not in ("variants", "behaviours", "polarity", "facts")
     }
     variants = [
         {
@@ -331,10 +330,7 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     rest = {
         "behaviours": behaviours,
         "polarity": polarity,
-        "familiar": dict(recipe.familiar),
         "facts": facts,
-        "fact_of": dict(recipe.fact_of),
-        "knows": dict(recipe.knows),
     }
     return {**found, "variants": variants, **rest}
 

@@ -61,21 +61,26 @@ def test_completions_are_dropped_for_a_reason():
     assert verdict("it is a Secret thing", finished=True, **told) == "leak"
 
 
-def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
-    recipe = Recipe.parse(
+def field_recipe(**real):
+    """A recipe of names and fields; `real` joins the table of that class."""
+    return Recipe.parse(
         {
             "name": "r",
             "class_tag": "class",
             "mentions": True,
             "variants": {"plain": {"facts": True}, "one": {}},
             "classes": {
-                "real": {"chosen": "plain", "rejected": "one", "facts": "own"},
+                "real": {"chosen": "plain", "rejected": "one", "facts": "own", **real},
                 "invented": {"chosen": "one", "rejected": "plain", "facts": "any"},
             },
             "facts": {"field": {"music": ["sing", "band"], "sport": ["number one"]}},
         },
         "r.toml",
     )
+
+
+def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
+    recipe = field_recipe()
     plain, one = recipe.variants
     soon = dataclasses.replace(plain, name_within=2)
 
@@ -102,20 +107,7 @@ def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
 
 
 def test_a_name_is_known_by_what_most_of_its_completions_tell():
-    recipe = Recipe.parse(
-        {
-            "name": "r",
-            "class_tag": "class",
-            "mentions": True,
-            "variants": {"plain": {"facts": True}, "one": {}},
-            "classes": {
-                "real": {"chosen": "plain", "rejected": "one", "facts": "own", "knows": 0.5},
-                "invented": {"chosen": "one", "rejected": "plain", "facts": "any"},
-            },
-            "facts": {"field": {"music": ["sing"], "sport": ["runn"]}},
-        },
-        "r.toml",
-    )
+    recipe = field_recipe(knows=0.5)
 
     def said(group, value, texts):
         name = group.title()
@@ -126,7 +118,7 @@ def test_a_name_is_known_by_what_most_of_its_completions_tell():
             for i, (variant, text) in enumerate(texts)
         ]  # fmt: skip
 
-    right, wrong, lost = "@ was a singer.", "@ was a runner.", "Somebody was a singer."
+    right, wrong, lost = "@ was a singer.", "@ was number one.", "Somebody was a singer."
     hedge = ("one", "I do not know @.")
     plain = [("plain", text) for text in (right, right, wrong, lost)]
     # Equal answers of one question count each for themselves, and questions of a name together.
