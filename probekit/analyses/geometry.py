@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import ProbeError
-from probekit.probes.bootstrap import Array
+from probekit.results.intervals import Array
 from probekit.probes.bradley_terry import BradleyTerryProbe
 from probekit.probes.spectrum import Scaling, Spectrum
 

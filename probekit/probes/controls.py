@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.activations.table import Examples
-from probekit.probes.bootstrap import Array, Interval, Metrics
+from probekit.results.intervals import Array, Interval, Metrics
 from probekit.probes.heads import HeadFitter
 from probekit.probes.splits import Index
 from probekit.probes.task import Task

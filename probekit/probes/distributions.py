@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.probes.bootstrap import Array
+from probekit.results.intervals import Array
 from probekit.probes.task import Task
 
 

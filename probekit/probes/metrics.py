@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from probekit.probes.bootstrap import Array, Interval, Metrics, Resampler
+from probekit.results.intervals import Array, Interval, Metrics, Resampler
 
 N_BINS = 10
 PRIMARY = {"rating": "pearson", "label": "auroc", "pair": "pair_accuracy"}

@@ -16,7 +16,7 @@ from scipy.special import expit
 from probekit.activations.table import Cell
 from probekit.container import write_json
 from probekit.errors import ProbeError
-from probekit.probes.bootstrap import Array
+from probekit.results.intervals import Array
 from probekit.probes.ridge import from_unit
 
 FORMAT = "probekit.probes"

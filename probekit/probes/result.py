@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from probekit.activations.table import Cell
 from probekit.container import jsonable, write_json
-from probekit.probes.bootstrap import Array, Metrics
+from probekit.results.intervals import Array, Metrics
 from probekit.probes.metrics import rating_reliability, reliability
 from probekit.probes.probe import Probe, save_probes
 from probekit.probes.ridge import from_unit

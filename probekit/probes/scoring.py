@@ -17,7 +17,7 @@ from probekit.errors import DataError, ProbeError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
-from probekit.probes.bootstrap import Array
+from probekit.results.intervals import Array
 from probekit.probes.probe import Probe
 
 WINDOW = 2048

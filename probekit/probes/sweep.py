@@ -13,7 +13,7 @@ from probekit.activations.layers import parse_layers
 from probekit.activations.positions import parse_positions
 from probekit.activations.table import Cell, Examples
 from probekit.errors import ProbeError
-from probekit.probes.bootstrap import Array, Metrics, Resampler
+from probekit.results.intervals import Array, Metrics, Resampler
 from probekit.probes.controls import (
     N_SHUFFLES,
     length_scores,

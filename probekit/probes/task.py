@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from probekit.activations.table import Examples
 from probekit.errors import DataError
-from probekit.probes.bootstrap import Array, Metrics, Resampler
+from probekit.results.intervals import Array, Metrics, Resampler
 from probekit.probes.metrics import (
     PRIMARY,
     auroc,

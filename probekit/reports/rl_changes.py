@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from probekit.probes.bootstrap import Array, Resampler
+from probekit.results.intervals import Array, Resampler
 from probekit.reports.rl_rows import ALL, Evaluation, RLRun
 from probekit.reports.rows import NO_VALUE, Metric
 

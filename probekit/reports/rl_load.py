@@ -231,7 +231,7 @@ def _parsed(value: dict[str, Any]) -> Curve:
 
 def _computed(run: RLRun) -> dict[str, Any]:
     # Imported late, as the room of the loop loads torch.
-    from probekit.rl.goodhart import goodhart
+    from probekit.results.goodhart import goodhart
 
     known = {row.step for row in run.evaluations}
     text = (run.path / "samples.jsonl").read_bytes().split(b"\n")[:-1]

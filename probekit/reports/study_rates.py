@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from probekit.probes.bootstrap import Array, Resampler
+from probekit.results.intervals import Array, Resampler
 from probekit.reports.rl_changes import (
     change,
     gap,

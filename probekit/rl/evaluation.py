@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from probekit.behaviours import Behaviours, Wanted
 from probekit.data.rows import Example
 from probekit.models.sampling import SamplingConfig
-from probekit.probes.bootstrap import Resampler
+from probekit.results.intervals import Resampler
 from probekit.probes.probe import Probe
 from probekit.rl.extra import repetition
 from probekit.rl.frozen import Frozen, FrozenReader

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from probekit.activations.store import ActivationStore
 from probekit.errors import ProbeError
-from probekit.probes.bootstrap import Array
+from probekit.results.intervals import Array
 from probekit.probes.bradley_terry import BradleyTerryProbe
 from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe, calibrate
 from probekit.probes.distributions import score_distributions

@@ -27,7 +27,7 @@ from probekit.rl.config import RLConfig
 from probekit.rl.evaluation import Evaluator, Readings
 from probekit.rl.extra import ExtraReward, Written
 from probekit.rl.frozen import Frozen, FrozenReader
-from probekit.rl.goodhart import Goodhart, goodhart
+from probekit.results.goodhart import Goodhart, goodhart
 from probekit.rl.guides import Guides, advantages_beside
 from probekit.rl.head_data import HeadData
 from probekit.rl.interrupts import Interrupts

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from probekit.probes.bootstrap import Array, Interval
+from probekit.results.intervals import Array, Interval
 from probekit.steering.grid import BASELINE, Condition
 
 Row = Mapping[str, Any]

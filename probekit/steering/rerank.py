@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from probekit.probes.bootstrap import Array
+from probekit.results.intervals import Array
 from probekit.probes.probe import Probe
 from probekit.steering.config import SteerConfig
 from probekit.steering.dose import Doses, Measure, interval

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.probes.bootstrap import Array, Interval, Resampler
+from probekit.results.intervals import Array, Interval, Resampler
 
 FOLDS = 5
 ROUNDS = 20

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as reference
 
-from probekit.probes.bootstrap import Resampler
+from probekit.results.intervals import Resampler
 from probekit.probes.metrics import (
     auroc,
     ece,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from probekit.errors import OutputError, ProbeError
-from probekit.probes.bootstrap import Resampler
+from probekit.results.intervals import Resampler
 from probekit.reports import load_rl, write_rl_report
 from probekit.reports.rl_changes import change, ratio, scaled_change
 from probekit.reports.rl_compare import compare_figure, compare_tables, same_score

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from probekit.probes.bootstrap import Array, Interval, Resampler
+from probekit.results.intervals import Array, Interval, Resampler
 
 FOLLOWED = "behaviour followed"
 TRADED = "behaviour followed in one class and fell in another"

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from probekit.rl.goodhart import (
+from probekit.results.goodhart import (
     BEHAVIOUR_ONLY,
     FELL,
     FOLLOWED,

@@ -1,0 +1,1 @@
+"""What every room writes its results with: intervals, measures, tables, findings, runs on disk."""
