@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import ProbeError
-from probekit.results.intervals import Array
 from probekit.probes.bradley_terry import BradleyTerryProbe
 from probekit.probes.spectrum import Scaling, Spectrum
+from probekit.results.intervals import Array
 
 TINY = 1e-6
 """Penalty a pair that stands for none: small enough to separate what can be separated."""

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.activations.table import Examples
-from probekit.results.intervals import Array, Interval, Metrics
 from probekit.probes.heads import HeadFitter
 from probekit.probes.splits import Index
 from probekit.probes.task import Task
+from probekit.results.intervals import Array, Interval, Metrics
 
 N_DIRECTIONS = 50
 N_SHUFFLES = 5

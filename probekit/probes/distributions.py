@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.results.intervals import Array
 from probekit.probes.task import Task
+from probekit.results.intervals import Array
 
 
 def score_distributions(task: Task, scores: Array) -> dict[str, Any]:

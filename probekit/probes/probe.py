@@ -16,8 +16,8 @@ from scipy.special import expit
 from probekit.activations.table import Cell
 from probekit.container import write_json
 from probekit.errors import ProbeError
-from probekit.results.intervals import Array
 from probekit.probes.ridge import from_unit
+from probekit.results.intervals import Array
 
 FORMAT = "probekit.probes"
 FORMAT_VERSION = 1

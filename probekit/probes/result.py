@@ -13,12 +13,12 @@ from scipy.special import expit
 
 from probekit.activations.table import Cell
 from probekit.container import jsonable, write_json
-from probekit.results.intervals import Array, Metrics
 from probekit.probes.metrics import rating_reliability, reliability
 from probekit.probes.probe import Probe, save_probes
 from probekit.probes.ridge import from_unit
 from probekit.probes.splits import FRACTIONS
 from probekit.probes.task import Task
+from probekit.results.intervals import Array, Metrics
 
 FORMAT = "probekit.sweep"
 FORMAT_VERSION = 1

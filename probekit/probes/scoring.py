@@ -17,8 +17,8 @@ from probekit.errors import DataError, ProbeError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
-from probekit.results.intervals import Array
 from probekit.probes.probe import Probe
+from probekit.results.intervals import Array
 
 WINDOW = 2048
 """Rows that are sorted by length together: what bounds the memory of scoring."""

@@ -13,7 +13,6 @@ from probekit.activations.layers import parse_layers
 from probekit.activations.positions import parse_positions
 from probekit.activations.table import Cell, Examples
 from probekit.errors import ProbeError
-from probekit.results.intervals import Array, Metrics, Resampler
 from probekit.probes.controls import (
     N_SHUFFLES,
     length_scores,
@@ -27,6 +26,7 @@ from probekit.probes.probe import Probe
 from probekit.probes.result import SweepResult, SweepRow
 from probekit.probes.task import Task
 from probekit.provenance import run_record
+from probekit.results.intervals import Array, Metrics, Resampler
 
 Progress = Callable[[str, int, int], None]
 

@@ -12,7 +12,6 @@ from scipy.stats import rankdata
 
 from probekit.activations.table import Examples
 from probekit.errors import DataError
-from probekit.results.intervals import Array, Metrics, Resampler
 from probekit.probes.metrics import (
     PRIMARY,
     auroc,
@@ -23,6 +22,7 @@ from probekit.probes.metrics import (
 )
 from probekit.probes.ridge import from_unit, target_range, to_unit
 from probekit.probes.splits import FRACTIONS, Index, Splits, split_by_group
+from probekit.results.intervals import Array, Metrics, Resampler
 
 
 @dataclass(frozen=True)

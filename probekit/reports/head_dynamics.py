@@ -14,7 +14,7 @@ from probekit.reports.tables import interval_cell, recorded_html, table
 from probekit.reports.words import count, number, upper_first
 
 if TYPE_CHECKING:
-    from probekit.reports.page import Section
+    from probekit.reports.old_page import Section
 
 _RANGE = "Brackets: least and most over the starts."
 
@@ -44,7 +44,7 @@ def write_dynamics_report(directory: Path, *, out: Path | None = None, force: bo
 
 def render_dynamics(found: Dynamics) -> str:
     """Return the page as HTML."""
-    from probekit.reports.page import Section, render_page
+    from probekit.reports.old_page import Section, render_page
 
     value = found.value
     place = f"{value['site']} layer {value['layer']}, position {value['position']}"
@@ -70,7 +70,7 @@ def dynamics_lead(found: Dynamics) -> str:
 def dynamics_sections(found: Dynamics) -> list[Section]:
     """Return figures and tables as sections, for this report or another one."""
     from probekit.reports.dynamics_figures import rates_figure, steps_figure
-    from probekit.reports.page import Plot, Section
+    from probekit.reports.old_page import Plot, Section
 
     circles = (
         "Circles: the direct vector started at the projection's effective vector, with its learning "

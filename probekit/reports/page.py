@@ -1,147 +1,85 @@
-"""The HTML file around figures and tables: one document, no request to anywhere."""
+"""A template and its context to one self-contained HTML file that loads nothing."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
+import jinja2
 import plotly.graph_objects as go
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-# The policy lets the browser load nothing at all: whatever a text holds, it can not phone home.
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:"
-)
+from probekit.container import atomic_file, refuse_existing
+from probekit.errors import OutputError
+from probekit.reports.formats import FILTERS
+from probekit.results.measures import measure, measures
 
-_PRINT_WIDTH = 680
-
-_SCRIPT = """
-"use strict";
-(function () {
-  var plots = [];
-  function addButtons(gd) {
-    var bar = document.createElement("div");
-    bar.className = "download";
-    ["PNG", "SVG"].forEach(function (format) {
-      var button = document.createElement("button");
-      button.textContent = format;
-      button.setAttribute("aria-label", "Download figure " + gd.id + " as " + format);
-      button.addEventListener("click", function () {
-        Plotly.downloadImage(gd, {format: format.toLowerCase(), scale: format === "PNG" ? 3 : 1,
-          width: gd.clientWidth, height: gd.clientHeight, filename: gd.id});
-      });
-      bar.appendChild(button);
-    });
-    gd.parentNode.insertBefore(bar, gd);
-  }
-  document.querySelectorAll("script.figure-data").forEach(function (node) {
-    var value = JSON.parse(node.textContent);
-    var gd = document.getElementById(node.dataset.for);
-    plots.push(gd);
-    // Each in its own promise: one that fails does not keep the others from being drawn.
-    Promise.resolve().then(function () {
-      return Plotly.newPlot(gd, value.data, value.layout, {responsive: true,
-        displayModeBar: false, doubleClick: false, scrollZoom: false, showTips: false});
-    });
-    addButtons(gd);
-  });
-  window.addEventListener("beforeprint", function () {
-    plots.forEach(function (gd) {
-      Plotly.relayout(gd, {width: Math.min(gd.clientWidth, PRINT_WIDTH), autosize: false});
-    });
-  });
-  window.addEventListener("afterprint", function () {
-    plots.forEach(function (gd) { Plotly.relayout(gd, {width: null, autosize: true}); });
-  });
-})();
-""".replace("PRINT_WIDTH", str(_PRINT_WIDTH))
+FOLDER = files("probekit.reports") / "templates"
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure with what a reader needs beside it."""
-
-    id: str
-    """Unique in the page; also the name of a downloaded image."""
-    figure: go.Figure
-    caption: str
-    """How to read it, as HTML."""
-    alt: str
-    """What it shows, as plain text, for readers who can not see it."""
-    width: int | None = None
-    """Widest it is drawn, in pixels; as wide as the page where None."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it, in order: figures, or ready HTML."""
-
-    id: str
-    heading: str
-    parts: Sequence[Plot | str]
+@cache
+def environment() -> jinja2.Environment:
+    """Return the environment of every template: all text is escaped, an undefined name is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(FOLDER)),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"],
+    )
+    made.filters |= {**FILTERS, "figure_json": figure_json, "pretty": _pretty}
+    made.globals |= {"measure": measure, "measures": measures}
+    return made
 
 
-def render_page(
-    *, title: str, eyebrow: str, lead: str, sections: Sequence[Section], footer: str
-) -> str:
-    """Return the whole document.
+def figure_json(figure: go.Figure) -> Markup:
+    """Return a figure as JSON that no text in it can break out of the script element."""
+    text = json.dumps(figure.to_plotly_json(), ensure_ascii=False, allow_nan=False, default=_list)
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - `<` never reaches the page raw
 
-    Parameters
-    ----------
-    title, eyebrow
-        Plain text: what the page is called, and the line of small print above it.
-    lead, footer
-        Ready HTML.
-    sections
-        Figures are numbered in the order they come.
 
-    Returns
-    -------
-    str
-        HTML with styles, plotly.js (once) and every figure's data inside.
+def write_page(
+    template: str, context: Mapping[str, Any], path: Path, *, force: bool = False
+) -> Path:
+    """Render a template to a file, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        When `path` exists and `force` is not set, is a directory, or cannot be written.
     """
-    counter = iter(range(1, 1 + sum(len(section.parts) for section in sections)))
-    body = "".join(_section(section, counter) for section in sections)
-    contents = "".join(
-        f'<li><a href="#{section.id}">{escape(section.heading)}</a></li>' for section in sections
-    )
-    style = (files("probekit.reports") / "report.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f'<header><p class="eyebrow">{escape(eyebrow)}</p><h1><bdi>{escape(title)}</bdi></h1>'
-        f'{lead}<nav aria-label="Contents"><ul>{contents}</ul></nav></header>\n'
-        f"{body}<footer>{footer}</footer>\n</main>\n"
-        f"<script>{get_plotlyjs()}</script>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    if path.is_dir():
+        raise OutputError(f"{path}: is a directory, expected a file. Give a name ending in .html.")
+    refuse_existing(path, force=force)
+    text = render(template, context)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
 
 
-def _section(section: Section, counter: Iterator[int]) -> str:
-    parts = []
-    for part in section.parts:
-        parts.append(part if isinstance(part, str) else _figure(part, next(counter)))
-    return (
-        f'<section id="{section.id}" aria-labelledby="{section.id}-heading">'
-        f'<h2 id="{section.id}-heading">{escape(section.heading)}</h2>{"".join(parts)}</section>\n'
-    )
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Return the page; its policy lets the browser run the page's own two scripts and load nothing."""
+    scripts = [get_plotlyjs(), (FOLDER / "page.js").read_text(encoding="utf-8")]
+    hashes = " ".join(f"'sha256-{_sha256(text)}'" for text in scripts)
+    own = {"scripts": [Markup(text) for text in scripts], "hashes": hashes}  # noqa: S704 - own files
+    return environment().get_template(template).render(**own, **context)
 
 
-def _figure(plot: Plot, number: int) -> str:
-    height = plot.figure.layout.height
-    limit = f' style="max-width:{plot.width}px"' if plot.width else ""
-    # `<` never reaches the page raw: no text can close the script element it stands in.
-    value = json.dumps(plot.figure.to_plotly_json(), ensure_ascii=False, allow_nan=False)
-    return (
-        f'<figure><div class="stage"{limit}>'
-        f'<div class="plot" id="{plot.id}" role="img" style="height:{height}px" '
-        f'aria-label="{escape(plot.alt)}"></div></div>'
-        f'<script type="application/json" class="figure-data" data-for="{plot.id}">'
-        f"{value.replace('<', chr(92) + 'u003c')}</script>"
-        f"<figcaption><b>Figure {number}.</b> {plot.caption}</figcaption></figure>"
-    )
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, default=_list)
+
+
+def _list(value: Any) -> Any:  # noqa: ANN401 - an array or a NumPy scalar
+    return value.tolist()

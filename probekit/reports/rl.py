@@ -14,7 +14,7 @@ from probekit.reports.rl_words import heads_text, refits_text
 from probekit.reports.steer_words import INTERVAL, listed
 
 if TYPE_CHECKING:
-    from probekit.reports.page import Plot, Section
+    from probekit.reports.old_page import Plot, Section
     from probekit.reports.rl_verdict import RLVerdict
 
 _BANDS = f"Bands: {INTERVAL}."
@@ -53,7 +53,7 @@ def write_rl_report(
 
 def render_rl(run: RLRun, others: Sequence[RLRun] = ()) -> str:
     """Return the report of an RL run, beside others where there are any, as HTML."""
-    from probekit.reports.page import render_page
+    from probekit.reports.old_page import render_page
 
     # Imported late: intervals are of the room of probes, which loads torch.
     from probekit.reports.rl_verdict import model_name, rl_verdict
@@ -79,7 +79,7 @@ def _lead(found: RLVerdict) -> str:
 
 def _sections(run: RLRun, others: Sequence[RLRun]) -> Iterator[Section]:
     from probekit.reports import rl_tables as tables
-    from probekit.reports.page import Section
+    from probekit.reports.old_page import Section
     from probekit.reports.rl_examples import completions_html
 
     if others:
@@ -105,7 +105,7 @@ def _sections(run: RLRun, others: Sequence[RLRun]) -> Iterator[Section]:
 
 def _compare(runs: Sequence[RLRun]) -> Iterator[Plot | str]:
     from probekit.reports import rl_compare
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
 
     missing = [run.name for run in runs if not run.evaluations]
     gone = f" Without an evaluation, so not drawn: {escape(listed(missing))}." if missing else ""
@@ -135,7 +135,7 @@ def _compare(runs: Sequence[RLRun]) -> Iterator[Plot | str]:
 
 
 def _behaviour(run: RLRun) -> Iterator[Plot]:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.rl_figures import CATEGORIES, PARTS, behaviour_figure, twin
 
     figure = behaviour_figure(run)
@@ -156,7 +156,7 @@ def _behaviour(run: RLRun) -> Iterator[Plot]:
 
 
 def _score(run: RLRun) -> Iterator[Plot]:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.rl_figures import independent_figure, score_figure
 
     if not run.evaluations and not run.steps:
@@ -183,7 +183,7 @@ def _score(run: RLRun) -> Iterator[Plot]:
 
 
 def _goodhart(run: RLRun) -> Plot:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.rl_figures import goodhart_figure
     from probekit.reports.rl_verdict import best_by
 
@@ -199,7 +199,7 @@ def _goodhart(run: RLRun) -> Plot:
 
 
 def _scores(run: RLRun) -> Plot:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.rl_scores import scores_figure
 
     aimed = (
@@ -223,7 +223,7 @@ def _scores(run: RLRun) -> Plot:
 
 
 def _health(run: RLRun) -> Iterator[Plot]:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.rl_figures import health_figure
 
     figure = health_figure(run)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from probekit.results.intervals import Array, Resampler
 from probekit.reports.rl_rows import ALL, Evaluation, RLRun
 from probekit.reports.rows import NO_VALUE, Metric
+from probekit.results.intervals import Array, Resampler
 
 
 def change(run: RLRun, name: str, part: str = ALL, *, step: int | None = None) -> Metric:

@@ -15,7 +15,7 @@ from probekit.reports.steer_words import INTERVAL
 from probekit.reports.words import metric_name, number
 
 if TYPE_CHECKING:
-    from probekit.reports.page import Plot, Section
+    from probekit.reports.old_page import Plot, Section
 
 _BAND = f"Blue band: {INTERVAL}."
 NOT_DRAWN = ("distinct_1",)
@@ -48,7 +48,7 @@ def write_steer_report(directory: Path, *, out: Path | None = None, force: bool 
 
 def render_steer(steer: Steer) -> str:
     """Return the report of a steering run as HTML."""
-    from probekit.reports.page import render_page
+    from probekit.reports.old_page import render_page
 
     found, probe = steer_verdict(steer), steer.probe
     model = steer.provenance.get("model")
@@ -79,7 +79,7 @@ def _lead(found: SteerVerdict) -> str:
 
 def _sections(steer: Steer) -> Iterator[Section]:
     from probekit.reports import steer_tables as tables
-    from probekit.reports.page import Section
+    from probekit.reports.old_page import Section
     from probekit.reports.steer_examples import examples_html
     from probekit.reports.steer_layers import layer_changes
     from probekit.reports.steer_method import method_html
@@ -121,7 +121,7 @@ def _drawn(steer: Steer, group: str) -> list[Measure]:
 def _dose_plots(
     steer: Steer, name: str, title: str, measures: list[Measure], *, first: bool
 ) -> Iterator[Plot]:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.steer_dose import dose_figures
 
     against = "with and without the direction" if steer.ablate_only else "against the dose"
@@ -181,7 +181,7 @@ def _reference_caption(steer: Steer) -> str:
 
 
 def _layers(steer: Steer) -> Plot:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.steer_layers import layers_figure
 
     what = "Ablated minus unsteered score" if steer.ablate_only else "Slope of the score"
@@ -197,7 +197,7 @@ def _layers(steer: Steer) -> Plot:
 
 
 def _frontier(steer: Steer) -> Iterator[Plot]:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.steer_frontier import frontier, frontier_figure
 
     found = frontier(steer)
@@ -227,7 +227,7 @@ def _frontier(steer: Steer) -> Iterator[Plot]:
 
 
 def _ranking(steer: Steer) -> Iterator[Plot | str]:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.steer_rerank import rerank_figure, rerank_table
 
     ranking = steer.rerank

@@ -13,7 +13,7 @@ from probekit.reports.study_load import load_study
 from probekit.reports.study_rows import Study
 
 if TYPE_CHECKING:
-    from probekit.reports.page import Plot, Section
+    from probekit.reports.old_page import Plot, Section
 
 QUESTION = (
     "Can one direction in one layer tell whether a model's answer about a name is the "
@@ -48,7 +48,7 @@ def write_study_report(directory: Path, *, out: Path | None = None, force: bool 
 
 def render_study(study: Study, *, base: Path | None = None) -> str:
     """Return the report as HTML; links to the stages' reports are relative to the folder `base`."""
-    from probekit.reports.page import render_page
+    from probekit.reports.old_page import render_page
 
     quick = ", quick run" if study.record.get("quick") else ""
     return render_page(
@@ -88,7 +88,7 @@ def _named(sentence: str) -> str:
 
 def _sections(study: Study, base: Path) -> Iterator[Section]:
     from probekit.reports import study_tables, study_texts
-    from probekit.reports.page import Section
+    from probekit.reports.old_page import Section
     from probekit.reports.study_claims import claims
     from probekit.reports.study_limits import limitations
 
@@ -126,7 +126,7 @@ def _data(study: Study) -> Iterator[str]:
 def _heads(study: Study) -> Iterator[Plot | str]:
     from probekit.reports import study_tables
     from probekit.reports.heatmap import heatmap_figure
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
 
     for name, sweep in (("fit", study.linear), ("projection", study.projection)):
         if sweep is None:
@@ -159,7 +159,7 @@ def _dynamics(study: Study) -> Iterator[Plot | str]:
 
 
 def _steering(study: Study) -> Iterator[Plot | str]:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.steer_dose import dose_figure
     from probekit.reports.study_words import steering
 
@@ -183,7 +183,7 @@ def _steering(study: Study) -> Iterator[Plot | str]:
 
 def _rl(study: Study) -> Iterator[Plot | str]:
     from probekit.reports import rl_compare, study_rl_tables
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.study_figures import rates_figures
 
     if not study.arms:

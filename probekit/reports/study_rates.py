@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from probekit.results.intervals import Array, Resampler
 from probekit.reports.rl_changes import (
     change,
     gap,
@@ -30,6 +29,7 @@ from probekit.reports.study_rows import (
     Answer,
     Rate,
 )
+from probekit.results.intervals import Array, Resampler
 
 
 class Course(NamedTuple):

@@ -24,7 +24,7 @@ from probekit.reports.words import (
 )
 
 if TYPE_CHECKING:
-    from probekit.reports.page import Plot, Section
+    from probekit.reports.old_page import Plot, Section
 
 _BARS = f"Bars: {INTERVAL}."
 FEW = 20
@@ -57,7 +57,7 @@ def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool 
 
 def render_sweep(sweep: Sweep) -> str:
     """Return the report of a sweep as HTML."""
-    from probekit.reports.page import render_page
+    from probekit.reports.old_page import render_page
 
     found = verdict(sweep)
     store = sweep.provenance.get("store") or {}
@@ -82,7 +82,7 @@ def render_sweep(sweep: Sweep) -> str:
 def _sections(sweep: Sweep, found: Verdict) -> Iterator[Section]:
     from probekit.reports import tables
     from probekit.reports.examples import examples_html
-    from probekit.reports.page import Section
+    from probekit.reports.old_page import Section
 
     yield Section("result", "Result and controls", [
         f'<div class="beside">{tables.chosen_table(sweep)}{tables.metrics_table(sweep)}</div>',
@@ -100,7 +100,7 @@ def _sections(sweep: Sweep, found: Verdict) -> Iterator[Section]:
 
 def _controls(sweep: Sweep) -> Plot:
     from probekit.reports.forest import controls_figure
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
 
     meanings = "; ".join(
         f"{control_name(name)}, {CONTROL_MEANINGS[name]}"
@@ -129,7 +129,7 @@ def _where(sweep: Sweep) -> Iterator[Plot | str]:
     from probekit.reports.cosine import cosine_figure
     from probekit.reports.curves import curves_figure
     from probekit.reports.heatmap import heatmap_figure
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
 
     metric = metric_name(sweep.primary)
     columns = len(layers_of(sweep.rows))
@@ -194,7 +194,7 @@ def _curves_caption(sweep: Sweep) -> str:
 
 
 def _scores(sweep: Sweep) -> Iterator[Plot | str]:
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.reliability import reliability_figure
 
     few = [tag for tag, values in tag_values(sweep.predictions).items() if 2 <= len(values) <= 4]
@@ -226,7 +226,7 @@ _RELIABILITY = {
 
 def _score_plot(sweep: Sweep, tag: str | None) -> Plot:
     from probekit.reports.distributions import distribution_figure
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.predicted import is_spread, predicted_figure
 
     name = (
@@ -270,7 +270,7 @@ def _score_plot(sweep: Sweep, tag: str | None) -> Plot:
 
 def _by_tag(sweep: Sweep) -> Iterator[Plot | str]:
     from probekit.reports.forest import tag_figure, value_counts
-    from probekit.reports.page import Plot
+    from probekit.reports.old_page import Plot
     from probekit.reports.tables import tag_table
 
     for index, (tag, values) in enumerate(sweep.by_tag.items()):

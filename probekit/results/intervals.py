@@ -6,7 +6,8 @@ matrix product: the groups' sums times how often each group was drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,15 +20,39 @@ Formula = Callable[[Array], Array]
 
 
 class Interval(NamedTuple):
-    """A metric with its bootstrap interval; NaN where it is not defined."""
+    """A value with its 95 % bootstrap interval; NaN where it is not defined."""
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
 
     def to_json(self) -> dict[str, float]:
         """Return the JSON form."""
         return {"value": self.value, "low": self.low, "high": self.high}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, float | None] | None) -> Interval:
+        """Return the interval of a JSON object; NaN for what is null or absent."""
+        value = value or {}
+        ends = (value.get(name) for name in cls._fields)
+        return cls(*(math.nan if end is None else float(end) for end in ends))
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a value."""
+        return not math.isnan(self.value)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends of the interval are there."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    def side(self, reference: float = 0.0) -> int:
+        """Return 1 when the whole interval lies above `reference`, -1 below it, else 0."""
+        return int(self.low > reference) - int(self.high < reference)
+
+
+NO_VALUE = Interval(math.nan)
 
 
 Metrics = dict[str, Interval]

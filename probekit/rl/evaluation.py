@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from probekit.behaviours import Behaviours, Wanted
 from probekit.data.rows import Example
 from probekit.models.sampling import SamplingConfig
-from probekit.results.intervals import Resampler
 from probekit.probes.probe import Probe
+from probekit.results.intervals import Resampler
 from probekit.rl.extra import repetition
 from probekit.rl.frozen import Frozen, FrozenReader
 from probekit.rl.reward import Ensemble

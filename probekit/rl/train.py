@@ -20,6 +20,7 @@ from probekit.data.rows import Example
 from probekit.errors import BehaviourError, ModelError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
+from probekit.results.goodhart import Goodhart, goodhart
 from probekit.rl.advantage import flat_groups
 from probekit.rl.alarms import Start, evaluation_alarms, step_alarms
 from probekit.rl.checkpoint import Checkpoint
@@ -27,7 +28,6 @@ from probekit.rl.config import RLConfig
 from probekit.rl.evaluation import Evaluator, Readings
 from probekit.rl.extra import ExtraReward, Written
 from probekit.rl.frozen import Frozen, FrozenReader
-from probekit.results.goodhart import Goodhart, goodhart
 from probekit.rl.guides import Guides, advantages_beside
 from probekit.rl.head_data import HeadData
 from probekit.rl.interrupts import Interrupts

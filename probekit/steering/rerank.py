@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from probekit.results.intervals import Array
 from probekit.probes.probe import Probe
+from probekit.results.intervals import Array
 from probekit.steering.config import SteerConfig
 from probekit.steering.dose import Doses, Measure, interval
 from probekit.steering.grid import Condition

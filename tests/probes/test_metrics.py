@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as reference
 
-from probekit.results.intervals import Resampler
 from probekit.probes.metrics import (
     auroc,
     ece,
@@ -17,6 +16,7 @@ from probekit.probes.metrics import (
     rating_metrics,
     reliability,
 )
+from probekit.results.intervals import Resampler
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from probekit.results.intervals import Resampler
 from probekit.results.goodhart import goodhart
+from probekit.results.intervals import Resampler
 from tests.reports.test_steer_factory import WORDS
 
 OPTIMISED = "ridge/resid_post/020/mean"

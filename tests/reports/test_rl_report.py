@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from probekit.errors import OutputError, ProbeError
-from probekit.results.intervals import Resampler
 from probekit.reports import load_rl, write_rl_report
 from probekit.reports.rl_changes import change, ratio, scaled_change
 from probekit.reports.rl_compare import compare_figure, compare_tables, same_score
@@ -32,6 +31,7 @@ from probekit.reports.rl_tables import alarms_html, changes_html, definitions_ht
 from probekit.reports.rl_verdict import rl_verdict
 from probekit.reports.rl_words import changed_text, head_name, level_text, ranges, refits_text
 from probekit.reports.rows import Metric
+from probekit.results.intervals import Resampler
 from tests.cli.test_cli import run as command
 from tests.reports.browser import chromium, collisions, open_report
 from tests.reports.rl_factory import OPTIMISED, OTHERS, MadeRL, write_rl

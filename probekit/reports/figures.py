@@ -1,0 +1,276 @@
+"""The figures of every report, each a function of one tidy frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from probekit.reports import look
+from probekit.reports.formats import plot_text, spanned
+from probekit.reports.look import Panels
+from probekit.results.intervals import Interval
+
+POINT = ["panel", "axis", "name", "x", "value", "low", "high", "share", "look", "hover"]
+"""Columns of `lines`."""
+Marks = Mapping[str, tuple[Sequence[float], str]]
+"""Name to places on the horizontal axis and a colour: vertical lines with an entry in the legend."""
+
+
+def points(
+    x: Sequence[float], values: Sequence[Interval], hover: Sequence[str], **more: object
+) -> pd.DataFrame:
+    """Return points of `lines`; `more` are its other columns, `look` `main` by default."""
+    frame = pd.DataFrame(list(values), columns=["value", "low", "high"])
+    return frame.assign(x=x, hover=hover, **{"look": "main", "share": False, **more})[POINT]
+
+
+def level(value: float, ends: Sequence[float], name: str = "", **more: object) -> pd.DataFrame:
+    """Return a straight line of `lines` at a value: thin without a name, a dashed level with one."""
+    kind = "level" if name else "thin"
+    both = [min(ends), max(ends)]
+    return points(both, [Interval(value)] * 2, ["", ""], name=name, **{"look": kind, **more})
+
+
+def lines(
+    data: pd.DataFrame,
+    *,
+    title: str,
+    subtitle: str,
+    x_title: str,
+    across: int | None = None,
+    each: int | None = None,
+    same: bool = False,
+    bars: bool = False,
+    log_x: bool = False,
+    marks: Marks | None = None,
+    tops: Sequence[tuple[float, str]] = (),
+) -> go.Figure:
+    """Draw lines with their intervals, a panel each value of the column `panel`.
+
+    Parameters
+    ----------
+    data
+        A row a point, columns `POINT`: `panel`, `axis` (title of the vertical axis), `name` (in the
+        legend where it is not empty), `x`, `value`, `low`, `high`, `share` (drawn in per cent),
+        `look` and `hover`. Looks: `main`; `control` (grey, dotted, in the legend); `thin` (faint,
+        behind all); `level` (a dashed reference).
+    title, subtitle, x_title
+        Texts of the figure and of its horizontal axis.
+    across, each
+        Panels beside each other and their height in pixels; what fits by default.
+    same
+        Give all panels one vertical axis.
+    bars
+        Draw intervals as bars: for an axis on which a line may turn back.
+    log_x
+        Draw the horizontal axis by powers of ten.
+    marks
+        Vertical lines in every panel.
+    tops
+        Places with a text along the top of every panel.
+    """
+    panels = list(data["panel"].unique())
+    layout = Panels.fitting(len(panels), across, each)
+    figure = layout.figure(shared_yaxes="all" if same else False)
+    looks = {name: i for i, name in enumerate(data[data["look"] == "main"]["name"].unique())}
+    first = data.drop_duplicates("name").set_index("name")["panel"]
+    for index, panel in enumerate(panels):
+        cell, rows = layout.cell(index), data[data["panel"] == panel]
+        for kind in ("thin", "level", "control", "main"):
+            for name, line in rows[rows["look"] == kind].groupby("name", sort=False):
+                shown = bool(name) and first[name] == panel
+                order = looks.get(str(name), 0)
+                for trace in _line(line, str(name), kind, order, bars=bars, shown=shown):
+                    figure.add_trace(trace, **cell)
+        for places, color in (marks or {}).values():
+            for x in places:
+                figure.add_vline(x=x, line={"color": color, "width": 1.2, "dash": "dot"}, **cell)
+        for x, text in tops:
+            figure.add_annotation(
+                x=x, y=1, yref=f"{look.axis('y', index)} domain", yanchor="top", text=text,
+                showarrow=False, font={"size": 10.5, "color": look.GREY}, bgcolor="white", **cell,
+            )  # fmt: skip
+        share = bool(rows["share"].iloc[0])
+        figure.update_yaxes(
+            title_text=rows["axis"].iloc[0], nticks=6, tickformat=".0%" if share else None, **cell
+        )
+        figure.update_xaxes(title_text=x_title if layout.is_last(index) else None, **cell)
+        if len(panels) > 1:
+            look.panel_title(figure, f"<b>{plot_text(panel, 44)}</b>", index)
+    figure.update_xaxes(showgrid=False, nticks=6, type="log" if log_x else None)
+    shown_marks = {name: color for name, (places, color) in (marks or {}).items() if len(places)}
+    for name, color in shown_marks.items():
+        figure.add_trace(look.key(name, color), row=1, col=1)
+    legend = [*(str(name) for name in data["name"].unique() if name), *shown_marks]
+    return look.finish(
+        figure, title=title, subtitle=subtitle, height=layout.height, legend=legend, bottom=56,
+        head=30 if len(panels) > 1 else 10,
+    )  # fmt: skip
+
+
+def _line(
+    line: pd.DataFrame, name: str, kind: str, order: int, *, bars: bool, shown: bool
+) -> list[go.Scatter]:
+    """Return the traces of one line, its interval first."""
+    at = order % len(look.SERIES)
+    color = {"thin": look.FAINT, "level": look.GREEN, "control": look.GREY}.get(
+        kind, look.SERIES[at]
+    )
+    dash = {"thin": "solid", "level": "dash", "control": "dot"}.get(kind, look.DASHES[at])
+    values = [
+        spanned(Interval(*row)) for row in line[["value", "low", "high"]].itertuples(index=False)
+    ]
+    curve = go.Scatter(
+        x=_numbers(line["x"]),
+        y=_numbers(line["value"]),
+        mode="lines+markers" if kind == "main" and len(line) <= 40 else "lines",
+        name=name,
+        legendgroup=name,
+        showlegend=shown,
+        line={"color": color, "width": {"main": 2, "control": 1.2}.get(kind, 1), "dash": dash},
+        marker={"symbol": look.SYMBOLS[at], "size": 6, "color": color},
+        customdata=[list(pair) for pair in zip(line["hover"], values, strict=True)],
+        hovertemplate=f"{plot_text(name, 60)}, %{{customdata[0]}}: %{{customdata[1]}}<extra></extra>",
+    )
+    if kind != "main":
+        return [curve if kind == "control" else curve.update(hoverinfo="skip", hovertemplate=None)]
+    if bars:
+        return [curve.update(error_y=error_bar(line, color))]
+    return [*bands(line, color, name), curve]
+
+
+def bands(line: pd.DataFrame, color: str, name: str) -> list[go.Scatter]:
+    """Return the interval of a line as filled bands, broken where a point has none."""
+    has = line["low"].notna() & line["high"].notna()
+    made = []
+    for _, part in line[has].groupby((~has).cumsum()[has]):
+        made.append(
+            go.Scatter(
+                x=[*_numbers(part["x"]), *_numbers(part["x"][::-1])],
+                y=[*_numbers(part["high"]), *_numbers(part["low"][::-1])],
+                fill="toself", fillcolor=look.faint(color, 0.14), line={"width": 0}, mode="lines",
+                hoverinfo="skip", showlegend=False, legendgroup=name,
+            )
+        )  # fmt: skip
+    return made
+
+
+def error_bar(data: pd.DataFrame, color: str) -> dict[str, object]:
+    """Return plotly's bar of the interval of every row; no bar where there is none."""
+    above = (data["high"] - data["value"]).clip(lower=0).fillna(0.0)
+    below = (data["value"] - data["low"]).clip(lower=0).fillna(0.0)
+    return {
+        "type": "data", "symmetric": False, "array": above.tolist(), "arrayminus": below.tolist(),
+        "color": color, "thickness": 1.6, "width": 0,
+    }  # fmt: skip
+
+
+def histograms(
+    data: pd.DataFrame, *, title: str, subtitle: str, x_title: str, bins: int = 16
+) -> go.Figure:
+    """Draw distributions that add up to 1: a panel each `panel`, an outline each `name`.
+
+    Parameters
+    ----------
+    data
+        A row a value: `panel`, `name`, `value`.
+    title, subtitle, x_title
+        Texts.
+    bins
+        Number of bins, the same for all.
+    """
+    panels, names = list(data["panel"].unique()), list(data["name"].unique())
+    layout = Panels.fitting(len(panels), 1 if len(panels) < 4 else 2, 150)
+    figure = layout.figure(shared_xaxes=True)
+    edges = np.histogram_bin_edges(data["value"].dropna(), bins=bins)
+    for (panel, name), rows in data.groupby(["panel", "name"], sort=False):
+        index, order = panels.index(panel), names.index(name) % len(look.SERIES)
+        values = rows["value"].dropna()
+        shares = np.histogram(values, bins=edges)[0] / max(1, len(values))
+        figure.add_trace(
+            go.Scatter(
+                x=np.repeat(edges, 2).tolist(), y=[0.0, *np.repeat(shares, 2).tolist(), 0.0],
+                mode="lines", name=str(name), legendgroup=str(name), showlegend=index == 0,
+                line={"color": look.SERIES[order], "width": 2, "dash": look.DASHES[order]},
+                fill="tozeroy", fillcolor=look.faint(look.SERIES[order], 0.14),
+            ),
+            **layout.cell(index),
+        )  # fmt: skip
+    for index, panel in enumerate(panels):
+        if len(panels) > 1:
+            look.panel_title(figure, f"<b>{plot_text(panel, 44)}</b>", index)
+        title_x = x_title if layout.is_last(index) else None
+        figure.update_xaxes(title_text=title_x, showgrid=False, **layout.cell(index))
+    figure.update_yaxes(title_text="Share", tickformat=".0%", rangemode="tozero")
+    legend = [str(name) for name in names] if len(names) > 1 else []
+    head = 30 if len(panels) > 1 else 10
+    return look.finish(
+        figure, title=title, subtitle=subtitle, height=layout.height, legend=legend, head=head
+    )
+
+
+def forest(
+    data: pd.DataFrame, *, title: str, subtitle: str, x_title: str, reference: float | None = None,
+    reference_name: str = "chance", digits: int | None = None,
+) -> go.Figure:  # fmt: skip
+    """Draw values with their intervals from top to bottom, the numbers in a column on the right.
+
+    Parameters
+    ----------
+    data
+        A row a value: `name`, `value`, `low`, `high`, `main` (drawn large, its interval shaded).
+    title, subtitle, x_title
+        Texts.
+    reference, reference_name
+        Where a dashed line stands, and what it is called.
+    digits
+        Decimals of the numbers on the right.
+    """
+    figure, heights = go.Figure(), np.arange(len(data) - 1, -1, -1)
+    for row in data[data["main"]].dropna(subset=["low", "high"]).itertuples():
+        figure.add_vrect(
+            x0=row.low, x1=row.high, fillcolor=look.BLUE, opacity=0.08, line_width=0, layer="below"
+        )
+    if reference is not None:
+        figure.add_vline(x=reference, line={"color": look.BLACK, "width": 1, "dash": "dash"})
+        figure.add_annotation(
+            x=reference, y=1, yref="paper", yanchor="bottom", showarrow=False, text=reference_name,
+            font={"size": 11, "color": look.GREY},
+        )  # fmt: skip
+    texts = [
+        spanned(Interval(*row), digits=digits)
+        for row in data[["value", "low", "high"]].itertuples(index=False)
+    ]
+    for main, rows in data.assign(y=heights, text=texts).groupby("main", sort=False):
+        color = look.BLUE if main else look.GREY
+        symbol, size = ("diamond", 11) if main else ("circle", 8)
+        figure.add_trace(
+            go.Scatter(
+                x=_numbers(rows["value"]), y=rows["y"].tolist(), mode="markers", cliponaxis=False,
+                marker={"color": color, "size": size, "symbol": symbol}, showlegend=False,
+                error_x=error_bar(rows, color), customdata=rows[["name", "text"]].to_numpy().tolist(),
+                hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
+            )
+        )  # fmt: skip
+        for row in rows.itertuples():
+            figure.add_annotation(
+                x=1, xref="paper", xanchor="left", xshift=12, y=row.y, yref="y", showarrow=False,
+                text=f"<b>{row.text}</b>" if main else row.text, font={"size": 12}, align="left",
+            )  # fmt: skip
+    names = [f"<b>{row.name}</b>" if row.main else row.name for row in data.itertuples(index=False)]
+    figure.update_xaxes(title_text=x_title)
+    figure.update_yaxes(
+        tickmode="array", tickvals=heights.tolist(), ticktext=names, range=[-0.6, len(data) - 0.4],
+        showgrid=False, ticks="", showline=False, ticklabelstandoff=6,
+    )  # fmt: skip
+    return look.finish(
+        figure, title=title, subtitle=subtitle, height=30 * len(data) + 14, right=150, head=24
+    )
+
+
+def _numbers(values: pd.Series) -> list[float | None]:
+    """Return values as JSON has them: None for NaN."""
+    return [None if pd.isna(value) else value for value in values.tolist()]

@@ -1,0 +1,132 @@
+"""How numbers, intervals and lists are written: filters of the templates and labels of figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from markupsafe import Markup, escape
+
+from probekit.results.intervals import Interval
+
+MINUS, NBSP, DASH = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}", "\N{EN DASH}"
+EVEN = 4
+"""More steps than these at one distance are not named one by one."""
+
+
+def number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
+    """Return a number with a real minus sign; a dash where there is none; no decimals from 100 on."""
+    if value is None or math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return f"{MINUS if value < 0 else ''}∞"
+    digits = 0 if abs(value) >= 100 else digits
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:{'+' if sign and rounded else ''},.{digits}f}".replace("-", MINUS)
+
+
+def digits_for(*values: float) -> int:
+    """Return how many decimals give about three figures of the largest number, at most three."""
+    sizes = [abs(value) for value in values if math.isfinite(value) and value]
+    return min(3, max(0, 2 - math.floor(math.log10(max(sizes))))) if sizes else 2
+
+
+def spanned(
+    value: Interval, unit: str = "", *, digits: int | None = None, sign: bool = False
+) -> str:
+    """Return `0.91 [0.86, 0.95]` as plain text.
+
+    Parameters
+    ----------
+    value
+        With its interval; without one the value alone, without a value a dash.
+    unit
+        `share` is written in per cent, a change of it (`sign`) in points.
+    digits
+        Decimals; by default those that give three figures, none for shares.
+    sign
+        Write a plus too.
+    """
+    after = ""
+    if unit == "share":
+        value = Interval(*(100 * end for end in value))
+        after, digits = " points" if sign else f"{NBSP}%", digits or 0
+    digits = digits_for(*value) if digits is None else digits
+    if not value.known:
+        return DASH
+    text = number(value.value, digits, sign=sign) + after
+    if not value.has_interval:
+        return text
+    low, high = (number(end, digits, sign=sign) for end in (value.low, value.high))
+    return f"{text} [{low}, {high}]"
+
+
+def interval(
+    value: Interval, unit: str = "", *, digits: int | None = None, sign: bool = False
+) -> Markup:
+    """Return `spanned` for a page: the interval set smaller, a change that leaves 0 in bold."""
+    if not value.known:
+        return Markup('<span class="none">–</span>')
+    text, bracket, ends = spanned(value, unit, digits=digits, sign=sign).partition(" [")
+    html = escape(text)
+    if bracket:
+        html = Markup('{} <span class="interval">[{}</span>').format(text, ends)
+    return Markup("<b>{}</b>").format(html) if sign and value.side() else html
+
+
+def listed(items: Sequence[str]) -> str:
+    """Return `a, b and c`."""
+    items = list(items)
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
+def ranges(steps: Sequence[int]) -> str:
+    """Return steps as `3, 7–9`, and many at one distance as `5, 9, …, 237`."""
+    distinct = sorted(set(steps))
+    distances = {after - before for before, after in pairwise(distinct)}
+    if len(distinct) > EVEN and len(distances) == 1 and distances != {1}:
+        return f"{distinct[0]}, {distinct[1]}, …, {distinct[-1]}"
+    spans: list[list[int]] = []
+    for step in distinct:
+        if spans and spans[-1][-1] == step - 1:
+            spans[-1] = [spans[-1][0], step]
+        else:
+            spans.append([step])
+    return ", ".join(DASH.join(map(str, span)) for span in spans)
+
+
+def shorten(text: str, limit: int = 40) -> str:
+    """Return text on one line and cut to `limit` characters with an ellipsis."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def plot_text(text: str, limit: int = 40) -> str:
+    """Return text shortened and escaped: plotly reads `<b>` and `&lt;` in its labels."""
+    return shorten(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def sentence(text: str) -> str:
+    """Return the text with its first letter in upper case, the rest untouched."""
+    return text[:1].upper() + text[1:]
+
+
+def count(value: float) -> str:
+    """Return a count with thousands set apart."""
+    return f"{int(value):,}"
+
+
+def p_value(p: float | None) -> str:
+    """Return `p = 0.032`; nothing where there is none."""
+    if p is None or math.isnan(p):
+        return ""
+    return f"p{NBSP}={NBSP}{p:.{3 if p < 0.1 else 2}f}"
+
+
+FILTERS = {
+    function.__name__: function
+    for function in (
+        number, interval, spanned, listed, ranges, shorten, plot_text, sentence, count, p_value,
+    )
+}  # fmt: skip

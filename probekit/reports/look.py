@@ -1,0 +1,229 @@
+"""One look for every figure: palette, fonts, panels, titles and legends placed in pixels.
+
+The palette is Okabe and Ito's, told apart by readers with any of the common colour blindnesses;
+every colour is doubled by a dash or a marker so that a grey print can be read too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+BLACK, GREY, FAINT, GRID = "#1a1a1a", "#6b6b6b", "#c9c9c9", "#ececec"
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY = "#E69F00", "#56B4E9"
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
+DASHES = ("solid", "solid", "dash", "dash", "dot", "dot", "dashdot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
+FONT = '"Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
+SEQUENTIAL = ["#f4f8fc", "#c6dbef", "#7fb5da", "#2f7fbc", "#083d7a"]
+DIVERGING = ["#b2451c", "#efa37f", "#f7f7f7", "#86bedd", "#00588c"]
+"""Colour scales, evenly spaced from the lowest value to the highest."""
+WIDTH = 680
+"""Narrowest width in pixels a figure is drawn at: A4 between its margins."""
+TITLE, LEGEND_ROW = 46, 22
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Panels in rows: how many beside each other, how high each is, the gaps, in pixels."""
+
+    n: int
+    across: int
+    each: int
+    gap: int = 76
+    between: int = 64
+    """Pixels between columns, where tick labels stand."""
+
+    @classmethod
+    def fitting(cls, n: int, across: int | None = None, each: int | None = None) -> Panels:
+        """Return a layout for `n` panels that stays on a printed page where it can."""
+        wide = min(n, across or (2 if n in (2, 4) else 3))
+        return cls(n, wide, each or {1: 320, 2: 230}.get(wide, 180))
+
+    @property
+    def down(self) -> int:
+        """Rows of panels."""
+        return -(-self.n // self.across)
+
+    @property
+    def height(self) -> int:
+        """Height of all rows with their gaps."""
+        return self.down * self.each + (self.down - 1) * self.gap
+
+    def cell(self, index: int) -> dict[str, int]:
+        """Return row and column of a panel, as plotly counts them."""
+        return {"row": index // self.across + 1, "col": index % self.across + 1}
+
+    def is_last(self, index: int) -> bool:
+        """Return whether no panel stands below this one."""
+        return index + self.across >= self.n
+
+    def figure(self, **options: Any) -> go.Figure:  # noqa: ANN401 - plotly's own
+        """Return an empty figure of these panels; unused places are left blank."""
+        made = make_subplots(
+            rows=self.down,
+            cols=self.across,
+            horizontal_spacing=self.between / WIDTH if self.across > 1 else 0,
+            vertical_spacing=self.gap / self.height if self.down > 1 else 0,
+            **options,
+        )
+        for index in range(self.n, self.down * self.across):
+            made.update_xaxes(visible=False, **self.cell(index))
+            made.update_yaxes(visible=False, **self.cell(index))
+        return made
+
+
+def axis(letter: str, index: int) -> str:
+    """Return plotly's name of the axis of a panel: `x`, `x2`, `y3`."""
+    return letter if index == 0 else f"{letter}{index + 1}"
+
+
+def panel_title(figure: go.Figure, text: str, index: int, shift: int = 0) -> None:
+    """Write a title above a panel, at its left edge or `shift` pixels from there."""
+    figure.add_annotation(
+        text=text, x=0, xref=f"{axis('x', index)} domain", xanchor="left", xshift=shift,
+        y=1, yref=f"{axis('y', index)} domain", yanchor="bottom", yshift=4,
+        showarrow=False, align="left", font={"size": 12},
+    )  # fmt: skip
+
+
+def right_labels(
+    figure: go.Figure,
+    labels: Sequence[tuple[float, str]],
+    index: int,
+    ends: tuple[float, float],
+    height: int,
+) -> None:
+    """Name levels right of a panel, names that would touch moved apart.
+
+    Parameters
+    ----------
+    figure, index
+        Figure and panel.
+    labels
+        Value on the vertical axis and its name.
+    ends
+        Range of the vertical axis.
+    height
+        Height of the panel in pixels.
+    """
+    pixels = [(value - ends[0]) / (ends[1] - ends[0]) * height for value, _ in labels]
+    for (value, text), pixel, moved in zip(labels, pixels, spread(pixels, 15), strict=True):
+        figure.add_annotation(
+            x=1, xref=f"{axis('x', index)} domain", xanchor="left", xshift=6, y=value,
+            yref=axis("y", index), yshift=moved - pixel, showarrow=False, text=text,
+            font={"size": 11, "color": GREY},
+        )  # fmt: skip
+
+
+def template() -> go.layout.Template:
+    """Return the template of every figure."""
+    line = dict(
+        showline=True, linecolor=BLACK, linewidth=1, ticks="outside", ticklen=4, tickcolor=BLACK,
+        gridcolor=GRID, gridwidth=1, zeroline=False, automargin=True,
+        title=dict(standoff=8, font=dict(size=12.5)), tickfont=dict(size=11.5),
+    )  # fmt: skip
+    return go.layout.Template(
+        layout=dict(
+            font=dict(family=FONT, size=12, color=BLACK), paper_bgcolor="white",
+            plot_bgcolor="white", colorway=list(SERIES), xaxis=line, yaxis=line, dragmode=False,
+            hoverlabel=dict(bgcolor="white", bordercolor=FAINT, font=dict(family=FONT, size=12)),
+            hovermode="closest",
+        )
+    )  # fmt: skip
+
+
+def finish(
+    figure: go.Figure,
+    *,
+    title: str,
+    subtitle: str,
+    height: int,
+    legend: Sequence[str] = (),
+    left: int = 60,
+    right: int = 16,
+    bottom: int = 52,
+    head: int = 10,
+) -> go.Figure:
+    """Put title, subtitle and legend above a plot area of `height` pixels; return the figure.
+
+    Everything is placed in pixels, so nothing moves over anything else at any width down to
+    `WIDTH`. `legend` names the legend's entries: how many rows they take is worked out here.
+    `head` is the room right above the plot area, for panel titles.
+    """
+    top = TITLE + LEGEND_ROW * legend_rows(legend) + head
+    whole = top + height + bottom
+    small = f"<span style='font-size:12px;color:{GREY}'>{subtitle}</span>"
+    return figure.update_layout(
+        template=template(), height=whole, margin=dict(l=left, r=right, t=top, b=bottom),
+        title=dict(
+            text=f"<b>{title}</b><br>{small}", font=dict(size=14.5), x=0, xref="container",
+            xanchor="left", y=1, yref="container", yanchor="top", pad=dict(t=22, l=4),
+        ),
+        showlegend=bool(legend),
+        legend=dict(
+            orientation="h", x=0, xref="container", xanchor="left", y=1 - (TITLE + 2) / whole,
+            yref="container", yanchor="top", font=dict(size=11.5), itemsizing="trace",
+            traceorder="normal", itemclick=False, itemdoubleclick=False,
+            bgcolor="rgba(255,255,255,0)",
+        ),
+    )  # fmt: skip
+
+
+def legend_rows(entries: Sequence[str]) -> int:
+    """Return how many rows a horizontal legend of `entries` takes at `WIDTH`.
+
+    Plotly gives every entry the width of the longest one when they do not fit in one row.
+    """
+    widths = [text_width(entry) + 44 for entry in entries]
+    if sum(widths) <= WIDTH - 20:
+        return int(bool(widths))
+    return math.ceil(len(entries) / max(1, int((WIDTH - 20) // max(widths))))
+
+
+def text_width(text: str, size: float = 11.5) -> float:
+    """Return about how many pixels `text` takes, rather too many than too few."""
+    return len(text) * size * 0.56
+
+
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Return positions moved apart until neighbours are `gap` apart, order and centre kept."""
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    clusters: list[tuple[list[int], float]] = []
+    for index in order:
+        members, centre = [index], positions[index]
+        while clusters:
+            before, middle = clusters[-1]
+            room = centre - middle - (len(members) + len(before) - 2) / 2 * gap
+            if room >= gap:
+                break
+            clusters.pop()
+            total = len(before) + len(members)
+            centre = (middle * len(before) + centre * len(members)) / total
+            members = before + members
+        clusters.append((members, centre))
+    moved = [0.0] * len(positions)
+    for members, centre in clusters:
+        for rank, index in enumerate(members):
+            moved[index] = centre + (rank - (len(members) - 1) / 2) * gap
+    return moved
+
+
+def faint(color: str, opacity: float) -> str:
+    """Return a `#rrggbb` colour as rgba with an opacity."""
+    return f"rgba({','.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))},{opacity})"
+
+
+def key(name: str, color: str, symbol: str = "line-ns") -> go.Scatter:
+    """Return a trace that draws nothing and names a mark in the legend."""
+    line = {"width": 1.4, "color": color}
+    marker = {"symbol": symbol, "size": 12, "color": color, "line": line}
+    return go.Scatter(
+        x=[None], y=[None], mode="markers", name=name, hoverinfo="skip", marker=marker
+    )

@@ -1,0 +1,240 @@
+"""Result files: columns and keys declared once, written by one room, read by one reader.
+
+A table is a jsonl file whose row is a `TypedDict`; a document is a JSON object with a header.
+Both are checked by pydantic as they are read, so a text where a number belongs is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from probekit.container import jsonable
+from probekit.errors import ProbeError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Table:
+    """A jsonl file of rows of one type.
+
+    Parameters
+    ----------
+    file
+        Its name in the run's directory.
+    row
+        A `TypedDict`: keys that must be there, types, and what may be left out (`NotRequired`).
+    what
+        Words for one row: `a prediction`.
+    growing
+        Whether the file is appended to while the command runs, so that it may be absent and its
+        last line may be half written.
+    spread
+        Keys that hold objects, and the prefix of the columns that their keys become.
+    """
+
+    file: str
+    row: type
+    what: str
+    growing: bool = False
+    spread: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.row)
+
+    def lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
+        """Return rows as they stand in the file, a line each."""
+        return "".join(json.dumps(jsonable(dict(row)), ensure_ascii=False) + "\n" for row in rows)
+
+    def read(self, directory: Path, again: str) -> pd.DataFrame:
+        """Return the rows of the file in a run's directory as a frame.
+
+        Parameters
+        ----------
+        directory
+            Of the run.
+        again
+            The remedy for a damaged file: what to run again.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A column a key; numbers as float64, NaN for null and for what a row lacks.
+
+        Raises
+        ------
+        ProbeError
+            When the file is absent or a line is no such row.
+        """
+        import pandas as pd
+
+        path = directory / self.file
+        if not path.is_file() and not self.growing:
+            raise ProbeError(f"{path}: missing, the output is partial. {again}")
+        # Only \n ends a row: str.splitlines would also break at the U+2028 a text may hold.
+        parts = path.read_bytes().split(b"\n") if path.is_file() else []
+        rows = []
+        for number, line in enumerate(parts[:-1] if self.growing else parts, start=1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(self._adapter.validate_json(line))
+            except ValidationError as error:
+                self._refuse(f"{path}:{number}", error, again)
+        keys = list(
+            dict.fromkeys([*self.row.__annotations__, *(key for row in rows for key in row)])
+        )
+        frame = pd.DataFrame(rows, columns=keys)
+        for name in keys:
+            if frame[name].map(lambda v: v is None or isinstance(v, (int, float))).all():
+                numbers = pd.to_numeric(frame[name])
+                frame[name] = numbers if numbers.dtype.kind in "ib" else numbers.astype(float)
+        for name, prefix in self.spread.items():
+            objects = [value if isinstance(value, dict) else {} for value in frame.pop(name)]
+            columns = pd.DataFrame(objects, index=frame.index).add_prefix(prefix)
+            frame = pd.concat([frame, columns], axis=1)
+        return frame
+
+    def _refuse(self, place: str, error: ValidationError, again: str) -> NoReturn:
+        raise ProbeError(f"{place}: not {self.what} row ({reason(error)}). {again}") from error
+
+
+@dataclass(frozen=True)
+class Document:
+    """The JSON object at the heart of a command's output.
+
+    Parameters
+    ----------
+    command
+        Its command: `fit`.
+    words
+        What the command leaves: `a fit`.
+    file
+        Its name in the directory.
+    format, version
+        Its header; `format` None: the file is a run record, told by its key `command`.
+    content
+        A `TypedDict` of keys that readers need, with their types.
+    """
+
+    command: str
+    words: str
+    file: str
+    format: str | None
+    version: int
+    content: type
+
+    @property
+    def again(self) -> str:
+        """The remedy for a damaged output."""
+        return f"Run probekit {self.command} again with --force."
+
+    @property
+    def give(self) -> str:
+        """The remedy for a directory that is none."""
+        return f"Give the directory that probekit {self.command} wrote to --out."
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The keys that the writer puts first."""
+        return {"format": self.format, "format_version": self.version, "complete": True}
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.content)
+
+    def read(self, directory: Path) -> dict[str, Any]:
+        """Return the object in a run's directory, its header and its values checked.
+
+        Raises
+        ------
+        ProbeError
+            When the directory or the file is missing, partial, damaged, foreign or newer.
+        """
+        if not directory.is_dir():
+            raise ProbeError(
+                f"{directory}: no such directory, expected the output of {self.words}. {self.give}"
+            )
+        path = directory / self.file
+        if not path.is_file():
+            raise ProbeError(
+                f"{directory}: has no {self.file}, expected the output of {self.words}. {self.give}"
+            )
+        value = read_json(path, self.again)
+        self._check_header(path, value)
+        try:
+            return dict(self._adapter.validate_python(value))
+        except ValidationError as error:
+            raise ProbeError(f"{path}: {reason(error)}. {self.again}") from error
+
+    def _check_header(self, path: Path, value: dict[str, Any]) -> None:
+        if self.format is None:
+            if value.get("command") != self.command:
+                raise ProbeError(
+                    f"{path}: command is {value.get('command')!r}, expected {self.command!r}. {self.give}"
+                )
+            return
+        if value.get("format") != self.format:
+            raise ProbeError(
+                f"{path}: format is {value.get('format')!r}, expected {self.format!r}. {self.give}"
+            )
+        version = value.get("format_version")
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise ProbeError(
+                f"{path}: format_version is {version!r}, expected a number. {self.again}"
+            )
+        if version > self.version:
+            raise ProbeError(
+                f"{path}: format version is {version}, this probekit reads up to {self.version}. "
+                "Upgrade probekit."
+            )
+        if value.get("complete", True) is not True:
+            raise ProbeError(
+                f"{path}: the command did not finish, the file is partial. {self.again}"
+            )
+
+
+def read_json(path: Path, again: str) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises
+    ------
+    ProbeError
+        When the file is absent, is not JSON, or holds something else than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ProbeError(f"{path}: no such file. {again}") from error
+    except json.JSONDecodeError as error:
+        raise ProbeError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}), the file is partial or damaged. {again}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ProbeError(f"{path}: not UTF-8 text, the file is damaged. {again}") from error
+    if not isinstance(value, dict):
+        raise ProbeError(f"{path}: got a {type(value).__name__}, expected an object. {again}")
+    return value
+
+
+def reason(error: ValidationError) -> str:
+    """Return pydantic's first complaint as one clause: where, what was found, what was expected."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"key {place!r} is missing, the file is partial or damaged"
+    if first["type"] == "json_invalid":
+        return "not JSON, the file is partial or damaged"
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{place or 'the row'} holds a value of the wrong type: got {shown}, {message}"
