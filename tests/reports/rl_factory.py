@@ -10,7 +10,7 @@ import numpy as np
 
 from probekit.results.goodhart import goodhart
 from probekit.results.intervals import Resampler
-from tests.reports.test_steer_factory import WORDS
+from tests.reports.words import WORDS
 
 OPTIMISED = "ridge/resid_post/020/mean"
 OTHERS = ("ridge/resid_post/008/mean", "ridge/resid_post/014/mean", "ridge/resid_post/024/mean")

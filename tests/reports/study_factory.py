@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.reports.factory import Made, write_fit
 from tests.reports.rl_factory import MadeRL, write_rl
-from tests.reports.test_steer_factory import MadeSteer, write_steer
+from tests.reports.steer_factory import MadeSteer, write_steer
 
 STAGES = ("elicit", "fit", "projection", "dynamics", "steer", "rl", "ood")
 RISES = {"invented": (0.1, 0.9), "real": (0.1, 0.12)}

@@ -35,7 +35,7 @@ from probekit.results.intervals import Resampler
 from tests.cli.test_cli import run as command
 from tests.reports.browser import chromium, collisions, open_report
 from tests.reports.rl_factory import OPTIMISED, OTHERS, MadeRL, write_rl
-from tests.reports.test_steer_factory import HOSTILE
+from tests.reports.words import HOSTILE
 
 EQUAL = "every group's rewards are equal: nothing is learnt from this step"
 PAST = "the mean score is past every chosen one"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from probekit.errors import OutputError, ProbeError
@@ -36,7 +37,8 @@ from probekit.reports.steer_words import (
     wrapped,
 )
 from tests.reports.browser import chromium, collisions, open_report
-from tests.reports.test_steer_factory import HOSTILE, MadeSteer, make_steer, write_steer
+from tests.reports.steer_factory import MadeSteer, make_steer, write_steer
+from tests.reports.words import HOSTILE
 
 BARE = dict(behaviours={}, rerank=False, judge=False, reference=False, layers=0, ablation=False)
 SMALL = MadeSteer(prompts=4, samples=1, layers=3, random=2)
@@ -518,3 +520,13 @@ def _check_drawn(figure: dict, width: float) -> None:
     for text, left, top, right, bottom in figure["texts"]:
         assert left >= -1 and top >= -1 and bottom <= figure["height"] + 1, (figure["id"], text)
         assert right <= width + 1, (figure["id"], text)
+
+
+def test_slopes_are_as_planted() -> None:
+    value, rows = make_steer(MadeSteer(slope=2.0, random=0, layers=0))
+    scores = {c["coeff"]: c["values"]["score"]["value"] for c in value["conditions"]
+              if c["coeff"] is not None}  # fmt: skip
+    slope = np.polyfit(list(scores), list(scores.values()), 1)[0]
+    assert abs(slope - 2.0) < 0.2
+    assert value["doses"]["score"]["slope"]["value"] == 2.0
+    assert len(rows) == value["n"]["completions"] == len(value["conditions"]) * 24 * 2

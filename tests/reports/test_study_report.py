@@ -54,7 +54,7 @@ from tests.reports.study_factory import (
     arm,
     write_study,
 )
-from tests.reports.test_steer_factory import HOSTILE
+from tests.reports.words import HOSTILE
 
 HEDGING = ("hedges", "refuses")
 

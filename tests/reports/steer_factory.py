@@ -1,4 +1,4 @@
-"""Made-up output directories of a steering run, with planted slopes, and that they hold them."""
+"""Made-up output directories of a steering run, with planted slopes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-HOSTILE = (
-    "<script>document.title='owned'</script> & \"quoted\" </script><img src=x onerror=alert(1)>"
-)
-WORDS = (
-    "I think that the person you name did work on this, though I can not say in which year the "
-    "paper was published; it may be that I confuse her with someone else, so please check it"
-).split()
+from tests.reports.words import WORDS
+
 MEASURES = [
     ("score", "probe score (layer 18)", "log-odds of being preferred", "effect", None),
     ("perplexity", "perplexity", "unsteered model", "damage", None),
@@ -318,13 +313,3 @@ def _completions(made: MadeSteer, conditions: list[dict], rng: np.random.Generat
                     category=(made.text or "hedges") if rng.random() < 0.4 else None, judge=None,
                 ))  # fmt: skip
     return rows
-
-
-def test_slopes_are_as_planted() -> None:
-    value, rows = make_steer(MadeSteer(slope=2.0, random=0, layers=0))
-    scores = {c["coeff"]: c["values"]["score"]["value"] for c in value["conditions"]
-              if c["coeff"] is not None}  # fmt: skip
-    slope = np.polyfit(list(scores), list(scores.values()), 1)[0]
-    assert abs(slope - 2.0) < 0.2
-    assert value["doses"]["score"]["slope"]["value"] == 2.0
-    assert len(rows) == value["n"]["completions"] == len(value["conditions"]) * 24 * 2
