@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -124,8 +125,8 @@ def _line(
         spanned(Interval(*row)) for row in line[["value", "low", "high"]].itertuples(index=False)
     ]
     curve = go.Scatter(
-        x=_numbers(line["x"]),
-        y=_numbers(line["value"]),
+        x=look.numbers(line["x"]),
+        y=look.numbers(line["value"]),
         mode="lines+markers" if kind == "main" and len(line) <= 40 else "lines",
         name=name,
         legendgroup=name,
@@ -138,34 +139,8 @@ def _line(
     if kind != "main":
         return [curve if kind == "control" else curve.update(hoverinfo="skip", hovertemplate=None)]
     if bars:
-        return [curve.update(error_y=error_bar(line, color))]
-    return [*bands(line, color, name), curve]
-
-
-def bands(line: pd.DataFrame, color: str, name: str) -> list[go.Scatter]:
-    """Return the interval of a line as filled bands, broken where a point has none."""
-    has = line["low"].notna() & line["high"].notna()
-    made = []
-    for _, part in line[has].groupby((~has).cumsum()[has]):
-        made.append(
-            go.Scatter(
-                x=[*_numbers(part["x"]), *_numbers(part["x"][::-1])],
-                y=[*_numbers(part["high"]), *_numbers(part["low"][::-1])],
-                fill="toself", fillcolor=look.faint(color, 0.14), line={"width": 0}, mode="lines",
-                hoverinfo="skip", showlegend=False, legendgroup=name,
-            )
-        )  # fmt: skip
-    return made
-
-
-def error_bar(data: pd.DataFrame, color: str) -> dict[str, object]:
-    """Return plotly's bar of the interval of every row; no bar where there is none."""
-    above = (data["high"] - data["value"]).clip(lower=0).fillna(0.0)
-    below = (data["value"] - data["low"]).clip(lower=0).fillna(0.0)
-    return {
-        "type": "data", "symmetric": False, "array": above.tolist(), "arrayminus": below.tolist(),
-        "color": color, "thickness": 1.6, "width": 0,
-    }  # fmt: skip
+        return [curve.update(error_y=look.error_bar(line, color))]
+    return [*look.bands(line, color, name), curve]
 
 
 def histograms(
@@ -249,9 +224,9 @@ def forest(
         symbol, size = ("diamond", 11) if main else ("circle", 8)
         figure.add_trace(
             go.Scatter(
-                x=_numbers(rows["value"]), y=rows["y"].tolist(), mode="markers", cliponaxis=False,
+                x=look.numbers(rows["value"]), y=rows["y"].tolist(), mode="markers", cliponaxis=False,
                 marker={"color": color, "size": size, "symbol": symbol}, showlegend=False,
-                error_x=error_bar(rows, color), customdata=rows[["name", "text"]].to_numpy().tolist(),
+                error_x=look.error_bar(rows, color), customdata=rows[["name", "text"]].to_numpy().tolist(),
                 hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
             )
         )  # fmt: skip
@@ -271,6 +246,75 @@ def forest(
     )
 
 
-def _numbers(values: pd.Series) -> list[float | None]:
-    """Return values as JSON has them: None for NaN."""
-    return [None if pd.isna(value) else value for value in values.tolist()]
+def scatter(
+    data: pd.DataFrame, *, title: str, subtitle: str, x_title: str, y_title: str,
+    diagonal: str = "", ends: tuple[float, float] | None = None, log_x: bool = False,
+    bounds: Mapping[str, float] | None = None, height: int = 340,
+) -> go.Figure:  # fmt: skip
+    """Draw points by two numbers, a colour each `name`.
+
+    Parameters
+    ----------
+    data
+        A row a point: `name` (in the legend), `x`, `value` (upwards) with its interval `low` and
+        `high`, `look`, `label` (written right below the point) and `hover`. Looks: `points`, `path`
+        (joined in their order), `line` (joined, without points), `control` (small, grey, open).
+    title, subtitle, x_title, y_title
+        Texts.
+    diagonal
+        Name of a dashed line where both numbers are equal; both axes then have one scale.
+    ends
+        Ends of both axes where there is a diagonal; by default those of the points.
+    log_x
+        Draw the horizontal axis by powers of ten.
+    bounds
+        Names and places of upright dashed lines.
+    height
+        Height of the plot area in pixels.
+    """
+    figure, names = go.Figure(), list(data["name"].unique())
+    if diagonal:
+        low, high = ends or look.padded(data[["x", "value", "low", "high"]])
+        figure.add_trace(
+            go.Scatter(
+                x=[low, high], y=[low, high], mode="lines", name=diagonal, hoverinfo="skip",
+                line={"color": look.BLACK, "width": 1, "dash": "dash"},
+            )
+        )  # fmt: skip
+        equal = {"range": [low, high], "constrain": "domain", "dtick": look.step(high - low)}
+        figure.update_xaxes(**equal).update_yaxes(scaleanchor="x", scaleratio=1, **equal)
+    for order, (name, rows) in enumerate(data.groupby("name", sort=False)):
+        figure.add_trace(_spots(rows, str(name), order, many=len(data) > 600))
+    for name, place in (bounds or {}).items():
+        figure.add_vline(x=place, line={"color": look.ORANGE, "width": 1.6, "dash": "dash"})
+        figure.add_annotation(
+            x=math.log10(place) if log_x else place, y=1, yref="paper", yanchor="bottom", text=name,
+            showarrow=False, font={"size": 11, "color": look.GREY},
+        )  # fmt: skip
+    figure.update_xaxes(title_text=x_title, type="log" if log_x else None)
+    figure.update_yaxes(title_text=y_title)
+    legend = [*([diagonal] if diagonal else []), *(str(name) for name in names)]
+    return look.finish(
+        figure, title=title, subtitle=subtitle, height=height, legend=legend, head=24
+    )
+
+
+def _spots(rows: pd.DataFrame, name: str, order: int, *, many: bool) -> go.Scatter:
+    """Return the points of one name."""
+    kind, at = rows["look"].iloc[0], order % len(look.SERIES)
+    color = look.GREY if kind == "control" else look.SERIES[at]
+    mode = {"path": "lines+markers", "line": "lines"}.get(kind, "markers")
+    size, opacity = (5 if many else 6.5, 0.35 if many else 0.55) if kind == "points" else (8, 1)
+    return go.Scatter(
+        x=look.numbers(rows["x"]), y=look.numbers(rows["value"]), name=name, cliponaxis=False,
+        mode=f"{mode}+text" if rows["label"].any() else mode, text=rows["label"].tolist(),
+        textposition="bottom right", textfont={"size": 10, "color": look.GREY},
+        line={"color": color, "width": 1.6},
+        marker={
+            "color": color, "symbol": "circle-open" if kind == "control" else look.SYMBOLS[at],
+            "size": size, "opacity": opacity,
+        },
+        error_y=look.error_bar(rows, color) if rows["low"].notna().any() else None,
+        customdata=rows["hover"].tolist(), hoverinfo="skip" if kind == "line" else None,
+        hovertemplate=None if kind == "line" else "%{customdata}<extra></extra>",
+    )  # fmt: skip

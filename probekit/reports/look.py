@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -227,3 +229,59 @@ def key(name: str, color: str, symbol: str = "line-ns") -> go.Scatter:
     return go.Scatter(
         x=[None], y=[None], mode="markers", name=name, hoverinfo="skip", marker=marker
     )
+
+
+def bands(line: pd.DataFrame, color: str, name: str) -> list[go.Scatter]:
+    """Return the interval of a line as filled bands, broken where a point has none."""
+    has = line["low"].notna() & line["high"].notna()
+    made = []
+    for _, part in line[has].groupby((~has).cumsum()[has]):
+        made.append(
+            go.Scatter(
+                x=[*numbers(part["x"]), *numbers(part["x"][::-1])],
+                y=[*numbers(part["high"]), *numbers(part["low"][::-1])],
+                fill="toself", fillcolor=faint(color, 0.14), line={"width": 0}, mode="lines",
+                hoverinfo="skip", showlegend=False, legendgroup=name,
+            )
+        )  # fmt: skip
+    return made
+
+
+def error_bar(data: pd.DataFrame, color: str) -> dict[str, object]:
+    """Return plotly's bar of the interval of every row; no bar where there is none."""
+    above = (data["high"] - data["value"]).clip(lower=0).fillna(0.0)
+    below = (data["value"] - data["low"]).clip(lower=0).fillna(0.0)
+    return {
+        "type": "data", "symmetric": False, "array": above.tolist(), "arrayminus": below.tolist(),
+        "color": color, "thickness": 1.6, "width": 0,
+    }  # fmt: skip
+
+
+def numbers(values: pd.Series) -> list[float | None]:
+    """Return values as JSON has them: None for NaN."""
+    return [None if pd.isna(value) else value for value in values.tolist()]
+
+
+def thinned(labels: Sequence[object], most: float) -> list[int]:
+    """Return the places of at most about `most` labels at round steps; a word before numbers stays."""
+    step = next(step for step in (1, 2, 4, 5, 10, 20, 50, 100, 1000) if len(labels) <= step * most)
+    first = next((at for at, label in enumerate(labels) if str(label).lstrip("-").isdigit()), 0)
+    shown = list(range(first, len(labels), step))
+    return [*range(0, first, step), *(shown if step == 1 or not first else shown[1:])]
+
+
+def padded(values: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends of an axis that holds all finite values, with a little room."""
+    numbers = values.to_numpy(dtype=float)
+    finite = numbers[np.isfinite(numbers)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    room = 0.05 * (high - low) or 0.5
+    return low - room, high + room
+
+
+def step(span: float) -> float:
+    """Return a round step that gives an axis of this span five to eleven ticks."""
+    power = 10.0 ** math.floor(math.log10(span / 5))
+    return next(lead * power for lead in (1, 2, 5, 10) if span / (lead * power) <= 11)
