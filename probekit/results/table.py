@@ -1,6 +1,7 @@
 """Result files: columns and keys declared once, written by one room, read by one reader.
 
-A table is a jsonl file whose row is a `TypedDict`; a document is a JSON object with a header.
+A table is a jsonl file whose row is a `TypedDict` (of typing_extensions, as pydantic asks for on
+Python 3.11); a document is a JSON object with a header. Keys beyond the declared ones are kept.
 Both are checked by pydantic as they are read, so a text where a number belongs is refused.
 """
 
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from probekit.container import jsonable
 from probekit.errors import ProbeError
@@ -49,7 +50,7 @@ class Table:
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.row)
+        return TypeAdapter(_open(self.row))
 
     def lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
         """Return rows as they stand in the file, a line each."""
@@ -150,7 +151,7 @@ class Document:
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.content)
+        return TypeAdapter(_open(self.content))
 
     def read(self, directory: Path) -> dict[str, Any]:
         """Return the object in a run's directory, its header and its values checked.
@@ -238,3 +239,8 @@ def reason(error: ValidationError) -> str:
     shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{place or 'the row'} holds a value of the wrong type: got {shown}, {message}"
+
+
+def _open(row: type) -> type:
+    """Return a `TypedDict` that keeps keys which it does not declare."""
+    return with_config(ConfigDict(extra="allow"))(row)
