@@ -10,12 +10,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probekit.reports import look
-from probekit.reports.formats import plot_text, spanned
+from probekit.reports.formats import number, plot_text, spanned
 from probekit.reports.look import Panels
 from probekit.results.intervals import Interval
 
 POINT = ["panel", "axis", "name", "x", "value", "low", "high", "share", "look", "hover"]
 """Columns of `lines`."""
+KINDS = ("thin", "level", "control", "main", "points", "ring")
+"""What a point of `lines` may look like, what is drawn first at the front."""
 Marks = Mapping[str, tuple[Sequence[float], str]]
 """Name to places on the horizontal axis and a colour: vertical lines with an entry in the legend."""
 
@@ -48,6 +50,8 @@ def lines(
     log_x: bool = False,
     marks: Marks | None = None,
     tops: Sequence[tuple[float, str]] = (),
+    levels: Mapping[str, float] | None = None,
+    ticks: Mapping[float, str] | None = None,
 ) -> go.Figure:
     """Draw lines with their intervals, a panel each value of the column `panel`.
 
@@ -56,8 +60,8 @@ def lines(
     data
         A row a point, columns `POINT`: `panel`, `axis` (title of the vertical axis), `name` (in the
         legend where it is not empty), `x`, `value`, `low`, `high`, `share` (drawn in per cent),
-        `look` and `hover`. Looks: `main`; `control` (grey, dotted, in the legend); `thin` (faint,
-        behind all); `level` (a dashed reference).
+        `look` and `hover`. Looks: `main`; `points` (not joined); `control` (grey, broken, in the
+        legend); `thin` (faint, behind all); `level` (a dashed reference); `ring` (around a point).
     title, subtitle, x_title
         Texts of the figure and of its horizontal axis.
     across, each
@@ -72,15 +76,21 @@ def lines(
         Vertical lines in every panel.
     tops
         Places with a text along the top of every panel.
+    levels
+        Name and value of straight lines through every panel, named on the right; with `same`.
+    ticks
+        Names of places on the horizontal axis, as many of them as fit.
     """
     panels = list(data["panel"].unique())
     layout = Panels.fitting(len(panels), across, each)
     figure = layout.figure(shared_yaxes="all" if same else False)
-    looks = {name: i for i, name in enumerate(data[data["look"] == "main"]["name"].unique())}
+    drawn = data["look"].isin(["main", "points"])
+    looks = {name: i for i, name in enumerate(data[drawn]["name"].unique())}
+    looks |= {name: i for i, name in enumerate(data[data["look"] == "control"]["name"].unique())}
     first = data.drop_duplicates("name").set_index("name")["panel"]
     for index, panel in enumerate(panels):
         cell, rows = layout.cell(index), data[data["panel"] == panel]
-        for kind in ("thin", "level", "control", "main"):
+        for kind in KINDS:
             for name, line in rows[rows["look"] == kind].groupby("name", sort=False):
                 shown = bool(name) and first[name] == panel
                 order = looks.get(str(name), 0)
@@ -94,22 +104,48 @@ def lines(
                 x=x, y=1, yref=f"{look.axis('y', index)} domain", yanchor="top", text=text,
                 showarrow=False, font={"size": 10.5, "color": look.GREY}, bgcolor="white", **cell,
             )  # fmt: skip
-        share = bool(rows["share"].iloc[0])
+        share, titled = bool(rows["share"].iloc[0]), cell["col"] == 1 or not same
         figure.update_yaxes(
-            title_text=rows["axis"].iloc[0], nticks=6, tickformat=".0%" if share else None, **cell
-        )
+            title_text=rows["axis"].iloc[0] if titled else None, nticks=6,
+            tickformat=".0%" if share else None, **cell,
+        )  # fmt: skip
         figure.update_xaxes(title_text=x_title if layout.is_last(index) else None, **cell)
         if len(panels) > 1:
             look.panel_title(figure, f"<b>{plot_text(panel, 44)}</b>", index)
     figure.update_xaxes(showgrid=False, nticks=6, type="log" if log_x else None)
+    if ticks:
+        shown = look.thinned(list(ticks.values()), {1: 16, 2: 9}.get(layout.across, 6))
+        places, texts = list(ticks), list(ticks.values())
+        figure.update_xaxes(
+            tickmode="array", tickvals=[places[at] for at in shown], tickangle=0,
+            ticktext=[texts[at] for at in shown],
+        )  # fmt: skip
+    if levels:
+        _levels(
+            figure, layout, levels, look.padded(data[["value", "low", "high"]], levels.values())
+        )
     shown_marks = {name: color for name, (places, color) in (marks or {}).items() if len(places)}
     for name, color in shown_marks.items():
         figure.add_trace(look.key(name, color), row=1, col=1)
     legend = [*(str(name) for name in data["name"].unique() if name), *shown_marks]
     return look.finish(
         figure, title=title, subtitle=subtitle, height=layout.height, legend=legend, bottom=56,
-        head=30 if len(panels) > 1 else 10,
+        head=30 if len(panels) > 1 else 10, right=122 if levels else 16,
     )  # fmt: skip
+
+
+def _levels(
+    figure: go.Figure, layout: Panels, levels: Mapping[str, float], ends: tuple[float, float]
+) -> None:
+    """Draw straight lines through every panel, and name them right of the last one of a row."""
+    figure.update_yaxes(range=list(ends))
+    names = [(value, f"{name} {number(value)}") for name, value in levels.items()]
+    for index in range(layout.n):
+        for order, value in enumerate(levels.values()):
+            line = {"color": look.BLACK, "width": 1, "dash": look.LEVELS[order % len(look.LEVELS)]}
+            figure.add_hline(y=value, line=line, layer="between", **layout.cell(index))
+        if index + 1 == layout.n or layout.cell(index)["col"] == layout.across:
+            look.right_labels(figure, names, index, ends, layout.each)
 
 
 def _line(
@@ -117,36 +153,51 @@ def _line(
 ) -> list[go.Scatter]:
     """Return the traces of one line, its interval first."""
     at = order % len(look.SERIES)
+    if kind == "ring":
+        ring = {"symbol": "circle-open", "size": 14, "color": look.BLACK, "line": {"width": 2}}
+        return [look.key(name, look.BLACK).update(
+            x=look.numbers(line["x"]), y=look.numbers(line["value"]), marker=ring, showlegend=False,
+        )]  # fmt: skip
     color = {"thin": look.FAINT, "level": look.GREEN, "control": look.GREY}.get(
         kind, look.SERIES[at]
     )
-    dash = {"thin": "solid", "level": "dash", "control": "dot"}.get(kind, look.DASHES[at])
+    broken = look.CONTROLS[order % len(look.CONTROLS)]
+    dash = {"thin": "solid", "level": "dash", "control": broken}.get(kind, look.DASHES[at])
+    few = "lines+markers" if len(line) <= 40 else "lines"
+    mode = {"main": few, "points": "markers"}.get(kind, "lines")
     values = [
         spanned(Interval(*row)) for row in line[["value", "low", "high"]].itertuples(index=False)
     ]
     curve = go.Scatter(
         x=look.numbers(line["x"]),
         y=look.numbers(line["value"]),
-        mode="lines+markers" if kind == "main" and len(line) <= 40 else "lines",
+        mode=mode,
         name=name,
         legendgroup=name,
+        legendrank=2000 if kind == "control" else 1000,
         showlegend=shown,
         line={"color": color, "width": {"main": 2, "control": 1.2}.get(kind, 1), "dash": dash},
         marker={"symbol": look.SYMBOLS[at], "size": 6, "color": color},
         customdata=[list(pair) for pair in zip(line["hover"], values, strict=True)],
         hovertemplate=f"{plot_text(name, 60)}, %{{customdata[0]}}: %{{customdata[1]}}<extra></extra>",
     )
-    if kind != "main":
+    if kind not in ("main", "points"):
         return [curve if kind == "control" else curve.update(hoverinfo="skip", hovertemplate=None)]
-    if bars:
+    if bars or kind == "points":
         return [curve.update(error_y=look.error_bar(line, color))]
     return [*look.bands(line, color, name), curve]
 
 
 def histograms(
-    data: pd.DataFrame, *, title: str, subtitle: str, x_title: str, bins: int = 16
+    data: pd.DataFrame,
+    *,
+    title: str,
+    subtitle: str,
+    x_title: str,
+    counted: str = "",
+    zero: str = "",
 ) -> go.Figure:
-    """Draw distributions that add up to 1: a panel each `panel`, an outline each `name`.
+    """Draw distributions over the same bins, 0 an edge of one: a panel each `panel`, one each `name`.
 
     Parameters
     ----------
@@ -154,20 +205,23 @@ def histograms(
         A row a value: `panel`, `name`, `value`.
     title, subtitle, x_title
         Texts.
-    bins
-        Number of bins, the same for all.
+    counted
+        What is counted; without it every distribution is drawn in shares of its own values.
+    zero
+        What a value of 0 means; a dashed line is drawn there.
     """
     panels, names = list(data["panel"].unique()), list(data["name"].unique())
     layout = Panels.fitting(len(panels), 1 if len(panels) < 4 else 2, 150)
     figure = layout.figure(shared_xaxes=True)
-    edges = np.histogram_bin_edges(data["value"].dropna(), bins=bins)
+    values = data["value"].to_numpy(dtype=float)
+    edges = look.bin_edges(np.append(values, 0.0) if zero else values)
     for (panel, name), rows in data.groupby(["panel", "name"], sort=False):
         index, order = panels.index(panel), names.index(name) % len(look.SERIES)
         values = rows["value"].dropna()
-        shares = np.histogram(values, bins=edges)[0] / max(1, len(values))
+        heights = np.histogram(values, bins=edges)[0] / (1 if counted else max(1, len(values)))
         figure.add_trace(
             go.Scatter(
-                x=np.repeat(edges, 2).tolist(), y=[0.0, *np.repeat(shares, 2).tolist(), 0.0],
+                x=np.repeat(edges, 2).tolist(), y=[0.0, *np.repeat(heights, 2).tolist(), 0.0],
                 mode="lines", name=str(name), legendgroup=str(name), showlegend=index == 0,
                 line={"color": look.SERIES[order], "width": 2, "dash": look.DASHES[order]},
                 fill="tozeroy", fillcolor=look.faint(look.SERIES[order], 0.14),
@@ -176,12 +230,18 @@ def histograms(
         )  # fmt: skip
     for index, panel in enumerate(panels):
         if len(panels) > 1:
-            look.panel_title(figure, f"<b>{plot_text(panel, 44)}</b>", index)
+            most = 44 if layout.across > 1 else 90
+            look.panel_title(figure, f"<b>{plot_text(panel, most)}</b>", index)
         title_x = x_title if layout.is_last(index) else None
         figure.update_xaxes(title_text=title_x, showgrid=False, **layout.cell(index))
-    figure.update_yaxes(title_text="Share", tickformat=".0%", rangemode="tozero")
+    if zero:
+        figure.add_vline(x=0, line={"color": look.BLACK, "width": 1, "dash": "dash"})
+        look.above(figure, 0.0, zero)
+    figure.update_yaxes(
+        title_text=counted or "Share", tickformat=None if counted else ".0%", rangemode="tozero"
+    )
     legend = [str(name) for name in names] if len(names) > 1 else []
-    head = 30 if len(panels) > 1 else 10
+    head = 30 if len(panels) > 1 or zero else 10
     return look.finish(
         figure, title=title, subtitle=subtitle, height=layout.height, legend=legend, head=head
     )
@@ -211,10 +271,7 @@ def forest(
         )
     if reference is not None:
         figure.add_vline(x=reference, line={"color": look.BLACK, "width": 1, "dash": "dash"})
-        figure.add_annotation(
-            x=reference, y=1, yref="paper", yanchor="bottom", showarrow=False, text=reference_name,
-            font={"size": 11, "color": look.GREY},
-        )  # fmt: skip
+        look.above(figure, reference, reference_name)
     texts = [
         spanned(Interval(*row), digits=digits)
         for row in data[["value", "low", "high"]].itertuples(index=False)
@@ -287,10 +344,7 @@ def scatter(
         figure.add_trace(_spots(rows, str(name), order, many=len(data) > 600))
     for name, place in (bounds or {}).items():
         figure.add_vline(x=place, line={"color": look.ORANGE, "width": 1.6, "dash": "dash"})
-        figure.add_annotation(
-            x=math.log10(place) if log_x else place, y=1, yref="paper", yanchor="bottom", text=name,
-            showarrow=False, font={"size": 11, "color": look.GREY},
-        )  # fmt: skip
+        look.above(figure, math.log10(place) if log_x else place, name)
     figure.update_xaxes(title_text=x_title, type="log" if log_x else None)
     figure.update_yaxes(title_text=y_title)
     legend = [*([diagonal] if diagonal else []), *(str(name) for name in names)]

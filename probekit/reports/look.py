@@ -7,13 +7,14 @@ every colour is doubled by a dash or a marker so that a grey print can be read t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 BLACK, GREY, FAINT, GRID = "#1a1a1a", "#6b6b6b", "#c9c9c9", "#ececec"
@@ -22,6 +23,8 @@ ORANGE, SKY = "#E69F00", "#56B4E9"
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 DASHES = ("solid", "solid", "dash", "dash", "dot", "dot", "dashdot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
+CONTROLS = ("dot", "dashdot", "dash")
+LEVELS = ("dash", "dot", "longdashdot")
 FONT = '"Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
 SEQUENTIAL = ["#f4f8fc", "#c6dbef", "#7fb5da", "#2f7fbc", "#083d7a"]
 DIVERGING = ["#b2451c", "#efa37f", "#f7f7f7", "#86bedd", "#00588c"]
@@ -92,6 +95,14 @@ def panel_title(figure: go.Figure, text: str, index: int, shift: int = 0) -> Non
         text=text, x=0, xref=f"{axis('x', index)} domain", xanchor="left", xshift=shift,
         y=1, yref=f"{axis('y', index)} domain", yanchor="bottom", yshift=4,
         showarrow=False, align="left", font={"size": 12},
+    )  # fmt: skip
+
+
+def above(figure: go.Figure, x: float, text: str) -> None:
+    """Name a place on the horizontal axis above the plot area."""
+    figure.add_annotation(
+        x=x, y=1, yref="paper", yanchor="bottom", text=text, showarrow=False,
+        font={"size": 11, "color": GREY},
     )  # fmt: skip
 
 
@@ -270,9 +281,9 @@ def thinned(labels: Sequence[object], most: float) -> list[int]:
     return [*range(0, first, step), *(shown if step == 1 or not first else shown[1:])]
 
 
-def padded(values: pd.DataFrame) -> tuple[float, float]:
+def padded(values: pd.DataFrame, more: Iterable[float] = ()) -> tuple[float, float]:
     """Return the ends of an axis that holds all finite values, with a little room."""
-    numbers = values.to_numpy(dtype=float)
+    numbers = np.array([*values.to_numpy(dtype=float).ravel(), *more])
     finite = numbers[np.isfinite(numbers)]
     if not finite.size:
         return 0.0, 1.0
@@ -285,3 +296,16 @@ def step(span: float) -> float:
     """Return a round step that gives an axis of this span five to eleven ticks."""
     power = 10.0 ** math.floor(math.log10(span / 5))
     return next(lead * power for lead in (1, 2, 5, 10) if span / (lead * power) <= 11)
+
+
+def bin_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return edges of bins that hold every finite value, multiples of a width (Freedman and Diaconis)."""
+    values = values[np.isfinite(values)]
+    low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
+    span = high - low or 1.0
+    quarter, three = np.percentile(values, [25, 75]) if values.size else (0.0, 0.0)
+    width = 2 * float(three - quarter) / max(1, values.size) ** (1 / 3) or span / 10
+    width = span / min(40, max(10, math.ceil(span / width)))
+    first = math.floor(low / width)
+    last = max(math.ceil(high / width), first + 1)
+    return np.arange(first, last + 1, dtype=np.float64) * width

@@ -39,10 +39,11 @@ def heatmap(
     cell = 30 if len(panels) * len(names) <= 16 else 23
     each = max(240, min(440, 46 * len(names))) if square else cell * len(names)
     layout = Panels(len(panels), 1, each, 46)
+    room = (each if square else look.WIDTH - 120) / len(columns)
     figure = layout.figure(shared_xaxes=True)
     for index, panel in enumerate(panels):
         rows = data[data["panel"] == panel]
-        for trace in _cells(rows, columns, names):
+        for trace in _cells(rows, columns, names, room=room):
             figure.add_trace(trace, **layout.cell(index))
         for mask in frames:
             inside = rows[mask.loc[rows.index]]
@@ -84,15 +85,15 @@ def heatmap(
 
 
 def _cells(
-    rows: pd.DataFrame, columns: Sequence[object], names: Sequence[object]
+    rows: pd.DataFrame, columns: Sequence[object], names: Sequence[object], *, room: float
 ) -> list[go.Heatmap]:
-    """Return the grey cells of a panel, which have no value, and the coloured ones."""
+    """Return the grey cells of a panel, which have no value, and the coloured ones, `room` pixels wide."""
 
     def grid(values: pd.Series) -> pd.DataFrame:
         table = rows.assign(cell=values).pivot(index="y", columns="x", values="cell")
         return table.reindex(index=names, columns=columns)
 
-    compact, most = len(columns) > 16, 32
+    compact = room < 35
     text = grid(rows["value"].map(lambda value: "" if pd.isna(value) else number(value)))
     text = text.replace(r"^(\D?)0\.", r"\1.", regex=True) if compact else text
     common = {
@@ -110,8 +111,8 @@ def _cells(
     coloured = go.Heatmap(
         z=[look.numbers(line) for _, line in values.iterrows()], coloraxis="coloraxis", **common
     )
-    if len(columns) <= most:
-        size = 9 if len(columns) > 24 else 10 if compact else 11
+    if room >= (22 if rows["value"].min() < 0 else 17.5):
+        size = 9 if room < 24 else 10 if compact else 11
         coloured.update(
             text=text.fillna("").to_numpy().tolist(),
             texttemplate="%{text}",
