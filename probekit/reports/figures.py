@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -38,21 +38,12 @@ def level(value: float, ends: Sequence[float], name: str = "", **more: object) -
 
 
 def lines(
-    data: pd.DataFrame,
-    *,
-    title: str,
-    subtitle: str,
-    x_title: str,
-    across: int | None = None,
-    each: int | None = None,
-    same: bool = False,
-    bars: bool = False,
-    log_x: bool = False,
-    marks: Marks | None = None,
-    tops: Sequence[tuple[float, str]] = (),
-    levels: Mapping[str, float] | None = None,
-    ticks: Mapping[float, str] | None = None,
-) -> go.Figure:
+    data: pd.DataFrame, *, title: str, subtitle: str, x_title: str,
+    across: int | None = None, each: int | None = None, same: bool = False, bars: bool = False,
+    log_x: bool = False, log_y: Collection[str] = (), bounds: tuple[float, float] = (1e-9, 1e9),
+    marks: Marks | None = None, tops: Sequence[tuple[float, str]] = (),
+    levels: Mapping[str, float] | None = None, ticks: Mapping[float, str] | None = None,
+) -> go.Figure:  # fmt: skip
     """Draw lines with their intervals, a panel each value of the column `panel`.
 
     Parameters
@@ -72,6 +63,10 @@ def lines(
         Draw intervals as bars: for an axis on which a line may turn back.
     log_x
         Draw the horizontal axis by powers of ten.
+    log_y
+        Panels whose vertical axis is by powers of ten; those with one title have the same ends.
+    bounds
+        Ends that such an axis does not go beyond: what lies there leaves the panel.
     marks
         Vertical lines in every panel.
     tops
@@ -81,49 +76,29 @@ def lines(
     ticks
         Names of places on the horizontal axis, as many of them as fit.
     """
-    panels = list(data["panel"].unique())
+    panels, ends = list(data["panel"].unique()), ["value", "low", "high"]
     layout = Panels.fitting(len(panels), across, each)
     figure = layout.figure(shared_yaxes="all" if same else False)
-    drawn = data["look"].isin(["main", "points"])
-    looks = {name: i for i, name in enumerate(data[drawn]["name"].unique())}
-    looks |= {name: i for i, name in enumerate(data[data["look"] == "control"]["name"].unique())}
-    first = data.drop_duplicates("name").set_index("name")["panel"]
+    texts = [spanned(Interval(*row)) for row in data[ends].itertuples(index=False)]
+    data = data.assign(text=texts)
     for index, panel in enumerate(panels):
         cell, rows = layout.cell(index), data[data["panel"] == panel]
-        for kind in KINDS:
-            for name, line in rows[rows["look"] == kind].groupby("name", sort=False):
-                shown = bool(name) and first[name] == panel
-                order = looks.get(str(name), 0)
-                for trace in _line(line, str(name), kind, order, bars=bars, shown=shown):
-                    figure.add_trace(trace, **cell)
-        for places, color in (marks or {}).values():
-            for x in places:
-                figure.add_vline(x=x, line={"color": color, "width": 1.2, "dash": "dot"}, **cell)
-        for x, text in tops:
-            figure.add_annotation(
-                x=x, y=1, yref=f"{look.axis('y', index)} domain", yanchor="top", text=text,
-                showarrow=False, font={"size": 10.5, "color": look.GREY}, bgcolor="white", **cell,
-            )  # fmt: skip
-        share, titled = bool(rows["share"].iloc[0]), cell["col"] == 1 or not same
-        figure.update_yaxes(
-            title_text=rows["axis"].iloc[0] if titled else None, nticks=6,
-            tickformat=".0%" if share else None, **cell,
-        )  # fmt: skip
+        if panel in log_y:
+            like = data.loc[data["axis"] == rows["axis"].iloc[0], ends]
+            figure.update_yaxes(**look.powers(like, bounds), **cell)
+            rows = rows.assign(**rows[ends].clip(bounds[0] / 10, bounds[1] * 10))
+        for trace in _traces(rows, data, bars=bars):
+            figure.add_trace(trace, **cell)
+        _upright(figure, layout, index, marks or {}, tops)
+        _vertical(figure, rows, cell, titled=cell["col"] == 1 or not same)
         figure.update_xaxes(title_text=x_title if layout.is_last(index) else None, **cell)
         if len(panels) > 1:
             look.panel_title(figure, f"<b>{plot_text(panel, 44)}</b>", index)
     figure.update_xaxes(showgrid=False, nticks=6, type="log" if log_x else None)
-    if ticks:
-        shown = look.thinned(list(ticks.values()), {1: 16, 2: 9}.get(layout.across, 6))
-        places, texts = list(ticks), list(ticks.values())
-        figure.update_xaxes(
-            tickmode="array", tickvals=[places[at] for at in shown], tickangle=0,
-            ticktext=[texts[at] for at in shown],
-        )  # fmt: skip
+    if ticks := ticks or (look.decades(data["x"]) if log_x else {}):
+        _ticks(figure, layout, ticks)
     if levels:
-        _levels(
-            figure, layout, levels, look.padded(data[["value", "low", "high"]], levels.values())
-        )
+        _levels(figure, layout, levels, look.padded(data[ends], levels.values()))
     shown_marks = {name: color for name, (places, color) in (marks or {}).items() if len(places)}
     for name, color in shown_marks.items():
         figure.add_trace(look.key(name, color), row=1, col=1)
@@ -131,6 +106,52 @@ def lines(
     return look.finish(
         figure, title=title, subtitle=subtitle, height=layout.height, legend=legend, bottom=56,
         head=30 if len(panels) > 1 else 10, right=122 if levels else 16,
+    )  # fmt: skip
+
+
+def _traces(rows: pd.DataFrame, data: pd.DataFrame, *, bars: bool) -> Iterator[go.Scatter]:
+    """Yield the traces of a panel; a name is in the legend once and looks the same in every panel."""
+    drawn = data["look"].isin(["main", "points"])
+    looks = {name: i for i, name in enumerate(data[drawn]["name"].unique())}
+    looks |= {name: i for i, name in enumerate(data[data["look"] == "control"]["name"].unique())}
+    first = data.drop_duplicates("name").set_index("name")["panel"]
+    for kind in KINDS:
+        for name, line in rows[rows["look"] == kind].groupby("name", sort=False):
+            shown = bool(name) and first[name] == line["panel"].iloc[0]
+            yield from _line(line, str(name), kind, looks.get(name, 0), bars=bars, shown=shown)
+
+
+def _upright(
+    figure: go.Figure, layout: Panels, index: int, marks: Marks, tops: Sequence[tuple[float, str]]
+) -> None:
+    """Draw what marks places on the horizontal axis of a panel."""
+    cell = layout.cell(index)
+    for places, color in marks.values():
+        for x in places:
+            figure.add_vline(x=x, line={"color": color, "width": 1.2, "dash": "dot"}, **cell)
+    for x, text in tops:
+        figure.add_annotation(
+            x=x, y=1, yref=f"{look.axis('y', index)} domain", yanchor="top", text=text,
+            showarrow=False, font={"size": 10.5, "color": look.GREY}, bgcolor="white", **cell,
+        )  # fmt: skip
+
+
+def _vertical(
+    figure: go.Figure, rows: pd.DataFrame, cell: Mapping[str, int], *, titled: bool
+) -> None:
+    """Set the vertical axis of a panel."""
+    title = rows["axis"].iloc[0] if titled else None
+    tickformat = ".0%" if rows["share"].iloc[0] else None
+    figure.update_yaxes(title_text=title, nticks=6, tickformat=tickformat, **cell)
+
+
+def _ticks(figure: go.Figure, layout: Panels, ticks: Mapping[float, str]) -> None:
+    """Name places on the horizontal axis, as many of them as fit."""
+    shown = look.thinned(list(ticks.values()), {1: 16, 2: 9}.get(layout.across, 6))
+    places, texts = list(ticks), list(ticks.values())
+    figure.update_xaxes(
+        tickmode="array", tickvals=[places[at] for at in shown], tickangle=0,
+        ticktext=[texts[at] for at in shown],
     )  # fmt: skip
 
 
@@ -165,9 +186,6 @@ def _line(
     dash = {"thin": "solid", "level": "dash", "control": broken}.get(kind, look.DASHES[at])
     few = "lines+markers" if len(line) <= 40 else "lines"
     mode = {"main": few, "points": "markers"}.get(kind, "lines")
-    values = [
-        spanned(Interval(*row)) for row in line[["value", "low", "high"]].itertuples(index=False)
-    ]
     curve = go.Scatter(
         x=look.numbers(line["x"]),
         y=look.numbers(line["value"]),
@@ -178,7 +196,7 @@ def _line(
         showlegend=shown,
         line={"color": color, "width": {"main": 2, "control": 1.2}.get(kind, 1), "dash": dash},
         marker={"symbol": look.SYMBOLS[at], "size": 6, "color": color},
-        customdata=[list(pair) for pair in zip(line["hover"], values, strict=True)],
+        customdata=[list(pair) for pair in zip(line["hover"], line["text"], strict=True)],
         hovertemplate=f"{plot_text(name, 60)}, %{{customdata[0]}}: %{{customdata[1]}}<extra></extra>",
     )
     if kind not in ("main", "points"):

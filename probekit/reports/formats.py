@@ -26,6 +26,19 @@ def number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     return f"{rounded:{'+' if sign and rounded else ''},.{digits}f}".replace("-", MINUS)
 
 
+def compact(value: float | None) -> str:
+    """Return a number of any size in three figures, two below 1: `14.2`, `0.024`, `3.2e-5`."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    mantissa, power, exponent = f"{value:.{2 if abs(value) < 1 else 3}g}".partition("e")
+    return mantissa.replace("-", MINUS) + (f"e{int(exponent)}" if power else "")
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """Return a share in per cent, without an interval."""
+    return spanned(Interval(math.nan if share is None else share), "share", digits=digits)
+
+
 def digits_for(*values: float) -> int:
     """Return how many decimals give about three figures of the largest number, at most three."""
     sizes = [abs(value) for value in values if math.isfinite(value) and value]
@@ -128,5 +141,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         number, interval, spanned, listed, ranges, shorten, plot_text, sentence, count, p_value,
+        compact, percent,
     )
 }  # fmt: skip

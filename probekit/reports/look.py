@@ -309,3 +309,24 @@ def bin_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     first = math.floor(low / width)
     last = max(math.ceil(high / width), first + 1)
     return np.arange(first, last + 1, dtype=np.float64) * width
+
+
+def powers(values: pd.DataFrame, bounds: tuple[float, float]) -> dict[str, object]:
+    """Return a vertical axis by powers of ten that holds the values, as far as `bounds` go."""
+    finite = values.to_numpy(dtype=float)
+    finite = finite[np.isfinite(finite) & (finite > 0)]
+    low = max(0.8 * float(finite.min(initial=bounds[1])), bounds[0])
+    high = min(1.25 * float(finite.max(initial=bounds[0])), bounds[1])
+    leads = (1, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 300 * low else (1,)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [lead * 10.0**exponent for exponent in exponents for lead in leads]
+    return {
+        "type": "log", "range": [math.log10(low), math.log10(high)], "tickvals": ticks,
+        "ticktext": [f"{tick:,g}" for tick in ticks],
+    }  # fmt: skip
+
+
+def decades(values: pd.Series) -> dict[float, str]:
+    """Return the powers of ten between the least and the largest value, and their names."""
+    ends = (math.floor(math.log10(values.min())), math.ceil(math.log10(values.max())))
+    return {10.0**power: f"10<sup>{power}</sup>" for power in range(ends[0], ends[1] + 1)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from probekit.errors import ProbeError
 from probekit.results.table import Document, read_json
@@ -38,7 +38,7 @@ class Run:
     DOCUMENT: ClassVar[Document]
 
     @classmethod
-    def open(cls, directory: Path) -> Run:
+    def open(cls, directory: Path) -> Self:
         """Read the directory of a run; see `open_run`."""
         directory = Path(directory)
         return cls(directory, cls.DOCUMENT.read(directory))
