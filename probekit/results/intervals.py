@@ -111,7 +111,7 @@ class Resampler:
         """Return the percentile interval of the metric's value in every draw."""
         good = drawn[np.isfinite(drawn)]
         # A metric undefined in most draws (one class left) has no honest interval.
-        if not np.isfinite(value) or len(good) < len(drawn) / 2:
+        if not np.isfinite(value) or len(good) < max(1, len(drawn) / 2):
             return Interval(value, np.nan, np.nan)
         low, high = np.quantile(good, [(1 - self.level) / 2, (1 + self.level) / 2])
         return Interval(value, float(low), float(high))

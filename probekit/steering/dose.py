@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from probekit.results.intervals import Array, Interval
-from probekit.steering.grid import BASELINE, Condition
+from probekit.results.intervals import Array, Interval, Resampler
+from probekit.results.steer import BASELINE, Condition
 
 Row = Mapping[str, Any]
 
@@ -18,12 +18,11 @@ MIN_PROMPTS = 5
 """Fewer make no interval."""
 
 
-class Measure(NamedTuple):
-    """Something read off every completion."""
+class Statistic(NamedTuple):
+    """What is computed of a measure: a weighted mean of something read off every completion."""
 
     name: str
-    label: str
-    unit: str
+    """Of the measure."""
     group: str
     """effect, layers, behaviour or damage."""
     value: Callable[[Row], float]
@@ -34,29 +33,22 @@ class Measure(NamedTuple):
     """Whether the weighted mean is shown as its exponential (perplexity)."""
     layer: int | None = None
 
-    def describe(self) -> dict[str, Any]:
-        """Return what a reader of the numbers has to know."""
-        found = {"name": self.name, "label": self.label, "unit": self.unit, "group": self.group}
-        return found if self.layer is None else {**found, "layer": self.layer}
 
-
-def measures_of(
-    layers: Sequence[int], chosen: int, categories: Sequence[str], *, judged: bool, unit: str
-) -> list[Measure]:
-    """Return every measure of a sweep.
+def statistics_of(
+    layers: Sequence[int], chosen: int, categories: Sequence[str], *, judged: bool
+) -> list[Statistic]:
+    """Return the statistic of every measure of a sweep.
 
     Parameters
     ----------
     layers
         Layers with a probe.
     chosen
-        The probe's own layer.
+        Layer of the probe that gives the score.
     categories
         Behaviours, empty when none were asked for.
     judged
         Whether a judge named them too.
-    unit
-        Of the probe's score.
     """
 
     def score(layer: int) -> Callable[[Row], float]:
@@ -71,33 +63,22 @@ def measures_of(
     def plain(field: str) -> Callable[[Row], float]:
         return lambda row: _number(row[field])
 
-    found = [Measure("score", f"probe score (layer {chosen})", unit, "effect", score(chosen))]
-    found += [
-        Measure(f"score@{n}", f"probe score (layer {n})", unit, "layers", score(n), layer=n)
-        for n in layers
-    ]
-    for field, prefix in [("category", "rate"), *([("judge", "judge")] if judged else [])]:
-        found += [
-            Measure(f"{prefix}:{c}", f"{c} ({prefix})", "share", "behaviour", rate(field, c))
-            for c in categories
-        ]
-    nats = "nats per token"
+    rates = [("category", "rate"), *([("judge", "judge")] if judged else [])]
+    damage = ("distinct_1", "distinct_2", "length", "finished")
     return [
-        *found,
-        Measure(
-            "perplexity",
-            "perplexity",
-            "unsteered model",
-            "damage",
-            plain("nll"),
-            tokens,
-            exponential=True,
+        Statistic("score", "effect", score(chosen)),
+        *(Statistic(f"score@{n}", "layers", score(n), layer=n) for n in layers),
+        *(
+            Statistic(f"{prefix}:{name}", "behaviour", rate(field, name))
+            for field, prefix in rates
+            for name in categories
         ),
-        Measure("kl", "KL to the unsteered model", nats, "damage", plain("kl"), tokens),
-        Measure("distinct_1", "distinct tokens", "share", "damage", plain("distinct_1")),
-        Measure("distinct_2", "distinct bigrams", "share", "damage", plain("distinct_2")),
-        Measure("length", "length", "tokens", "damage", plain("n_tokens")),
-        Measure("finished", "ended its turn", "share", "damage", plain("finished")),
+        Statistic("perplexity", "damage", plain("nll"), tokens, exponential=True),
+        Statistic("kl", "damage", plain("kl"), tokens),
+        *(
+            Statistic(name, "damage", plain("n_tokens" if name == "length" else name))
+            for name in damage
+        ),
     ]
 
 
@@ -123,16 +104,14 @@ class Doses:
         self.rows, self.conditions = rows, list(rows)
         prompts = dict.fromkeys(row["prompt_id"] for row in rows[self.conditions[0]])
         self._code = {name: i for i, name in enumerate(prompts)}
-        n = len(self._code)
-        rng = np.random.default_rng(seed)
-        self._draws = rng.multinomial(n, np.full(n, 1.0 / n), size=n_boot).astype(np.float64)
+        self.resampler = Resampler(np.arange(len(self._code)), n_boot=n_boot, seed=seed)
         self._cache: dict[str, tuple[Array, Array]] = {}
 
     @cached_property
     def _column(self) -> dict[Condition, int]:
         return {condition: i for i, condition in enumerate(self.conditions)}
 
-    def _sums(self, measure: Measure) -> tuple[Array, Array]:
+    def _sums(self, measure: Statistic) -> tuple[Array, Array]:
         """Return sums and weights of every prompt and condition, each (n_prompts, n_conditions)."""
         if measure.name not in self._cache:
             shape = (len(self._code), len(self.conditions))
@@ -147,7 +126,7 @@ class Doses:
             self._cache[measure.name] = sums, weights
         return self._cache[measure.name]
 
-    def values(self, measure: Measure, conditions: Sequence[Condition]) -> tuple[Array, Array]:
+    def values(self, measure: Statistic, conditions: Sequence[Condition]) -> tuple[Array, Array]:
         """Return the measure of some conditions, (n,), and in every draw, (n_boot, n).
 
         Only prompts that have a value in all of them count: otherwise a strength that silences
@@ -159,36 +138,36 @@ class Doses:
         sums, weights = sums[:, at] * whole, weights[:, at] * whole
         with np.errstate(divide="ignore", invalid="ignore"):
             value = sums.sum(0) / weights.sum(0)
-            drawn = (self._draws @ sums) / (self._draws @ weights)
+            drawn = (self.resampler.draws @ sums) / (self.resampler.draws @ weights)
             if measure.exponential:
                 value, drawn = np.exp(value), np.exp(drawn)
         # The bootstrap of a handful of prompts is far too narrow to be shown.
         return value, drawn if int(whole.sum()) >= MIN_PROMPTS else np.full_like(drawn, np.nan)
 
-    def n_known(self, measure: Measure, condition: Condition) -> int:
+    def n_known(self, measure: Statistic, condition: Condition) -> int:
         """Return how many completions of a condition have a value."""
         return sum(bool(np.isfinite(measure.value(row))) for row in self.rows[condition])
 
-    def value(self, measure: Measure, condition: Condition) -> Interval:
+    def value(self, measure: Statistic, condition: Condition) -> Interval:
         """Return a condition's value."""
         value, drawn = self.values(measure, [condition])
-        return interval(value[0], drawn[:, 0])
+        return self.resampler.around(value[0], drawn[:, 0])
 
-    def difference(self, measure: Measure, condition: Condition) -> Interval:
+    def difference(self, measure: Statistic, condition: Condition) -> Interval:
         """Return a condition's value minus the unsteered model's, paired over prompts."""
         value, drawn = self.values(measure, [condition, BASELINE])
-        return interval(value[0] - value[1], drawn[:, 0] - drawn[:, 1])
+        return self.resampler.around(value[0] - value[1], drawn[:, 0] - drawn[:, 1])
 
-    def slope(self, measure: Measure, curve: Sequence[Condition]) -> Interval:
+    def slope(self, measure: Statistic, curve: Sequence[Condition]) -> Interval:
         """Return the least-squares slope of the measure over the coefficients of a curve."""
         value, drawn = self.values(measure, curve)
         coeff = np.array([condition.coeff for condition in curve], dtype=float)
         centred = coeff - coeff.mean()
         weights = centred / (centred @ centred)
-        return interval(float(value @ weights), drawn @ weights)
+        return self.resampler.around(float(value @ weights), drawn @ weights)
 
     def ratio(
-        self, top: Measure, bottom: Measure, plus: Condition, minus: Condition
+        self, top: Statistic, bottom: Statistic, plus: Condition, minus: Condition
     ) -> tuple[Interval, Interval, Interval, Array]:
         """Return effect, damage, effect per root of damage, and the last in every draw.
 
@@ -206,20 +185,11 @@ class Doses:
                 parts.append((effect, damage, effect / np.sqrt(damage)))
         (effect, damage, ratio), drawn = parts
         return (
-            interval(float(effect), drawn[0]),
-            interval(float(damage), drawn[1]),
-            interval(float(ratio), drawn[2]),
+            self.resampler.around(float(effect), drawn[0]),
+            self.resampler.around(float(damage), drawn[1]),
+            self.resampler.around(float(ratio), drawn[2]),
             drawn[2],
         )
-
-
-def interval(value: float, drawn: Array) -> Interval:
-    """Return a value with the 95 % percentile interval of its draws."""
-    good = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or not len(good) or len(good) < len(drawn) / 2:
-        return Interval(float(value), float("nan"), float("nan"))
-    low, high = np.quantile(good, [0.025, 0.975])
-    return Interval(float(value), float(low), float(high))
 
 
 def rank_p(value: float, controls: Sequence[float]) -> float | None:
@@ -243,7 +213,7 @@ class Usable(NamedTuple):
 
 
 def usable_range(
-    doses: Doses, curve: Mapping[float, Condition], measures: Mapping[str, Measure], bound: float
+    doses: Doses, curve: Mapping[float, Condition], measures: Mapping[str, Statistic], bound: float
 ) -> Usable:
     """Return the unbroken run of coefficients around the gentlest one within the bound.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from probekit.errors import SteeringError
+from probekit.results.steer import BASELINE, PROBE, RANDOM, Condition
 
 EXPECTED = "LOW:HIGH:STEP such as -8:8:2, or a list such as -0.4,0,0.4"
 MOST = 201
@@ -59,29 +59,9 @@ def _range(text: str, low: float, high: float, step: float) -> list[float]:
     return [round(low + i * step, 10) + 0.0 for i in range(math.floor(n + 1e-9) + 1)]
 
 
-class Condition(NamedTuple):
-    """One way to write: which direction, what is done with it, how strongly."""
-
-    direction: str
-    """`none`, `probe`, `random-01` and so on, or `layer-07` in a re-ranking."""
-    mode: str
-    """`none`, `add`, `ablate` or `clamp`."""
-    coeff: float | None
-    """None for ablate, which has no strength."""
-
-    @property
-    def name(self) -> str:
-        """A name for files and messages."""
-        strength = "" if self.coeff is None else f"_{self.coeff!r}"
-        return f"{self.direction}_{self.mode}{strength}"
-
-
-BASELINE = Condition("none", "none", 0.0)
-
-
 def random_names(n: int) -> list[str]:
     """Return the names of n random directions."""
-    return [f"random-{i + 1:02d}" for i in range(n)]
+    return [f"{RANDOM}{i + 1:02d}" for i in range(n)]
 
 
 def conditions(mode: str, coeffs: Sequence[float], n_random: int) -> list[Condition]:
@@ -92,7 +72,7 @@ def conditions(mode: str, coeffs: Sequence[float], n_random: int) -> list[Condit
     """
     found = [BASELINE]
     strengths = [c for c in coeffs if c != 0 or mode == "clamp"] if mode != "ablate" else []
-    for direction in ["probe", *random_names(n_random)]:
+    for direction in [PROBE, *random_names(n_random)]:
         # Outward from 0: an interrupted sweep has the weak strengths of the probe first.
         found += [Condition(direction, mode, c) for c in sorted(strengths, key=abs)]
         found.append(Condition(direction, "ablate", None))

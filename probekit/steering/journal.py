@@ -7,7 +7,7 @@ from typing import Any
 
 from probekit.container import jsonable, read_jsonl, write_jsonl
 from probekit.partial import PartialFolder
-from probekit.steering.grid import Condition
+from probekit.results.steer import Condition
 
 
 class Journal(PartialFolder):

@@ -9,10 +9,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from probekit.probes.probe import Probe
-from probekit.results.intervals import Array
+from probekit.results.intervals import Array, Resampler
+from probekit.results.steer import LAYER, Condition
 from probekit.steering.config import SteerConfig
-from probekit.steering.dose import Doses, Measure, interval
-from probekit.steering.grid import Condition
+from probekit.steering.dose import Doses, Statistic
 
 
 def rerank_coeff(config: SteerConfig, usable: Sequence[float]) -> float:
@@ -35,15 +35,17 @@ def rerank_coeff(config: SteerConfig, usable: Sequence[float]) -> float:
 def rerank_conditions(layers: Sequence[int], coeff: float) -> list[Condition]:
     """Return both signs of the strength at every layer."""
     return [
-        Condition(f"layer-{layer:02d}", "add", sign * coeff) for layer in layers for sign in (1, -1)
+        Condition(f"{LAYER}{layer:02d}", "add", sign * coeff)
+        for layer in layers
+        for sign in (1, -1)
     ]
 
 
 def rank_layers(
     rows: Mapping[Condition, Sequence[Mapping[str, Any]]],
     probes: Sequence[Probe],
-    score: Measure,
-    kl: Measure,
+    score: Statistic,
+    kl: Statistic,
     *,
     primary: str,
     steered: Sequence[int],
@@ -76,7 +78,7 @@ def rank_layers(
     found: list[dict[str, Any]] = []
     drawn = []
     for plus, minus in zip(doses.conditions[::2], doses.conditions[1::2], strict=True):
-        layer = int(plus.direction.removeprefix("layer-"))
+        layer = int(plus.direction.removeprefix(LAYER))
         effect, damage, ratio, draws = doses.ratio(score, kl, plus, minus)
         metric = next(p.metrics for p in probes if p.layer == layer).get(primary)
         drawn.append(draws)
@@ -102,11 +104,13 @@ def rank_layers(
         "measure": score.name,
         "n_prompts": len({row["prompt_id"] for row in rows[doses.conditions[0]]}),
         "rows": found,
-        "spearman": _spearman(found, np.stack(drawn, axis=1)),
+        "spearman": _spearman(found, np.stack(drawn, axis=1), doses.resampler),
     }
 
 
-def _spearman(rows: Sequence[Mapping[str, Any]], drawn: Array) -> dict[str, float] | None:
+def _spearman(
+    rows: Sequence[Mapping[str, Any]], drawn: Array, resampler: Resampler
+) -> dict[str, float] | None:
     """Return the rank correlation of metric and ratio over layers, with its interval."""
     if len(rows) < 3 or any(row["metric"] is None for row in rows):
         return None
@@ -120,7 +124,7 @@ def _spearman(rows: Sequence[Mapping[str, Any]], drawn: Array) -> dict[str, floa
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     metric = metric - metric.mean()
     values = ranks @ metric / np.sqrt((ranks**2).sum(axis=1) * (metric @ metric))
-    return interval(float(values[0]), values[1:]).to_json()
+    return resampler.around(float(values[0]), values[1:]).to_json()
 
 
 def _comparable(value: float) -> float:

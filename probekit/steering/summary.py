@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 
 from probekit.behaviours import Behaviours
+from probekit.probes.metrics import PRIMARY
 from probekit.probes.probe import Probe
+from probekit.results.measures import measure as named
+from probekit.results.steer import ABLATED, BASELINE, DOCUMENT, PROBE, Condition
 from probekit.steering.config import SteerConfig
-from probekit.steering.dose import Doses, Measure, Usable, measures_of, rank_p, usable_range
-from probekit.steering.grid import BASELINE, Condition, random_names
+from probekit.steering.dose import Doses, Statistic, Usable, rank_p, statistics_of, usable_range
+from probekit.steering.grid import random_names
 from probekit.steering.rerank import rank_layers
 
-FORMAT = "probekit.steer"
-FORMAT_VERSION = 1
 UNITS = {
     "label": "log-odds",
     "rating": "ratings mapped to [-1, 1]",
     "pair": "log-odds of being preferred",
 }
-PRIMARY = {"label": "auroc", "rating": "pearson", "pair": "pair_accuracy"}
 Rows = Mapping[Condition, Sequence[Mapping[str, Any]]]
 
 
@@ -57,20 +57,16 @@ class Summary:
     ) -> None:
         self.rows, self.chosen, self.probes, self.config = rows, chosen, probes, config
         self.doses = Doses(rows, seed=config.seed)
-        self.measures = measures_of(
-            [probe.layer for probe in probes],
-            chosen.layer,
-            behaviours.names if behaviours else [],
-            judged=judged,
-            unit=UNITS[chosen.data_kind],
-        )
+        names = behaviours.names if behaviours else []
+        layers = [probe.layer for probe in probes]
+        self.measures = statistics_of(layers, chosen.layer, names, judged=judged)
         self.by_name = {measure.name: measure for measure in self.measures}
         self.controls = random_names(config.random_controls)
 
     @cached_property
     def usable(self) -> Usable:
         """The strengths whose damage stays within the bound."""
-        curve = {c: self._at("probe", c) for c in self.config.grid()}
+        curve = {c: self._at(PROBE, c) for c in self.config.grid()}
         return usable_range(self.doses, curve, self.by_name, self.config.damage_bound)
 
     def to_json(self, reranked: Rows, *, steered: Sequence[int]) -> dict[str, Any]:
@@ -78,9 +74,7 @@ class Summary:
         config, first = self.config, self.rows[BASELINE]
         sweeps = config.mode != "ablate"
         return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "complete": True,
+            **DOCUMENT.header,
             "probe": self._probe(),
             "mode": config.mode,
             "where": config.where,
@@ -96,7 +90,7 @@ class Summary:
             "temperature": config.temperature,
             "top_p": config.top_p,
             "damage_bound": config.damage_bound,
-            "measures": [measure.describe() for measure in self.measures],
+            "measures": [self._describe(measure) for measure in self.measures],
             "conditions": [self._condition(condition) for condition in self.rows],
             "doses": {m.name: self._dose(m) for m in self.measures} if sweeps else None,
             "usable": self._usable() if sweeps else None,
@@ -106,9 +100,17 @@ class Summary:
         }
 
     def _at(self, direction: str, coeff: float) -> Condition:
-        if coeff == 0 and self.config.mode != "clamp":
-            return BASELINE
-        return Condition(direction, self.config.mode, coeff)
+        return Condition.at(direction, self.config.mode, coeff)
+
+    def _describe(self, measure: Statistic) -> dict[str, Any]:
+        """Return what a reader of the numbers has to know; scores have the unit of the probe's data."""
+        shown = named("steer", measure.name)
+        label, unit = shown.label, shown.unit
+        if measure.group in ("effect", "layers"):
+            layer = self.chosen.layer if measure.layer is None else measure.layer
+            label, unit = named("steer", f"score@{layer}").label, UNITS[self.chosen.data_kind]
+        found = {"name": measure.name, "label": label, "unit": unit, "group": measure.group}
+        return found if measure.layer is None else {**found, "layer": measure.layer}
 
     def _probe(self) -> dict[str, Any]:
         probe, primary = self.chosen, PRIMARY[self.chosen.data_kind]
@@ -136,7 +138,7 @@ class Summary:
             "differences": differences,
         }
 
-    def _dose(self, measure: Measure) -> dict[str, Any]:
+    def _dose(self, measure: Statistic) -> dict[str, Any]:
         """Return the slope over the usable strengths and its place among the random directions.
 
         Fewer than three usable strengths make no slope; the three nearest to 0 are taken then,
@@ -149,7 +151,7 @@ class Summary:
         def slope(direction: str) -> Any:  # noqa: ANN401 - an Interval
             return self.doses.slope(measure, [self._at(direction, c) for c in coeffs])
 
-        found = slope("probe")
+        found = slope(PROBE)
         controls = [slope(name).value for name in self.controls]
         return {
             "slope": found.to_json(),
@@ -158,8 +160,8 @@ class Summary:
             "coeffs": coeffs,
         }
 
-    def _ablation(self, measure: Measure) -> dict[str, Any]:
-        found = self.doses.difference(measure, Condition("probe", "ablate", None))
+    def _ablation(self, measure: Statistic) -> dict[str, Any]:
+        found = self.doses.difference(measure, ABLATED)
         controls = [
             self.doses.difference(measure, Condition(name, "ablate", None)).value
             for name in self.controls

@@ -14,15 +14,16 @@ import numpy as np
 
 from probekit.activations.layers import parse_layers
 from probekit.behaviours import Behaviours, Judge
-from probekit.container import atomic_directory, jsonable, refuse_existing, write_json
+from probekit.container import atomic_directory, refuse_existing, write_json
 from probekit.data.rows import Example
 from probekit.errors import SteeringError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
+from probekit.results.steer import COMPLETIONS, DOCUMENT, LAYER, PROBE, RERANKED, Condition
 from probekit.steering.config import SteerConfig
-from probekit.steering.grid import Condition, conditions, random_names
+from probekit.steering.grid import conditions, random_names
 from probekit.steering.intervention import check_fits
 from probekit.steering.journal import Journal
 from probekit.steering.norms import residual_norms
@@ -51,17 +52,13 @@ class SteerResult:
 
     def save(self, directory: Path) -> None:
         """Write steer.json, completions.jsonl, run.json and the vector into an existing directory."""
-        for name, rows in (("completions", self.rows), ("rerank", self.reranked)):
+        for table, rows in ((COMPLETIONS, self.rows), (RERANKED, self.reranked)):
             if rows:
-                lines = [
-                    json.dumps(jsonable(row), ensure_ascii=False) + "\n"
-                    for found in rows.values()
-                    for row in found
-                ]
-                (directory / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+                lines = table.lines(row for found in rows.values() for row in found)
+                (directory / table.file).write_text(lines, encoding="utf-8")
         self.vector.save(directory / "vector.safetensors")
         write_json(directory / "run.json", self.summary["provenance"])
-        write_json(directory / "steer.json", self.summary)
+        write_json(directory / DOCUMENT.file, self.summary)
 
 
 def steer_sweep(
@@ -119,7 +116,7 @@ def steer_sweep(
     config, out = config or SteerConfig(), Path(out)
     if out.exists() and resume:
         raise SteeringError(f"{out}: is whole already. Leave out --resume, or pass --force.")
-    refuse_existing(out, force=force, marker="steer.json")
+    refuse_existing(out, force=force, marker=DOCUMENT.file)
     plan = _Plan.make(loaded, probe, prompts, config, vector, behaviours, judge)
     journal = Journal.beside(out)
     journal.open(plan.settings(), resume=resume, force=force)
@@ -268,7 +265,7 @@ class _Run:
     def main(self, vector: SteeringVector) -> Rows:
         """Return the rows of the probe's direction and the random ones at every strength."""
         config = self.config
-        directions = {"probe": vector}
+        directions = {PROBE: vector}
         for i, name in enumerate(random_names(config.random_controls)):
             directions[name] = vector.random_like(np.random.default_rng([config.seed, i]))
         todo = conditions(config.mode, config.grid(), config.random_controls)
@@ -277,7 +274,7 @@ class _Run:
 
     def rerank(self, vector: SteeringVector, coeff: float) -> Rows:
         """Return the rows of every layer's own direction at plus and minus one strength."""
-        directions = {f"layer-{n:02d}": vector.only([n]) for n in vector.layers}
+        directions = {f"{LAYER}{n:02d}": vector.only([n]) for n in vector.layers}
         n = min(self.config.rerank_prompts, len(self.writer.prompts))
         return self._all(rerank_conditions(vector.layers, coeff), directions, n, 1, "reranking")
 
@@ -346,7 +343,7 @@ def _judged(rows: Rows, judge: Judge | None) -> dict[str, Any] | None:
     """Return how many completions a judge was shown, and how often it agreed with the patterns."""
     if judge is None:
         return None
-    shown = [r for c, found in rows.items() if not c.direction.startswith("random") for r in found]
+    shown = [r for c, found in rows.items() if not c.is_control for r in found]
     answered = [row for row in shown if row["judge"] is not None]
     same = [row["judge"] == row["category"] for row in answered if row["category"] is not None]
     return {

@@ -11,7 +11,7 @@ from probekit.data.rows import Example
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import Completion, SamplingConfig, closing_id, sample
-from probekit.steering.grid import Condition
+from probekit.results.steer import RANDOM, CompletionRow, Condition
 from probekit.steering.intervention import Steering, steered
 from probekit.steering.reading import Reader, Reading, distinct
 from probekit.steering.vector import SteeringVector
@@ -108,7 +108,7 @@ class ConditionWriter:
 
         Rows of random directions are left to the patterns: there are many, and each costs a call.
         """
-        if self.judge is None or rows[0]["direction"].startswith("random"):
+        if self.judge is None or rows[0]["direction"].startswith(RANDOM):
             return False
         gaps = [row for row in rows if row["judge"] is None]
         pairs = [(row["prompt"], row["text"]) for row in gaps]
@@ -126,8 +126,10 @@ class ConditionWriter:
         category = None
         if self.behaviours is not None:
             category = self.behaviours.classify(question, text)
-        return {
-            **condition._asdict(),
+        found: CompletionRow = {
+            "direction": condition.direction,
+            "mode": condition.mode,
+            "coeff": condition.coeff,
             "prompt_id": prompt.id,
             "sample": written.sample,
             "prompt": question,
@@ -144,3 +146,4 @@ class ConditionWriter:
             "category": category,
             "judge": None,
         }
+        return dict(found)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from probekit.steering.dose import Doses, measures_of, rank_p, usable_range
-from probekit.steering.grid import BASELINE, Condition
+from probekit.results.steer import BASELINE, Condition
+from probekit.steering.dose import Doses, rank_p, statistics_of, usable_range
 
 COEFFS = [-2.0, -1.0, 0.0, 1.0, 2.0]
 
@@ -44,7 +44,7 @@ def sweep(effect, *, n_prompts=40, samples=2, noise=0.3, seed=0, **fields):
 
 
 def measures(categories=("yes", "no")):
-    found = measures_of([3], 3, categories, judged=False, unit="log-odds")
+    found = statistics_of([3], 3, categories, judged=False)
     return {m.name: m for m in found}
 
 

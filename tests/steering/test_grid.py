@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from probekit.errors import SteeringError
+from probekit.results.steer import BASELINE, Condition
 from probekit.steering import SteerConfig
-from probekit.steering.grid import BASELINE, Condition, conditions, parse_coeffs
+from probekit.steering.grid import conditions, parse_coeffs
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from probekit.activations.table import Cell
 from probekit.probes import Probe
 from probekit.steering import SteerConfig
-from probekit.steering.dose import measures_of
+from probekit.steering.dose import statistics_of
 from probekit.steering.rerank import rank_layers, rerank_coeff, rerank_conditions
 
 METRIC = [0.6, 0.9, 0.7, 0.8, 0.5]
@@ -40,7 +40,7 @@ def ranked(effects, damages, *, noise=0.2, seed=0):
         )
         for n in range(len(effects))
     ]  # fmt: skip
-    m = {x.name: x for x in measures_of([0], 0, [], judged=False, unit="")}
+    m = {x.name: x for x in statistics_of([0], 0, [], judged=False)}
     return rank_layers(rows, probes, m["score"], m["kl"], primary="pearson", steered=[1], seed=0)
 
 

@@ -15,8 +15,8 @@ from probekit.errors import ModelError, OutputError, ProbeError, SteeringError
 from probekit.models.load import load_model
 from probekit.probes import Probe
 from probekit.reports import write_steer_report
+from probekit.results.steer import BASELINE, Condition
 from probekit.steering import SteerConfig, SteeringVector, steer_sweep
-from probekit.steering.grid import BASELINE, Condition
 from tests.behaviours.test_judge import Endpoint, says
 from tests.steering.conftest import prompts
 from tests.tiny import save_tiny

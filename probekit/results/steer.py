@@ -1,0 +1,315 @@
+"""What `probekit steer` leaves: files declared once, read as frames, changes with a verdict each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired
+
+from typing_extensions import TypedDict
+
+from probekit.errors import ProbeError
+from probekit.results.intervals import NO_VALUE, Interval
+from probekit.results.measures import Measure, measure
+from probekit.results.runs import Run
+from probekit.results.table import Document, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROBE, RANDOM, LAYER = "probe", "random-", "layer-"
+"""Names of directions: the steered one, and what random ones and those of a re-ranking begin with."""
+Ends = dict[str, float | None] | None
+"""An interval in JSON."""
+
+
+class Condition(NamedTuple):
+    """One way to write: which direction, what is done with it, how strongly."""
+
+    direction: str
+    """`none`, `probe`, `random-01` and so on, or `layer-07` in a re-ranking."""
+    mode: str
+    """`none`, `add`, `ablate` or `clamp`."""
+    coeff: float | None
+    """None for ablate, which has no strength."""
+
+    @classmethod
+    def at(cls, direction: str, mode: str, coeff: float) -> Condition:
+        """Return the condition of a strength: adding nothing is the unsteered model."""
+        return BASELINE if coeff == 0 and mode != "clamp" else cls(direction, mode, coeff)
+
+    @property
+    def name(self) -> str:
+        """A name for files and messages."""
+        strength = "" if self.coeff is None else f"_{self.coeff!r}"
+        return f"{self.direction}_{self.mode}{strength}"
+
+    @property
+    def is_control(self) -> bool:
+        """Whether a random direction is steered along."""
+        return self.direction.startswith(RANDOM)
+
+
+BASELINE = Condition("none", "none", 0.0)
+"""The unsteered model."""
+ABLATED = Condition(PROBE, "ablate", None)
+"""The model with the probe's direction projected out."""
+
+
+class _Condition(TypedDict):
+    direction: str
+    mode: str
+    coeff: float | None
+    n: int
+    n_scored: int
+    values: dict[str, Ends]
+    differences: dict[str, Ends]
+
+
+class _Change(TypedDict):
+    slope: NotRequired[Ends]
+    difference: NotRequired[Ends]
+    random: list[float | None]
+    p: float | None
+    coeffs: NotRequired[list[float]]
+
+
+class SteerRecord(TypedDict):
+    """What steer.json holds; see docs/formats.md."""
+
+    probe: dict[str, Any]
+    mode: Literal["add", "clamp", "ablate"]
+    where: str
+    coeffs: list[float]
+    n: dict[str, int]
+    seed: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    damage_bound: float
+    measures: list[dict[str, Any]]
+    conditions: list[_Condition]
+    doses: dict[str, _Change] | None
+    usable: dict[str, Any] | None
+    ablation: dict[str, _Change]
+    rerank: dict[str, Any] | None
+    reference: list[dict[str, Any]] | None
+    vector: dict[str, Any]
+    judge: dict[str, Any] | None
+    provenance: dict[str, Any]
+
+
+class CompletionRow(TypedDict):
+    """A completion and what was read from it."""
+
+    direction: str
+    mode: str
+    coeff: float | None
+    prompt_id: str
+    sample: int
+    prompt: str
+    tags: dict[str, str]
+    text: str
+    n_tokens: int
+    finished: bool
+    score: float | None
+    scores: dict[str, float | None]
+    nll: float | None
+    kl: float | None
+    distinct_1: float | None
+    distinct_2: float | None
+    category: str | None
+    judge: str | None
+
+
+DOCUMENT = Document("steer", "a steering run", "steer.json", "probekit.steer", 1, SteerRecord)
+SPREAD = {"tags": "tag:", "scores": "score@"}
+COMPLETIONS = Table("completions.jsonl", CompletionRow, "a completion", spread=SPREAD)
+RERANKED = Table("rerank.jsonl", CompletionRow, "a completion", spread=SPREAD)
+
+
+class Change(NamedTuple):
+    """How far a measure moves: its slope over the coefficients, or its difference under ablation."""
+
+    interval: Interval = NO_VALUE
+    random: tuple[float, ...] = ()
+    """The same along each random direction that has a value."""
+    p: float | None = None
+    coeffs: tuple[float, ...] = ()
+    """Those that a slope was fitted on."""
+
+    @property
+    def as_large(self) -> int:
+        """How many random directions move the measure at least as far."""
+        return sum(abs(value) >= abs(self.interval.value) for value in self.random)
+
+    @property
+    def verdict(self) -> str:
+        """What the interval and the random directions say, as a key.
+
+        `unknown` (no interval), `not shown` (0 lies in it), `uncontrolled` (no random direction),
+        `shared` (one moves the measure as far) or `specific`.
+        """
+        if not self.interval.has_interval:
+            return "unknown"
+        if not self.interval.side():
+            return "not shown"
+        if not self.random:
+            return "uncontrolled"
+        return "shared" if self.as_large else "specific"
+
+
+@dataclass(frozen=True)
+class SteerRun(Run):
+    """A steering sweep: every measure under every condition, the changes, and the completions."""
+
+    DOCUMENT: ClassVar[Document] = DOCUMENT
+
+    @cached_property
+    def conditions(self) -> dict[Condition, dict[str, Any]]:
+        """Entries of steer.json by their condition, the unsteered model among them."""
+        keys = ("direction", "mode", "coeff")
+        entries = self.record["conditions"]
+        conditions = {Condition(*(entry[key] for key in keys)): entry for entry in entries}
+        if BASELINE not in conditions:
+            raise ProbeError(
+                f"{self.directory / DOCUMENT.file}: no condition is unsteered, expected one to "
+                f"compare with. {DOCUMENT.again}"
+            )
+        return conditions
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row a number with its interval.
+
+        Columns: `quantity` (`value` and `difference` under a condition; `slope`, `ablation`;
+        `ranking`), the condition's `direction`, `mode` and `coeff`, `measure`, `value`, `low`,
+        `high`, and `p` of a slope or an ablation.
+        """
+        import pandas as pd
+
+        rows: list[tuple[Any, ...]] = []
+        for condition, entry in self.conditions.items():
+            for quantity in ("value", "difference"):
+                ends = entry[f"{quantity}s"].items()
+                rows += [(quantity, *condition, name, item, None) for name, item in ends]
+        for quantity, mode in (("slope", self.record["mode"]), ("ablation", "ablate")):
+            for name, entry in self._changes(quantity).items():
+                item = entry["slope" if quantity == "slope" else "difference"]
+                rows.append((quantity, PROBE, mode, None, name, item, entry["p"]))
+                each = zip(self.controls, entry["random"], strict=False)
+                rows += [(quantity, at, mode, None, name, {"value": v}, None) for at, v in each]
+        rerank = self.record["rerank"] or {"rows": ()}
+        for row in rerank["rows"]:
+            at = ("ranking", f"{LAYER}{row['layer']:02d}", "add", rerank["coeff"])
+            names = ("metric", "effect", "damage", "ratio")
+            rows += [(*at, name, row[name], None) for name in names]
+        columns = ["quantity", *Condition._fields, "measure", *Interval._fields, "p"]
+        values = [(*key, *Interval.from_json(item), p) for *key, item, p in rows]
+        return pd.DataFrame(values, columns=columns).astype({"coeff": float, "p": float})
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """A row a completion; `tag:NAME` and `score@LAYER` are columns, `coeff` is NaN for ablate."""
+        frame, n = COMPLETIONS.read(self.directory, DOCUMENT.again), self.record["n"]["completions"]
+        if len(frame) != n:
+            raise ProbeError(
+                f"{self.directory / COMPLETIONS.file}: has {len(frame)} rows, {DOCUMENT.file} says "
+                f"{n}; the file is partial or from another run. {DOCUMENT.again}"
+            )
+        return frame.astype({"coeff": float})
+
+    @property
+    def ablate_only(self) -> bool:
+        """Whether the direction was only projected out, so that there is no coefficient."""
+        return bool(self.record["mode"] == "ablate")
+
+    @cached_property
+    def controls(self) -> list[str]:
+        """Names of the random directions."""
+        return list(dict.fromkeys(c.direction for c in self.conditions if c.is_control))
+
+    @property
+    def own_direction(self) -> bool:
+        """Whether the direction is that of probes, not one from elsewhere."""
+        source = self.record["vector"]["source"]
+        return source == "probe" or " probe at " in source
+
+    @property
+    def usable(self) -> list[float]:
+        """Coefficients at which the text is not damaged."""
+        return list((self.record["usable"] or {"coeffs": ()})["coeffs"])
+
+    @property
+    def ends(self) -> list[Condition]:
+        """The probe's direction at the lowest usable coefficient below 0 and the highest above."""
+        ends = (min(0.0, *self.usable, 0.0), max(0.0, *self.usable, 0.0))
+        return [Condition(PROBE, self.record["mode"], coeff) for coeff in ends if coeff]
+
+    @property
+    def slopes_on_damaged(self) -> bool:
+        """Whether slopes rest on more than the usable coefficients, which were too few."""
+        return not set(self.change("score").coeffs) <= set(self.usable)
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether the score has an interval under any condition."""
+        return any(self.value("score", condition).has_interval for condition in self.conditions)
+
+    def measures(self, *groups: str) -> list[Measure]:
+        """Return the measures of the groups `effect`, `layers`, `behaviour` or `damage`."""
+        return [
+            replace(measure("steer", entry["name"]), label=entry["label"], unit=entry["unit"])
+            for entry in self.record["measures"]
+            if entry["group"] in groups
+        ]
+
+    def curve(self, direction: str = PROBE) -> list[Condition]:
+        """Return a direction's conditions by coefficient, the unsteered model at 0."""
+        mode, coeffs = self.record["mode"], sorted(self.record["coeffs"])
+        curve = [Condition.at(direction, mode, coeff) for coeff in coeffs]
+        return [condition for condition in curve if condition in self.conditions]
+
+    def value(self, name: str, condition: Condition = BASELINE, of: str = "values") -> Interval:
+        """Return a measure under a condition, or its `differences` from the unsteered model."""
+        return Interval.from_json(self.conditions.get(condition, {of: {}})[of].get(name))
+
+    def change(self, name: str, quantity: str | None = None) -> Change:
+        """Return a measure's `slope` or `ablation`; by default what the run's mode gives."""
+        quantity = quantity or ("ablation" if self.ablate_only else "slope")
+        entry = self._changes(quantity).get(name)
+        if entry is None:
+            return Change()
+        random = tuple(value for value in entry["random"] if value is not None)
+        ends = Interval.from_json(entry["slope" if quantity == "slope" else "difference"])
+        return Change(ends, random, entry["p"], tuple(entry.get("coeffs", ())))
+
+    def _changes(self, quantity: str) -> dict[str, dict[str, Any]]:
+        return dict(self.record["doses" if quantity == "slope" else "ablation"] or {})
+
+    @cached_property
+    def layers(self) -> dict[int, Change]:
+        """Change that the probe of each layer reads; the score is that of the probe's layer."""
+        names = {item["layer"]: item["name"] for item in self.record["measures"] if "layer" in item}
+        if names:
+            names.setdefault(self.record["probe"]["layer"], "score")
+        return {layer: self.change(names[layer]) for layer in sorted(names)}
+
+    @property
+    def agreeing_layers(self) -> tuple[int, int]:
+        """How many layers read the score's change, beyond random directions; of how many."""
+        known = [change for change in self.layers.values() if change.interval.has_interval]
+        side = -1 if self.change("score").interval.value < 0 else 1
+        agree = [c for c in known if c.interval.side() == side and not c.as_large]
+        return len(agree), len(known)
+
+    @property
+    def best_layers(self) -> tuple[int | None, int | None]:
+        """Layers of the largest effect for its damage (shown not to be 0) and of the best metric."""
+        rows = (self.record["rerank"] or {"rows": ()})["rows"]
+        first = next(
+            (row["layer"] for row in rows if row["established"] and row["rank"] == 1), None
+        )
+        known = [row for row in rows if Interval.from_json(row["metric"]).known]
+        best = max(known, key=lambda row: row["metric"]["value"], default={"layer": None})
+        return first, best["layer"]
