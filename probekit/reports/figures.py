@@ -16,10 +16,10 @@ from probekit.results.intervals import Interval
 
 POINT = ["panel", "axis", "name", "x", "value", "low", "high", "share", "look", "hover"]
 """Columns of `lines`."""
-KINDS = ("thin", "level", "control", "main", "points", "ring")
+KINDS = ("thin", "level", "control", "main", "points", "dots", "ring")
 """What a point of `lines` may look like, what is drawn first at the front."""
-Marks = Mapping[str, tuple[Sequence[float], str]]
-"""Name to places on the horizontal axis and a colour: vertical lines with an entry in the legend."""
+Marks = Mapping[str, tuple[Sequence[float | tuple[float, float]], str]]
+"""Name, in the legend, to places on the horizontal axis and a colour: lines, or shaded between two."""
 
 
 def points(
@@ -52,7 +52,8 @@ def lines(
         A row a point, columns `POINT`: `panel`, `axis` (title of the vertical axis), `name` (in the
         legend where it is not empty), `x`, `value`, `low`, `high`, `share` (drawn in per cent),
         `look` and `hover`. Looks: `main`; `points` (not joined); `control` (grey, broken, in the
-        legend); `thin` (faint, behind all); `level` (a dashed reference); `ring` (around a point).
+        legend); `dots` (grey, not joined); `thin` (faint, behind all); `level` (a dashed reference);
+        `ring` (around a point). A row without a value breaks its line.
     title, subtitle, x_title
         Texts of the figure and of its horizontal axis.
     across, each
@@ -79,7 +80,10 @@ def lines(
     panels, ends = list(data["panel"].unique()), ["value", "low", "high"]
     layout = Panels.fitting(len(panels), across, each)
     figure = layout.figure(shared_yaxes="all" if same else False)
-    texts = [spanned(Interval(*row)) for row in data[ends].itertuples(index=False)]
+    texts = [
+        spanned(Interval(*row), "share" if share else "")
+        for *row, share in data[[*ends, "share"]].itertuples(index=False)
+    ]
     data = data.assign(text=texts)
     for index, panel in enumerate(panels):
         cell, rows = layout.cell(index), data[data["panel"] == panel]
@@ -93,15 +97,16 @@ def lines(
         _vertical(figure, rows, cell, titled=cell["col"] == 1 or not same)
         figure.update_xaxes(title_text=x_title if layout.is_last(index) else None, **cell)
         if len(panels) > 1:
-            look.panel_title(figure, f"<b>{plot_text(panel, 44)}</b>", index)
+            look.panel_title(figure, f"<b>{plot_text(panel, layout.letters)}</b>", index)
     figure.update_xaxes(showgrid=False, nticks=6, type="log" if log_x else None)
     if ticks := ticks or (look.decades(data["x"]) if log_x else {}):
         _ticks(figure, layout, ticks)
     if levels:
         _levels(figure, layout, levels, look.padded(data[ends], levels.values()))
-    shown_marks = {name: color for name, (places, color) in (marks or {}).items() if len(places)}
-    for name, color in shown_marks.items():
-        figure.add_trace(look.key(name, color), row=1, col=1)
+    shown_marks = {name: mark for name, mark in (marks or {}).items() if len(mark[0])}
+    for name, (places, color) in shown_marks.items():
+        symbol = "square" if isinstance(places[0], tuple) else "line-ns"
+        figure.add_trace(look.key(name, color, symbol), row=1, col=1)
     legend = [*(str(name) for name in data["name"].unique() if name), *shown_marks]
     return look.finish(
         figure, title=title, subtitle=subtitle, height=layout.height, legend=legend, bottom=56,
@@ -128,7 +133,7 @@ def _upright(
     cell = layout.cell(index)
     for places, color in marks.values():
         for x in places:
-            figure.add_vline(x=x, line={"color": color, "width": 1.2, "dash": "dot"}, **cell)
+            look.mark(figure, x, color, cell)
     for x, text in tops:
         figure.add_annotation(
             x=x, y=1, yref=f"{look.axis('y', index)} domain", yanchor="top", text=text,
@@ -143,6 +148,8 @@ def _vertical(
     title = rows["axis"].iloc[0] if titled else None
     tickformat = ".0%" if rows["share"].iloc[0] else None
     figure.update_yaxes(title_text=title, nticks=6, tickformat=tickformat, **cell)
+    if tickformat and not (rows[["value", "low"]] < 0).any(axis=None):
+        figure.update_yaxes(rangemode="nonnegative", **cell)
 
 
 def _ticks(figure: go.Figure, layout: Panels, ticks: Mapping[float, str]) -> None:
@@ -179,13 +186,13 @@ def _line(
         return [look.key(name, look.BLACK).update(
             x=look.numbers(line["x"]), y=look.numbers(line["value"]), marker=ring, showlegend=False,
         )]  # fmt: skip
-    color = {"thin": look.FAINT, "level": look.GREEN, "control": look.GREY}.get(
-        kind, look.SERIES[at]
-    )
+    colors = {"thin": look.FAINT, "level": look.GREEN, "control": look.GREY, "dots": look.GREY}
+    color = colors.get(kind, look.SERIES[at])
     broken = look.CONTROLS[order % len(look.CONTROLS)]
     dash = {"thin": "solid", "level": "dash", "control": broken}.get(kind, look.DASHES[at])
     few = "lines+markers" if len(line) <= 40 else "lines"
-    mode = {"main": few, "points": "markers"}.get(kind, "lines")
+    mode = {"main": few, "points": "markers", "dots": "markers"}.get(kind, "lines")
+    symbol = "line-ew-open" if kind == "dots" else look.SYMBOLS[at]
     curve = go.Scatter(
         x=look.numbers(line["x"]),
         y=look.numbers(line["value"]),
@@ -195,12 +202,14 @@ def _line(
         legendrank=2000 if kind == "control" else 1000,
         showlegend=shown,
         line={"color": color, "width": {"main": 2, "control": 1.2}.get(kind, 1), "dash": dash},
-        marker={"symbol": look.SYMBOLS[at], "size": 6, "color": color},
+        marker={"symbol": symbol, "size": 8 if mode == "markers" else 6, "color": color},
         customdata=[list(pair) for pair in zip(line["hover"], line["text"], strict=True)],
         hovertemplate=f"{plot_text(name, 60)}, %{{customdata[0]}}: %{{customdata[1]}}<extra></extra>",
     )
-    if kind not in ("main", "points"):
-        return [curve if kind == "control" else curve.update(hoverinfo="skip", hovertemplate=None)]
+    if kind in ("thin", "level"):
+        return [curve.update(hoverinfo="skip", hovertemplate=None)]
+    if kind in ("control", "dots"):
+        return [curve]
     if bars or kind == "points":
         return [curve.update(error_y=look.error_bar(line, color))]
     return [*look.bands(line, color, name), curve]
@@ -248,8 +257,7 @@ def histograms(
         )  # fmt: skip
     for index, panel in enumerate(panels):
         if len(panels) > 1:
-            most = 44 if layout.across > 1 else 90
-            look.panel_title(figure, f"<b>{plot_text(panel, most)}</b>", index)
+            look.panel_title(figure, f"<b>{plot_text(panel, layout.letters)}</b>", index)
         title_x = x_title if layout.is_last(index) else None
         figure.update_xaxes(title_text=title_x, showgrid=False, **layout.cell(index))
     if zero:

@@ -7,7 +7,7 @@ every colour is doubled by a dash or a marker so that a grey print can be read t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,11 @@ class Panels:
     def height(self) -> int:
         """Height of all rows with their gaps."""
         return self.down * self.each + (self.down - 1) * self.gap
+
+    @property
+    def letters(self) -> int:
+        """Letters of a panel's title that fit beside those of its neighbours."""
+        return {1: 90, 2: 44}.get(self.across, 30)
 
     def cell(self, index: int) -> dict[str, int]:
         """Return row and column of a panel, as plotly counts them."""
@@ -233,10 +238,21 @@ def faint(color: str, opacity: float) -> str:
     return f"rgba({','.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))},{opacity})"
 
 
+def mark(
+    figure: go.Figure, place: float | tuple[float, float], color: str, cell: Mapping[str, int]
+) -> None:
+    """Draw a vertical line in a panel, or shade it between two places."""
+    if isinstance(place, tuple):
+        shade = {"fillcolor": faint(color, 0.13), "line_width": 0, "layer": "below"}
+        figure.add_vrect(x0=place[0], x1=place[1], **shade, **cell)
+    else:
+        figure.add_vline(x=place, line={"color": color, "width": 1.2, "dash": "dot"}, **cell)
+
+
 def key(name: str, color: str, symbol: str = "line-ns") -> go.Scatter:
-    """Return a trace that draws nothing and names a mark in the legend."""
-    line = {"width": 1.4, "color": color}
-    marker = {"symbol": symbol, "size": 12, "color": color, "line": line}
+    """Return a trace that draws nothing and names a mark in the legend; a square for shading."""
+    fill = faint(color, 0.2) if symbol == "square" else color
+    marker = {"symbol": symbol, "size": 12, "color": fill, "line": {"width": 1.4, "color": color}}
     return go.Scatter(
         x=[None], y=[None], mode="markers", name=name, hoverinfo="skip", marker=marker
     )
