@@ -33,7 +33,6 @@ def report(
         write_dynamics_report,
         write_rl_report,
         write_steer_report,
-        write_study_report,
         write_sweep_report,
     )
 
@@ -45,9 +44,12 @@ def report(
         )
     elif compare:
         raise click.UsageError("--with compares RL runs, which this directory is not.")
+    elif kind == "study":
+        from probekit.studies import write_study_report
+
+        path = write_study_report(folder, out=file, force=force)
     else:
         writers = {
-            "study": write_study_report,
             "steer": write_steer_report,
             "dynamics": write_dynamics_report,
         }

@@ -5,11 +5,11 @@ Nothing here imports plotly until a report is written.
 
 from probekit.reports.head_dynamics import write_dynamics_report
 from probekit.reports.load import load_sweep
+from probekit.reports.old_study import write_study_report
 from probekit.reports.rl import write_rl_report
 from probekit.reports.rl_load import load_rl
 from probekit.reports.steer import write_steer_report
 from probekit.reports.steer_load import load_steer
-from probekit.reports.study import write_study_report
 from probekit.reports.study_load import load_study
 from probekit.reports.sweep import write_sweep_report
 

@@ -130,6 +130,13 @@ def count(value: float) -> str:
     return f"{int(value):,}"
 
 
+def duration(seconds: float | None) -> str:
+    """Return seconds as `45 s`, as minutes from 100 on."""
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    return f"{number(seconds, 0)} s" if seconds < 100 else f"{number(seconds / 60, 0)} min"
+
+
 def p_value(p: float | None) -> str:
     """Return `p = 0.032`; nothing where there is none."""
     if p is None or math.isnan(p):
@@ -141,6 +148,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         number, interval, spanned, listed, ranges, shorten, plot_text, sentence, count, p_value,
-        compact, percent,
+        compact, percent, duration,
     )
 }  # fmt: skip

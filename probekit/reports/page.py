@@ -25,10 +25,17 @@ FOLDER = files("probekit.reports") / "templates"
 
 
 @cache
-def environment() -> jinja2.Environment:
-    """Return the environment of every template: all text is escaped, an undefined name is an error."""
+def environment(folder: Path | None = None) -> jinja2.Environment:
+    """Return the environment of every template: all text is escaped, an undefined name is an error.
+
+    Parameters
+    ----------
+    folder
+        Folder of further templates, which may extend and import those of probekit.
+    """
+    folders = [str(FOLDER), *([str(folder)] if folder else [])]
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(str(FOLDER)),
+        loader=jinja2.FileSystemLoader(folders),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -47,9 +54,9 @@ def figure_json(figure: go.Figure) -> Markup:
 
 
 def write_page(
-    template: str, context: Mapping[str, Any], path: Path, *, force: bool = False
+    template: str | Path, context: Mapping[str, Any], path: Path, *, force: bool = False
 ) -> Path:
-    """Render a template to a file, whole or not at all.
+    """Render a template, a name or a file of another package, to a file, whole or not at all.
 
     Raises
     ------
@@ -65,12 +72,13 @@ def write_page(
     return path
 
 
-def render(template: str, context: Mapping[str, Any]) -> str:
+def render(template: str | Path, context: Mapping[str, Any]) -> str:
     """Return the page; its policy lets the browser run the page's own two scripts and load nothing."""
     scripts = [get_plotlyjs(), (FOLDER / "page.js").read_text(encoding="utf-8")]
     hashes = " ".join(f"'sha256-{_sha256(text)}'" for text in scripts)
     own = {"scripts": [Markup(text) for text in scripts], "hashes": hashes}  # noqa: S704 - own files
-    return environment().get_template(template).render(**own, **context)
+    known = environment(template.parent if isinstance(template, Path) else None)
+    return known.get_template(Path(template).name).render(**own, **context)
 
 
 def _sha256(text: str) -> str:

@@ -1,28 +1,26 @@
 """The study `knowledge-awareness`: what a head that knows unknown names does as a reward.
 
-Elicit contrastive answers, cache, fit, look at how heads train, steer, train four ways, and ask about
-things no head has seen. Every stage is an ordinary command.
+Elicit contrastive answers, cache, fit, look at how heads train, steer, train policies in four ways, and
+ask about things that no head has seen.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from probekit.studies.stages import Stage
+from probekit.studies.stages import Setting, Stage
+from probekit.studies.study import Study
 
-NAME = "knowledge-awareness"
 BEHAVIOURS = "knowledge-awareness-strict"
-"""A hedge that goes on to tell all the same is none: policies find it."""
+"""A hedge that goes on to tell all the same does not count as one: policies learn to write those."""
 POSITIONS = "first:8,first:16,mean,last,turn_end"
 READ = "first:16,last,turn_end"
-"""Positions of heads. One that reads 8 tokens tells pairs apart as well, and as a reward leaves the rest of
-an answer free; over all tokens the mean tells them apart less well, and is chosen by chance now and then."""
+"""Positions that heads may read. A head at `first:8` tells pairs apart as well, but as a reward it leaves
+the rest of an answer free. One at `mean` tells them apart less well, and is chosen by chance now and then."""
 SPLIT = ("--stratify", "class")
-WANTED = ("class=invented:hedges,refuses", "class=real:answers")
+WANTED = ("--behaviour", "class=invented:hedges,refuses", "--behaviour", "class=real:answers")
 BY_CLASS = ("--target", "chosen", "--target-tag", "class", "--balance", "class")
 RATE = ("--learning-rate", "5e-4")
 ARMS = {
@@ -36,18 +34,20 @@ ARMS = {
         "--learning-rate", "4e-4",
     ),
 }  # fmt: skip
-"""The four ways to optimise the head, each with what sets it apart. An ensemble's score is in standard
-deviations, which are some four units of the head's own: hence the smaller penalty. In earlier
-runs it told an answer about a real person from a hedge more surely than a hedge about an invented one from
-an answer, and pulled so much harder: hence nine questions to seven, in place of equally many."""
+"""The four ways to optimise the head, each with the options that set it apart.
+
+`refits` has a smaller OOD penalty, since an ensemble's score is in standard deviations and one of these is
+about four units of a single head's score. It asks nine questions about invented names for seven about real
+ones: in earlier runs the reward for answering about real names was clearer to the heads than the reward for
+hedging about invented ones, and the policy learned it faster."""
 TRAINING = (
     "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--decay", "cosine",
     "--kl-coeff", "0.02",
 )  # fmt: skip
-"""What they share. Guides, since the model hardly ever writes a hedge that could be rewarded."""
+"""What the four ways share. Guides, since the model hardly ever writes a hedge that could be rewarded."""
 
 MORE_HEADS, APART = 2, 2
-"""Heads beside the chosen one in the ensemble, and least distance of their layers: neighbours agree."""
+"""Heads of the ensemble beside the chosen one, and the least distance of their layers: neighbours agree."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,24 @@ class Size:
     """How much of everything, which is a matter of time."""
 
     questions: int
-    """Questions that the recipe chooses from, half of each class: the first half of all is one of every
-    name. It takes equally many of each class, so of real names, of which fewer are known, more often both."""
+    """Questions that the recipe chooses from, half of each class. The first half asks about every name once.
+    The recipe takes equally many questions of each class; since fewer real names are known to the model, real
+    names are more often asked about twice."""
     samples: int
-    """Answers of each question and side."""
+    """Answers to each question and side."""
     layers: str
     steps: int
     guide_steps: int
-    """Enough for a policy to have met what the head prefers."""
+    """First steps with guides: enough for a policy to have met what the head prefers."""
     refit_steps: int
-    """More, where heads are refitted: the classes part slowly."""
+    """Steps where heads are refitted: more, since the classes separate slowly."""
     refit_guide_steps: int
     prompts: int
-    """Of a training step: many names, since what is to be learnt is to tell names apart."""
+    """Prompts of a training step: many names, since the policy has to learn to tell names apart."""
     group: int
     eval_prompts: int
     evaluations: int
-    """Of a run, beside the one before it."""
+    """Evaluations of a run after the one at its start."""
     steer_prompts: int
     controls: int
     ood_samples: int
@@ -89,175 +90,74 @@ QUICK = Size(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the command lines of a study share."""
-
-    out: Path
-    size: Size
-    own: tuple[str, ...]
-    """Options of every command that runs the model."""
-    seeded: tuple[str, ...]
-
-    def stage(self, name: str, command: Callable[[], list[str]], **more: Any) -> Stage:  # noqa: ANN401
-        """Return a stage whose output has its name, under the directory of the study."""
-        path = self.out / more.pop("output", name)
-        return Stage(name, lambda: [*command(), "--out", str(path)], path, **more)
-
-
-def plan(
-    out: Path,
-    *,
-    model: str,
-    seed: int,
-    quick: bool,
-    samples: int | None = None,
-    extra: tuple[str, ...] = (),
-) -> list[Stage]:
-    """Return the stages in order.
-
-    Parameters
-    ----------
-    out
-        Directory of the study.
-    model
-        Name, hub id or directory.
-    seed
-        Of every stage.
-    quick
-        A small study that shows every stage, not an effect.
-    samples
-        Answers of each question and side, in place of the size's own.
-    extra
-        Options of every command that runs the model, such as `--device cuda`.
-    """
-    size = QUICK if quick else FULL
-    if samples:
-        size = replace(size, samples=samples)
-    setting = Setting(out, size, ("--model", model, *extra), ("--seed", str(seed)))
-    return [*_head(setting), *_steering(setting), *_training(setting), *_elsewhere(setting)]
-
-
-def _head(s: Setting) -> list[Stage]:
-    """Data, activations, heads, and the prompts that no head has seen."""
-    store, fit = str(s.out / "acts.h5"), str(s.out / "fit")
-    return [
-        s.stage(
-            "elicit",
-            lambda: ["elicit", "--recipe", NAME, "--samples", str(s.size.samples),
-                     "--limit", str(s.size.questions), *s.own, *s.seeded],
-            resumes=True,
-        ),
-        s.stage(
-            "cache",
-            lambda: ["cache", "--data", str(s.out / "elicit/pairs.jsonl"), "--layers", s.size.layers,
-                     "--positions", POSITIONS, *s.own],
-            output="acts.h5", resumes=True, reads=("elicit",),
-        ),
-        s.stage(
-            "fit",
-            lambda: ["fit", store, "--kind", "bradley-terry", "--positions", READ, *SPLIT, *s.seeded],
-            marker="sweep.json", reads=("cache",),
-        ),
-        s.stage(
-            "projection",
-            lambda: ["fit", store, "--kind", "bradley-terry", "--head", "projection", *_cell(s.out),
-                     *SPLIT, *s.seeded],
-            marker="sweep.json", reads=("cache", "fit"),
-        ),
-        s.stage(
-            "dynamics", lambda: ["dynamics", "--probe", fit, *s.seeded],
-            marker="dynamics.json", reads=("cache", "fit"),
-        ),
-        s.stage(
-            "prompts", lambda: ["data", "split", "--probe", fit, "--prompts", "demo:people"],
-            marker="held_out.jsonl", reads=("cache", "fit"),
-        ),
-    ]  # fmt: skip
-
-
-def _steering(s: Setting) -> list[Stage]:
-    command = [
-        "steer", "--probe", str(s.out / "fit"), "--prompts", str(s.out / "prompts/held_out.jsonl"),
+def stages(s: Setting) -> None:
+    """Add the stages of the study."""
+    elicit = s.stage(
+        "elicit", "elicit", "--recipe", s.recipe, "--samples", str(s.size.samples),
+        "--limit", str(s.size.questions), *s.with_model, *s.with_seed,
+    )  # fmt: skip
+    store = s.stage(
+        "cache", "cache", "--data", elicit / "pairs.jsonl", "--layers", s.size.layers,
+        "--positions", POSITIONS, *s.with_model, output="acts.h5",
+    )  # fmt: skip
+    bradley_terry = ("fit", store, "--kind", "bradley-terry")
+    fit = s.stage("fit", *bradley_terry, "--positions", READ, *SPLIT, *s.with_seed)
+    s.stage(
+        "projection", *bradley_terry, "--head", "projection", fit.after(_cell), *SPLIT, *s.with_seed
+    )
+    s.stage("dynamics", "dynamics", "--probe", fit, "--store", store, *s.with_seed)
+    prompts = s.stage(
+        "prompts", "data", "split", "--probe", fit, "--store", store, "--prompts", "demo:people"
+    )
+    s.stage(
+        "steer", "steer", "--probe", fit, "--prompts", prompts / "held_out.jsonl",
         "--coeff", "-0.2:0.2:0.1", "--limit", str(s.size.steer_prompts),
-        "--random-controls", str(s.size.controls), "--temperature", "0.8", "--behaviours", BEHAVIOURS,
-        *s.own, *s.seeded,
-    ]  # fmt: skip
-    reads = ("fit", "prompts")
-    return [s.stage("steer", lambda: command, marker="steer.json", resumes=True, reads=reads)]
-
-
-def _training(s: Setting) -> list[Stage]:
-    return [
-        s.stage(
-            f"rl/{arm}",
-            lambda arm=arm, options=options: _rl(  # type: ignore[misc]
-                s.out,
-                s.size,
-                [*options, *_of_arm(s, arm), *s.own, *s.seeded],
-            ),
-            marker="goodhart.json",
-            resumes=True,
-            reads=("cache", "fit", "prompts"),
-        )
-        # The longest first: where several run at once, the others fit beside it.
-        for arm, options in reversed(ARMS.items())
-    ]
-
-
-def _elsewhere(s: Setting) -> list[Stage]:
-    """Questions about other things than people, before and after."""
-    command = [
+        "--random-controls", str(s.size.controls), "--temperature", "0.8",
+        "--behaviours", BEHAVIOURS, *s.with_model, *s.with_seed,
+    )  # fmt: skip
+    # The longest first: where several run at once, the others fit beside it.
+    trained = {arm: _train(s, arm, store, fit, prompts) for arm in reversed(ARMS)}
+    sample = (
         "sample", "--prompts", "demo:false_premises", "--behaviours", BEHAVIOURS,
-        "--samples", str(s.size.ood_samples), "--temperature", "0.8", *s.own, *s.seeded,
-    ]  # fmt: skip
-    adapters = {arm: ("--adapter", str(s.out / f"rl/{arm}/checkpoint/adapter")) for arm in ARMS}
-    return [
-        s.stage(
-            f"ood/{name}",
-            lambda adapter=adapter: [*command, *adapter],  # type: ignore[misc]
-            output=f"ood/{name}.jsonl",
-            reads=(f"rl/{name}",) if name in ARMS else (),
-        )
-        for name, adapter in {"before": (), **adapters}.items()
-    ]
+        "--samples", str(s.size.ood_samples), "--temperature", "0.8", *s.with_model, *s.with_seed,
+    )  # fmt: skip
+    s.stage("ood/before", *sample, output="ood/before.jsonl")
+    for arm in ARMS:
+        adapter = ("--adapter", trained[arm] / "checkpoint/adapter")
+        s.stage(f"ood/{arm}", *sample, *adapter, output=f"ood/{arm}.jsonl")
 
 
-def _of_arm(s: Setting, arm: str) -> list[str]:
-    """Return the options of an arm that depend on the size, or on the fit.
+def _train(s: Setting, arm: str, store: Stage, fit: Stage, prompts: Stage) -> Stage:
+    """Add the RL run of an arm.
 
-    Where heads are refitted, as many answers are of twice the names: telling names apart takes examples.
+    Where heads are refitted, a step has as many answers from twice the names: telling names apart takes
+    examples.
     """
     size = s.size
-    steps, guided, heads = size.steps, size.guide_steps, []
-    prompts, group = size.prompts, size.group
+    steps, guide_steps, per_step, group = size.steps, size.guide_steps, size.prompts, size.group
     if arm == "refits":
-        steps, guided, heads = size.refit_steps, size.refit_guide_steps, _ensemble(s.out)
-        prompts, group = 2 * prompts, group // 2
-    return [
-        "--steps", str(steps), "--guide-steps", str(guided), "--prompts-per-step", str(prompts),
+        steps, guide_steps = size.refit_steps, size.refit_guide_steps
+        per_step, group = 2 * per_step, group // 2
+    heads = [fit.after(_ensemble)] if arm == "refits" else []
+    return s.stage(
+        f"rl/{arm}", "rl", "--probe", fit, "--prompts", prompts / "train.jsonl",
+        "--held-out", prompts / "held_out.jsonl", "--behaviours", BEHAVIOURS, *WANTED, *TRAINING,
+        "--eval-prompts", str(size.eval_prompts), "--store", store, *ARMS[arm],
+        "--steps", str(steps), "--guide-steps", str(guide_steps), "--prompts-per-step", str(per_step),
         "--group", str(group), "--eval-every", str(steps // size.evaluations), *heads,
-    ]  # fmt: skip
+        *s.with_model, *s.with_seed,
+    )  # fmt: skip
 
 
-def _rl(out: Path, size: Size, rest: list[str]) -> list[str]:
-    wanted = [word for behaviour in WANTED for word in ("--behaviour", behaviour)]
-    return [
-        "rl", "--probe", str(out / "fit"), "--prompts", str(out / "prompts/train.jsonl"),
-        "--held-out", str(out / "prompts/held_out.jsonl"), "--behaviours", BEHAVIOURS, *wanted,
-        *TRAINING, "--eval-prompts", str(size.eval_prompts), "--store", str(out / "acts.h5"), *rest,
-    ]  # fmt: skip
-
-
-def _cell(out: Path) -> list[str]:
-    """Return the options that keep a fit to the cell that the first one chose."""
-    chosen = _sweep(out)["chosen"]
+def _cell(fit: Path) -> list[str]:
+    """Return the options that keep a fit to the cell that another one chose."""
+    chosen = json.loads((fit / "sweep.json").read_text(encoding="utf-8"))["chosen"]
     return ["--layers", str(chosen["layer"]), "--positions", str(chosen["position"])]
 
 
-def _ensemble(out: Path) -> list[str]:
+def _ensemble(fit: Path) -> list[str]:
     """Return the option that adds the next best layers, at the position of the chosen one."""
-    sweep = _sweep(out)
+    sweep = json.loads((fit / "sweep.json").read_text(encoding="utf-8"))
     chosen = sweep["chosen"]
     rows = [
         row
@@ -272,5 +172,11 @@ def _ensemble(out: Path) -> list[str]:
     return ["--ensemble-layers", ",".join(map(str, more))] if more else []
 
 
-def _sweep(out: Path) -> dict[str, Any]:
-    return dict(json.loads((out / "fit/sweep.json").read_text(encoding="utf-8")))
+STUDY = Study(
+    name="knowledge-awareness",
+    stages=stages,
+    full=FULL,
+    quick=QUICK,
+    recipe="knowledge-awareness",
+    template="",
+)

@@ -1,4 +1,4 @@
-"""Several stages of a study at once, each a process with its share of the cores."""
+"""The stages of a study run in turn, or several at once in processes that share the cores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,38 @@ ENDS = (signal.SIGTERM, signal.SIGHUP)
 PAUSE = 0.2
 """Seconds between two looks at what is running."""
 LINES = 3
-"""Of a failed stage's log that the error repeats."""
+"""Last lines of a failed stage's log that the error repeats."""
+
+
+def run_in_turn(
+    progress: Progress, *, execute: Callable[[list[str]], None], log: Callable[[str], None]
+) -> None:
+    """Run what is not done, one stage after the other in this process.
+
+    Parameters
+    ----------
+    progress
+        Record of the study.
+    execute
+        Runs one command line of probekit.
+    log
+        Called with a line when a stage begins.
+    """
+    stages = progress.stages
+    for number, stage in enumerate(stages, start=1):
+        arguments = stage.arguments()
+        words = f"[{number}/{len(stages)}] probekit {shlex.join(arguments)}"
+        if progress.is_done(stage, arguments):
+            log(f"{words}\n  is done")
+            continue
+        log(words)
+        command, begun = progress.begin(stage, arguments), time.perf_counter()
+        try:
+            execute(command)
+        except BaseException:
+            progress.end(stage, "failed", time.perf_counter() - begun)
+            raise
+        progress.end(stage, "done", time.perf_counter() - begun)
 
 
 @dataclass(frozen=True)
@@ -38,19 +69,19 @@ class Schedule:
     """Runs what is not done, `jobs` stages at a time, each as soon as what it reads is there.
 
     A step of a small model leaves a second thread waiting, so two processes of one thread do more than
-    one of two. A stage that others wait for goes before those that nothing waits for; one that is
+    one of two. A stage that others wait for goes before those that nothing waits for; a stage that runs
     alone gets all cores.
 
     Parameters
     ----------
     progress
-        Of the study.
+        Record of the study.
     jobs
         Stages at a time.
     log
-        Gets a line when a stage begins and when it ends.
+        Called with a line when a stage begins and when it ends.
     cores
-        To share out, by default all of this process's.
+        Cores to share out, by default all that this process may use.
     """
 
     def __init__(
@@ -120,18 +151,17 @@ class Schedule:
 
     def _start(self, stage: Stage, threads: int) -> None:
         arguments = stage.arguments()
-        how = self._progress.how(stage, arguments)
         path = self._folder / f"{stage.name.replace('/', '-')}.log"
         self._say(stage, f"probekit {shlex.join(arguments)}\n  log: {path}")
-        self._progress.begin(stage, arguments)
+        command = self._progress.begin(stage, arguments)
         with disk_errors(path):
             path.parent.mkdir(exist_ok=True)
             with path.open("wb") as handle:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "probekit", *arguments, how],
+                    [sys.executable, "-m", "probekit", *command],
                     stdin=subprocess.DEVNULL, stdout=handle, stderr=subprocess.STDOUT,
                     env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-                    # Of its own, so that Ctrl-C reaches it once, by `_stop`, and it saves its step.
+                    # A session of its own: Ctrl-C reaches it once, through `_stop`, and it saves its step.
                     start_new_session=True,
                 )  # fmt: skip
         self._running.append(_Running(stage, process, threads, time.perf_counter(), path))

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
-from probekit.studies import knowledge_awareness
-from probekit.studies.stages import Stage
+import probekit.studies.knowledge_awareness as declared
+from probekit.studies import STUDIES, Study
 from tests.cli.test_cli import rows, run
+
+TEMPLATE = """{% extends "study.html.j2" %}
+{% block title %}Two stages{% endblock %}
+{% block verdict %}{{ answer }}{% endblock %}
+"""
 
 
 @pytest.fixture
 def small(tiny_llama, tmp_path, monkeypatch):
     """The study cut down to two commands on a tiny model."""
     data = rows(tmp_path / "rows.jsonl", "pair")
+    template = tmp_path / "small.html.j2"
+    template.write_text(TEMPLATE)
 
-    def plan(out, *, model, seed, quick, samples, extra):
-        cache = ["cache", "--data", str(data), "--positions", "mean", "--model", model, *extra]
-        fit = ["fit", str(out / "acts.h5"), "--seed", str(seed)]
-        return [
-            Stage("cache", lambda: [*cache, "--out", str(out / "acts.h5")], out / "acts.h5", resumes=True),
-            Stage("fit", lambda: [*fit, "--out", str(out / "fit")], out / "fit", "sweep.json"),
-        ]  # fmt: skip
+    def stages(s):
+        cache = s.stage(
+            "cache", "cache", "--data", data, "--positions", "mean", *s.with_model, output="acts.h5"
+        )
+        s.stage("fit", "fit", cache, *s.with_seed)
 
-    def report(folder, *, force):
-        (folder / "report.html").write_text("<html></html>")
-        return folder / "report.html"
-
-    monkeypatch.setattr(knowledge_awareness, "plan", plan)
-    monkeypatch.setattr("probekit.reports.write_study_report", report, raising=False)
+    study = Study(
+        "knowledge-awareness", stages, declared.FULL, declared.QUICK, template,
+        lambda run: {"answer": f"<{len(run.stages)} stages>"},
+    )  # fmt: skip
+    monkeypatch.setattr(declared, "STUDY", study)
     return ["study", "knowledge-awareness", "--model", tiny_llama, "--out", tmp_path / "study"]
 
 
@@ -71,7 +76,7 @@ def test_another_study_is_not_begun_in_its_place(small, capsys, monkeypatch, tmp
     assert capsys.readouterr().err.count("is done") == 2
     (out / "study.json").write_text("{")
     assert run(*small) == 1
-    assert "study.json: can not be read" in capsys.readouterr().err
+    assert "study.json: cannot be read" in capsys.readouterr().err
 
 
 def test_a_failed_stage_is_named_and_the_next_run_goes_on_there(small, capsys, monkeypatch):
@@ -89,10 +94,44 @@ def test_a_failed_stage_is_named_and_the_next_run_goes_on_there(small, capsys, m
 def test_bad_input_is_one_line_and_foreign_directories_stay(small, capsys):
     out = small[-1]
     assert run("study", "nothing", *small[2:]) == 1
-    assert "study 'nothing': unknown. Expected knowledge-awareness." in capsys.readouterr().err
+    assert f"study 'nothing': unknown. Expected {', '.join(STUDIES)}." in capsys.readouterr().err
     out.mkdir()
     (out / "mine").write_text("mine")
     for more in ([], ["--force"]):
         assert run(*small, *more) == 1
         assert (out / "mine").read_text() == "mine"
     assert "already exists" in capsys.readouterr().err
+
+
+def test_the_page_is_the_studys_own_template_and_links_its_stages(small, capsys, tmp_path):
+    out = small[-1]
+    assert run(*small) == 0
+    page = (out / "report.html").read_text()
+    assert "<h1><bdi>Two stages</bdi></h1>" in page and "&lt;2 stages&gt;" in page
+    assert '<a href="fit/report.html">fit</a>' in page and (out / "fit/report.html").is_file()
+    assert f"<code>probekit fit {out}/acts.h5 --seed 0 --out {out}/fit</code>" in page
+    assert "A quick run" not in page
+    capsys.readouterr()
+    (tmp_path / "pages").mkdir()
+    assert run("report", out, "--out", tmp_path / "pages/page.html") == 0
+    assert 'href="../study/fit/report.html"' in (tmp_path / "pages/page.html").read_text()
+    # Another study is not begun in its place, and one that this probekit lacks has no page.
+    record = json.loads((out / "study.json").read_text())
+    (out / "study.json").write_text(json.dumps({**record, "study": "ratings"}))
+    assert run(*small) == 1
+    assert "is a study with study 'ratings', now 'knowledge-awareness'" in capsys.readouterr().err
+    assert run("report", out, "--force") == 1
+    assert "study 'ratings': unknown" in capsys.readouterr().err
+
+
+def test_samples_are_refused_where_a_study_draws_none(small, capsys, monkeypatch):
+    study = dataclasses.replace(declared.STUDY, full=None, quick=None)
+    monkeypatch.setattr(declared, "STUDY", study)
+    assert run(*small, "--samples", "2") == 1
+    assert "got --samples 2, expected none" in capsys.readouterr().err and not small[-1].exists()
+
+
+def test_help_names_every_study(capsys):
+    assert run("study", "--help") == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in STUDIES)

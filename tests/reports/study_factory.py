@@ -180,11 +180,12 @@ def _record(folder: Path, made: MadeStudy) -> None:
     names = [n for n in STAGES if n != "rl"] + [f"rl/{name}" for name in made.arms]
     stages = [
         dict(name=name, argv=[name.split("/")[0], "--out", made.text or f"study/{name}"],
+             output=name + (".jsonl" if name.startswith("ood/") else ""), run=k, inputs={}, version="1",
              seconds=90.0 * (k + 1), state="done" if name.split("/")[0] in made.stages else "failed")
         for k, name in enumerate(names)
     ]  # fmt: skip
     record = dict(
-        study="knowledge-awareness", quick=made.quick, model=made.text or "smollm2-135m",
+        command="study", study="knowledge-awareness", quick=made.quick, model=made.text or "smollm2-135m",
         seed=made.seed, created="2026-01-02T03:04:05+00:00", stages=stages,
         chosen=dict(kind="bradley-terry", site="resid_post", layer=6, position="mean"),
     )  # fmt: skip

@@ -47,18 +47,17 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr("probekit.studies.schedule.subprocess.Popen", popen)
 
     def make(*stages, jobs=2, cores=4, said=None):
-        found = [
-            Stage(
+        made: dict[str, Stage] = {}
+        for name, reads, seconds, code in stages:
+            words = [
+                str(tmp_path),
                 name,
-                lambda name=name, seconds=seconds, code=code: [
-                    str(tmp_path), name, str(seconds), str(code),
-                ],
-                tmp_path / f"{name}.txt",
-                reads=reads,
-            )
-            for name, reads, seconds, code in stages
-        ]  # fmt: skip
-        progress = Progress(tmp_path / "study.json", {}, found)
+                str(seconds),
+                str(code),
+                *(made[other] for other in reads),
+            ]
+            made[name] = Stage(name, words, tmp_path / f"{name}.txt")
+        progress = Progress(tmp_path / "study.json", {}, list(made.values()))
         log = said.append if said is not None else lambda line: None
         return Schedule(progress, jobs=jobs, log=log, cores=cores)
 

@@ -1,0 +1,110 @@
+"""What a study left: its stages and where each stands, and the runs among their outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NotRequired
+
+from typing_extensions import TypedDict
+
+from probekit.results.runs import COMMANDS, Run, open_run
+from probekit.results.table import Document
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEARTS = {**COMMANDS, "rl": "run.json"}
+"""Command to the file at the heart of its output."""
+
+
+class StageRow(TypedDict):
+    """A stage of a study, as far as it got."""
+
+    name: str
+    argv: list[str]
+    """Its command line."""
+    output: str
+    """Its file or directory, from the study's directory."""
+    state: str
+    """`running`, `done` or `failed`."""
+    seconds: float | None
+    run: int
+    """Number of its last run among all runs of stages."""
+    inputs: dict[str, int | str]
+    """Stages that it read to the numbers of their runs; files from outside to their SHA-256."""
+    version: str
+    """Version of probekit that ran it."""
+
+
+class StudyContent(TypedDict):
+    """`study.json`: the run record of the command, and the stages that were begun."""
+
+    study: str
+    model: str
+    seed: int
+    quick: bool
+    samples: NotRequired[int | None]
+    arguments: NotRequired[dict[str, Any]]
+    created: NotRequired[str]
+    stages: list[StageRow]
+
+
+DOCUMENT = Document("study", "a study", "study.json", None, 1, StudyContent)
+
+
+@dataclass(frozen=True)
+class StudyRun(Run):
+    """A study, as far as it got."""
+
+    DOCUMENT: ClassVar[Document] = DOCUMENT
+
+    @property
+    def study(self) -> str:
+        """Name of the study."""
+        return str(self.record["study"])
+
+    @property
+    def model(self) -> str:
+        """Name of the model, without the path to it."""
+        return str(self.record["model"]).rstrip("/").rsplit("/", 1)[-1]
+
+    @cached_property
+    def stages(self) -> pd.DataFrame:
+        """A row a stage that was begun, in order; see `StageRow`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.record["stages"], columns=list(StageRow.__annotations__))
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """Name of a stage to what it left, of the stages that left a run whole or, of `rl`, in part."""
+        left = {
+            stage["name"]: self.left(stage["output"], HEARTS[stage["argv"][0]])
+            for stage in self.record["stages"]
+            if stage["argv"] and stage["argv"][0] in HEARTS
+        }
+        return {name: run for name, run in left.items() if run is not None}
+
+    def left(self, output: str, heart: str) -> Run | None:
+        """Return the run at a place in the study's directory; None where its file `heart` is absent."""
+        folder = self.directory / output
+        return open_run(folder) if (folder / heart).is_file() else None
+
+    def state(self, name: str) -> str:
+        """Return where the stages at `name` stand: `failed`, `running`, `done`, `` where there is none."""
+        own = self.stages[self.stages["name"].str.split("/").str[0] == name]["state"]
+        return next((state for state in ("failed", "running") if state in set(own)), "")
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Metrics of all stages, the stage in the column `stage`."""
+        import pandas as pd
+
+        frames = [run.metrics.assign(stage=name) for name, run in self.runs.items()]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["stage"])
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The stages; the rows of each are those of `runs`."""
+        return self.stages

@@ -1,0 +1,236 @@
+"""`Study`: stages, a recipe and a page under one name; the registry of studies, and how one is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from probekit.container import disk_errors, refuse_existing
+from probekit.errors import DataError, OutputError
+from probekit.provenance import run_record
+from probekit.results.study import DOCUMENT, StudyRun
+from probekit.studies.schedule import Schedule, run_in_turn
+from probekit.studies.stages import Progress, Setting, Stage
+
+STUDIES = {"knowledge-awareness": "probekit.studies.knowledge_awareness"}
+"""Name of a study to the module that declares it as `STUDY`."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """An end-to-end study: a list of stages, a recipe and the page that shows what they left."""
+
+    name: str
+    """Name on the command line, and a key of `STUDIES`."""
+    stages: Callable[[Setting], None]
+    """Adds the stages to a setting, in order; see `Setting.stage`."""
+    full: Any
+    """How much of everything: a frozen dataclass that `stages` reads as `setting.size`."""
+    quick: Any
+    """The same for `--quick`: every stage, small."""
+    template: str | Path
+    """Template of the page, which extends `study.html.j2`: a name, or a file of another package."""
+    page: Callable[[StudyRun], Mapping[str, Any]] = lambda run: {}
+    """Returns what the template needs beside the study itself: figures, frames, findings."""
+    recipe: str = ""
+    """Recipe of `probekit elicit`, by name or file, where the data are elicited."""
+
+    def plan(
+        self,
+        out: Path,
+        *,
+        model: str,
+        seed: int = 0,
+        quick: bool = False,
+        samples: int | None = None,
+        options: tuple[str, ...] = (),
+    ) -> list[Stage]:
+        """Return the stages in order.
+
+        Parameters
+        ----------
+        out
+            Directory of the study.
+        model
+            Name, hub id or directory.
+        seed
+            Seed of every stage.
+        quick
+            Use the size `quick` in place of `full`.
+        samples
+            Replaces the size's own `samples`.
+        options
+            Options of every command that runs the model, such as `--device cuda`.
+
+        Raises
+        ------
+        DataError
+            When `samples` is given and the study has no such size.
+        """
+        size = self.quick if quick else self.full
+        if samples is not None:
+            if not hasattr(size, "samples"):
+                raise DataError(
+                    f"study {self.name}: got --samples {samples}, expected none: it draws no samples. "
+                    "Leave the option out."
+                )
+            size = dataclasses.replace(size, samples=samples)
+        setting = Setting(out, model, seed, size, self.recipe, options)
+        self.stages(setting)
+        return setting.stages
+
+
+class Done(NamedTuple):
+    """What a study left."""
+
+    path: Path
+    """Its page."""
+    seconds: float
+    """Time that this call took; stages that were done before took none of it."""
+    stages: list[str]
+    """Names of all stages."""
+
+
+def find_study(name: str) -> Study:
+    """Return the study of a name.
+
+    Raises
+    ------
+    DataError
+        When there is none.
+    """
+    if name not in STUDIES:
+        raise DataError(f"study {name!r}: unknown. Expected {', '.join(STUDIES)}.")
+    found = import_module(STUDIES[name]).STUDY
+    assert isinstance(found, Study)
+    return found
+
+
+def run_study(
+    name: str,
+    out: str | Path,
+    *,
+    model: str,
+    execute: Callable[[list[str]], None],
+    seed: int = 0,
+    quick: bool = False,
+    samples: int | None = None,
+    options: tuple[str, ...] = (),
+    jobs: int = 1,
+    force: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Done:
+    """Run the stages of a study that are not done yet, then write its page.
+
+    Parameters
+    ----------
+    name
+        A key of `STUDIES`.
+    out
+        Directory of the study; one of the same study goes on.
+    model, seed, quick, samples, options
+        See `Study.plan`.
+    execute
+        Runs one command line of probekit in this process; used where `jobs` is 1.
+    jobs
+        Stages at a time, each in a process of its own.
+    force
+        Delete an earlier study at `out` and begin again.
+    arguments
+        Arguments of the command, for the run record.
+    log
+        Called with a line when a stage begins and when it ends.
+
+    Raises
+    ------
+    DataError
+        When the study is unknown.
+    OutputError
+        When `out` holds something else, or a study with other settings.
+    ProbekitError
+        When a stage failed.
+    """
+    study, out = find_study(name), Path(out)
+    stages = study.plan(
+        out, model=model, seed=seed, quick=quick, samples=samples, options=options
+    )  # what can be refused is, before anything is deleted
+    if force:
+        refuse_existing(out, force=True, marker=DOCUMENT.file)
+        shutil.rmtree(out, ignore_errors=True)
+    elif out.exists() and not (out / DOCUMENT.file).is_file():
+        refuse_existing(out, force=False)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    identity = {"study": name, "model": model, "seed": seed, "quick": quick, "samples": samples}
+    _check_same(out, identity)
+    record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
+    progress, started = Progress(out / DOCUMENT.file, {**record, **identity}, stages), time.time()
+    if jobs > 1:
+        Schedule(progress, jobs=jobs, log=log).run()
+    else:
+        run_in_turn(progress, execute=execute, log=log)
+    seconds = time.time() - started
+    return Done(write_study_report(out, force=True), seconds, [stage.name for stage in stages])
+
+
+def write_study_report(
+    directory: str | Path, *, out: Path | None = None, force: bool = False
+) -> Path:
+    """Write the page of a study as one HTML file and return its path.
+
+    Parameters
+    ----------
+    directory
+        What `probekit study NAME --out` wrote: `study.json` and the outputs of its stages, as far as it
+        got.
+    out
+        Where to write; `report.html` in `directory` by default.
+    force
+        Replace the file when it exists.
+
+    Raises
+    ------
+    ProbeError
+        When `directory` is not that of a study, or a stage in it is damaged.
+    DataError
+        When it is of a study that this probekit does not have.
+    OutputError
+        When `out` exists and `force` is not set, or cannot be written.
+    """
+    # Imported late: figures take a second to load, and `elicit` draws none.
+    from probekit.reports.study import write_study_page
+
+    run = StudyRun.open(Path(directory))
+    study = find_study(run.study)
+    if not study.template:
+        from probekit.reports import write_study_report as write_old
+
+        return write_old(Path(directory), out=out, force=force)
+    return write_study_page(run, study.template, study.page(run), out=out, force=force)
+
+
+def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with a study of something else, whose stages would be replaced one by one."""
+    path = folder / DOCUMENT.file
+    if not path.is_file():
+        return
+    try:
+        known = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise OutputError(
+            f"{path}: cannot be read ({error}). Choose another --out, or pass --force to begin again."
+        ) from error
+    for key, value in identity.items():
+        if known.get(key) != value:
+            raise OutputError(
+                f"{folder}: is a study with {key} {known.get(key)!r}, now {value!r}. Choose another "
+                "--out, or pass --force to replace it."
+            )
