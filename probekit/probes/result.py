@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,16 +11,26 @@ import numpy as np
 from scipy.special import expit
 
 from probekit.activations.table import Cell
-from probekit.container import jsonable, write_json
+from probekit.container import write_json
 from probekit.probes.metrics import rating_reliability, reliability
 from probekit.probes.probe import Probe, save_probes
 from probekit.probes.ridge import from_unit
 from probekit.probes.splits import FRACTIONS
 from probekit.probes.task import Task
 from probekit.results.intervals import Array, Metrics
+from probekit.results.sweep import (
+    DOCUMENT,
+    PREDICTIONS,
+    CellRow,
+    Cosine,
+    HeadRow,
+    PredictionRow,
+    Reliability,
+    Summary,
+    SweepRecord,
+    Values,
+)
 
-FORMAT = "probekit.sweep"
-FORMAT_VERSION = 1
 TEXT_LIMIT = 2000
 
 
@@ -72,21 +81,15 @@ class SweepResult:
     def save(self, directory: Path) -> None:
         """Write probes, sweep.json and predictions.jsonl into an existing directory."""
         save_probes(directory, self.probes, self.chosen)
-        lines = [json.dumps(jsonable(row), ensure_ascii=False) for row in self.predictions()]
-        text = "\n".join(lines) + "\n"
-        (directory / "predictions.jsonl").write_text(text, encoding="utf-8")
-        write_json(directory / "sweep.json", self.to_json())
+        text = PREDICTIONS.lines(self.predictions())
+        (directory / PREDICTIONS.file).write_text(text, encoding="utf-8")
+        write_json(directory / DOCUMENT.file, {**DOCUMENT.header, **self.record()})
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """Return the part of the JSON that `probekit fit --json` prints."""
         row, probe = self.rows[self.chosen], self.probe
         return {
-            "chosen": {
-                "kind": probe.kind,
-                "head": probe.head,
-                **probe.cell._asdict(),
-                "l2": probe.l2,
-            },
+            "chosen": _head(probe.kind, probe.head, probe.cell, probe.l2),
             "primary": self.task.primary,
             "choose": _metrics(row.choose),
             "report": _metrics(self.report),
@@ -98,60 +101,59 @@ class SweepResult:
             "n": self.task.counts(),
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole of sweep.json (docs/formats.md)."""
+    def record(self) -> SweepRecord:
+        """Return what sweep.json holds (docs/formats.md)."""
         return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "complete": True,
             "data_kind": self.task.kind,
             **self.summary(),
             "classes": self.task.examples.classes,
             "score_range": self.task.score_range,
             "seed": self.task.seed,
             "splits": dict(zip(("fit", "choose", "report"), FRACTIONS, strict=True)),
-            "rows": [self._row(i) for i in range(len(self.rows))],
+            "rows": [self._cell(i) for i in range(len(self.rows))],
             "cosine": self._cosine(),
             "reliability": self._reliability(),
             "provenance": {"store": self.store, "fit": self.fit},
         }
 
-    def predictions(self) -> list[dict[str, Any]]:
+    def predictions(self) -> list[PredictionRow]:
         """Return the chosen probe's held-out predictions on the report split, a row an example."""
         examples, found = self.task.examples, []
         for unit in self.task.rows[self.task.splits.report]:
             sides = (unit, unit + 1) if self.task.kind == "pair" else (unit,)
             for i in (int(side) for side in sides):
-                row: dict[str, Any] = {"id": examples.id[i], "group": examples.group[i]}
+                score, target, prediction = self.scores[i : i + 1], None, None
+                if examples.score is not None:
+                    target = examples.score[i]
+                    prediction = from_unit(score, self.task.score_range)[0]
+                if examples.label is not None:
+                    target, prediction = examples.label[i], expit(score)[0]
+                row: PredictionRow = {
+                    "id": examples.id[i],
+                    "group": examples.group[i],
+                    "score": score[0],
+                    "target": target,
+                    "prediction": prediction,
+                    "n_tokens": examples.n_tokens[i],
+                    "tags": {tag: v[i] for tag, v in examples.tags.items() if v[i]},
+                    "prompt": str(examples.prompt[i])[:TEXT_LIMIT],
+                    "completion": str(examples.completion[i])[:TEXT_LIMIT],
+                }
                 if examples.side is not None:
                     row["side"] = examples.side[i]
-                score = self.scores[i : i + 1]
-                row |= {"score": score[0], "target": None, "prediction": None}
-                if examples.score is not None:
-                    row["target"] = examples.score[i]
-                    row["prediction"] = from_unit(score, self.task.score_range)[0]
-                if examples.label is not None:
-                    row["target"], row["prediction"] = examples.label[i], expit(score)[0]
-                row["n_tokens"] = examples.n_tokens[i]
-                row["tags"] = {tag: v[i] for tag, v in examples.tags.items() if v[i]}
-                row["prompt"] = str(examples.prompt[i])[:TEXT_LIMIT]
-                row["completion"] = str(examples.completion[i])[:TEXT_LIMIT]
                 found.append(row)
         return found
 
-    def _row(self, index: int) -> dict[str, Any]:
+    def _cell(self, index: int) -> CellRow:
         row = self.rows[index]
         return {
-            "kind": row.kind,
-            "head": row.head,
-            **row.cell._asdict(),
-            "l2": row.l2,
+            **_head(row.kind, row.head, row.cell, row.l2),
             "choose": _metrics(row.choose),
             "controls": {name: _metrics(found) for name, found in row.controls.items()},
             "chosen": index == self.chosen,
         }
 
-    def _cosine(self) -> dict[str, Any]:
+    def _cosine(self) -> Cosine:
         """Return cosines between the layers' directions at the chosen kind, site and position."""
         best = self.probe
         same = [
@@ -169,7 +171,7 @@ class SweepResult:
             "matrix": np.round(directions @ directions.T, 4).tolist(),
         }
 
-    def _reliability(self) -> dict[str, Any]:
+    def _reliability(self) -> Reliability:
         task, examples = self.task, self.task.examples
         rows = task.rows[task.splits.report]
         if examples.score is not None:
@@ -188,5 +190,16 @@ class SweepResult:
         }
 
 
-def _metrics(found: Metrics) -> dict[str, dict[str, float]]:
+def _head(kind: str, head: str | None, cell: Cell, l2: float | None) -> HeadRow:
+    return {
+        "kind": kind,
+        "head": head,
+        "site": cell.site,
+        "layer": cell.layer,
+        "position": cell.position,
+        "l2": l2,
+    }
+
+
+def _metrics(found: Metrics) -> Values:
     return {name: interval.to_json() for name, interval in found.items()}

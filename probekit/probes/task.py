@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from probekit.activations.table import Examples
+from probekit.data.rows import Kind
 from probekit.errors import DataError
 from probekit.probes.metrics import (
     PRIMARY,
@@ -69,7 +70,7 @@ class Task:
         return task
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """`rating`, `label` or `pair`."""
         return self.examples.kind
 

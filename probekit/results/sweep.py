@@ -1,0 +1,200 @@
+"""What `probekit fit` leaves in its directory: written by `probes`, read back as frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from probekit.errors import ProbeError
+from probekit.results.findings import Finding, against
+from probekit.results.intervals import NO_VALUE, Interval
+from probekit.results.measures import measure, measures
+from probekit.results.runs import Run
+from probekit.results.table import Document, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Values = Mapping[str, Mapping[str, float | None]]
+"""Measures by name, each as `Interval.to_json` gives it."""
+
+
+class HeadRow(TypedDict):
+    """Which head: its kind, where it reads, how it is penalised."""
+
+    kind: str
+    head: str | None
+    site: str
+    layer: int
+    position: str
+    l2: float | None
+
+
+class CellRow(HeadRow):
+    """A head of the sweep with its measures and two controls on the choose split."""
+
+    choose: Values
+    controls: dict[str, Values]
+    chosen: bool
+
+
+class Cosine(TypedDict):
+    """Cosines between the directions of all layers, at the chosen kind, site and position."""
+
+    kind: str
+    site: str
+    position: str
+    layers: list[int]
+    matrix: list[list[float | None]]
+
+
+class Reliability(TypedDict):
+    """What was observed of what was predicted; a bin holds ends, n, means and an interval."""
+
+    what: str
+    bins: Sequence[Mapping[str, float | None]]
+
+
+class Summary(TypedDict):
+    """What `probekit fit --json` prints."""
+
+    chosen: HeadRow
+    primary: str
+    choose: Values
+    report: Values
+    controls: dict[str, Values]
+    by_tag: dict[str, dict[str, Values]]
+    n: dict[str, int]
+
+
+class SweepRecord(Summary):
+    """What sweep.json holds; see docs/formats.md."""
+
+    data_kind: Literal["label", "rating", "pair"]
+    classes: tuple[str, str] | None
+    score_range: tuple[float, float] | None
+    seed: int
+    splits: dict[str, float]
+    rows: Annotated[list[CellRow], Field(min_length=1)]
+    cosine: Cosine
+    reliability: Reliability
+    provenance: dict[str, dict[str, Any]]
+
+
+class PredictionRow(TypedDict):
+    """A held-out example of the report split, or a side of a pair, as the chosen probe reads it."""
+
+    id: str
+    group: str
+    side: NotRequired[str]
+    score: float | None
+    target: float | None
+    prediction: float | None
+    n_tokens: int
+    tags: dict[str, str]
+    prompt: str
+    completion: str
+
+
+DOCUMENT = Document("fit", "a fit", "sweep.json", "probekit.sweep", 1, SweepRecord)
+PREDICTIONS = Table("predictions.jsonl", PredictionRow, "a prediction", spread={"tags": "tag:"})
+OF = ["kind", "head", "site", "layer", "position", "l2", "chosen", "split", "control", "part"]
+"""What a row of `SweepRun.metrics` is of: a head, a split, a control in its place, a part of the rows."""
+
+
+@dataclass(frozen=True)
+class SweepRun(Run):
+    """A fit: a head for every cell of layers and positions, and the chosen one held out."""
+
+    DOCUMENT: ClassVar[Document] = DOCUMENT
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row a measure: columns `OF`, then `measure`, `value`, `low`, `high`.
+
+        `split` is `choose` or, of the chosen head alone, `report`; `control` is empty for the head
+        itself; `part` is `all` or TAG=VALUE.
+        """
+        import pandas as pd
+
+        record, rows = self.record, []
+        order = list(measures("control"))
+
+        def add(
+            head: HeadRow, split: str, values: Values, control: str = "", part: str = "all"
+        ) -> None:
+            own = [head.get(key, True) for key in OF[:7]]
+            for name, ends in values.items():
+                rows.append([*own, split, control, part, name, *Interval.from_json(ends)])
+
+        for row in record["rows"]:
+            add(row, "choose", row["choose"])
+            for name, values in row["controls"].items():
+                add(row, "choose", values, name)
+        add(record["chosen"], "report", record["report"])
+        for name in sorted(record["controls"], key=lambda n: order.index(n) if n in order else 99):
+            add(record["chosen"], "report", record["controls"][name], name)
+        for tag, parts in record["by_tag"].items():
+            for value, values in parts.items():
+                add(record["chosen"], "report", values, part=f"{tag}={value}")
+        return pd.DataFrame(rows, columns=[*OF, "measure", "value", "low", "high"])
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """A row a held-out example, or a side of a pair; a column `tag:TAG` each tag."""
+        rows = PREDICTIONS.read(self.directory, self.DOCUMENT.again)
+        expected = self.record["n"]["report"] * (2 if self.record["data_kind"] == "pair" else 1)
+        if len(rows) != expected:
+            raise ProbeError(
+                f"{self.directory / PREDICTIONS.file}: has {len(rows)} rows, {DOCUMENT.file} says "
+                f"{expected}; the file is partial or from another fit. {self.DOCUMENT.again}"
+            )
+        return rows
+
+    @cached_property
+    def examples(self) -> pd.DataFrame:
+        """A row a held-out example or pair, and how well it is read: `merit`, best first.
+
+        The margin of a pair, whose other side is in columns `*_rejected`; the probability of the true
+        class; minus the absolute error of a rating.
+        """
+        rows, kind = self.rows, self.record["data_kind"]
+        if kind == "pair":
+            rows = rows.assign(nth=rows.groupby(["id", "side"]).cumcount())
+            chosen, rejected = (rows[rows["side"] == side] for side in ("chosen", "rejected"))
+            rows = chosen.merge(rejected, on=["id", "nth"], suffixes=("", "_rejected"))
+            merit = rows["score"] - rows["score_rejected"]
+        elif kind == "label":
+            merit = rows["prediction"].where(rows["target"] == 1, 1 - rows["prediction"])
+        else:
+            merit = -(rows["prediction"] - rows["target"]).abs()
+        return rows.assign(merit=merit).sort_values("merit", ascending=False, kind="stable")
+
+    def value(self, name: str, control: str = "") -> Interval:
+        """Return a measure of the chosen head, or of a control in its place, on the report split."""
+        values = self.record["controls"].get(control, {}) if control else self.record["report"]
+        return Interval.from_json(values[name]) if name in values else NO_VALUE
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Where the primary measure lies against chance and every control.
+
+        `length_partialled` is no rival but the head itself without what length explains: its own
+        measure is held against chance.
+        """
+        name = self.record["primary"]
+        best, chance = self.value(name), measure("sweep", name).chance
+        found = [] if chance is None else [against("chance", name, best, chance)]
+        known = [*measures("control"), *self.record["controls"]]
+        for control in dict.fromkeys(c for c in known if c in self.record["controls"]):
+            value = self.value(name, control)
+            if control != "length_partialled":
+                found.append(against(control, name, best, value.value))
+            elif chance is not None:
+                found.append(against(control, name, value, chance))
+        return found
