@@ -1,4 +1,4 @@
-"""Completions of the model itself as rows: data of its own distribution to fit a head to."""
+"""Completions that the model writes itself as data rows, so that a head is fitted on-policy."""
 
 from __future__ import annotations
 

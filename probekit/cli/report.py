@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -35,9 +34,10 @@ def report(
         write_steer_report,
         write_sweep_report,
     )
+    from probekit.results.runs import command_of
 
     folder, file = Path(directory), Path(out) if out else None
-    kind = _kind(folder)
+    kind = command_of(folder)
     if kind == "rl":
         path = write_rl_report(
             folder, out=file, force=force, compare=[Path(other) for other in compare]
@@ -58,30 +58,3 @@ def report(
         echo_json({"path": str(path)})
     else:
         click.echo(path)
-
-
-def _kind(directory: Path) -> str:
-    """Return which command wrote a directory, by the file it leaves."""
-    from probekit.errors import ProbeError
-
-    hearts = (
-        ("study.json", "study"),
-        ("steer.json", "steer"),
-        ("sweep.json", "fit"),
-        ("dynamics.json", "dynamics"),
-    )
-    for name, kind in hearts:
-        if (directory / name).is_file():
-            return kind
-    path = directory / "run.json"
-    if not path.is_file():
-        raise ProbeError(
-            f"{directory}: holds neither sweep.json nor steer.json nor run.json nor dynamics.json nor "
-            "study.json. Expected a directory that probekit fit, steer, rl, dynamics or study wrote."
-        )
-    try:
-        command = json.loads(path.read_text(encoding="utf-8"))["command"]
-    except (ValueError, KeyError, TypeError):
-        return "rl"  # its reader says what is wrong with the file
-    # A fit and a steering run leave a run record too; their reader says what is missing.
-    return command if command in ("fit", "steer", "dynamics") else "rl"

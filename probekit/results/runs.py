@@ -15,16 +15,24 @@ from probekit.results.table import Document, read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = {
-    "study.json": "probekit.results.study:StudyRun",
-    "steer.json": "probekit.results.steer:SteerRun",
-    "sweep.json": "probekit.results.sweep:SweepRun",
-    "dynamics.json": "probekit.results.dynamics:DynamicsRun",
-    "run.json": "probekit.results.rl:RLRun",
+HEARTS = {
+    "study": "study.json",
+    "steer": "steer.json",
+    "fit": "sweep.json",
+    "dynamics": "dynamics.json",
+    "rl": "run.json",
+    "elicit": "run.json",
 }
-"""File at the heart of an output, and the class that reads it."""
-COMMANDS = {"fit": "sweep.json", "steer": "steer.json", "dynamics": "dynamics.json"}
-"""Commands that leave a run record beside their own file; without that file they are partial."""
+"""Command to the file at the heart of its output."""
+READERS = {
+    "study": "study:StudyRun",
+    "steer": "steer:SteerRun",
+    "fit": "sweep:SweepRun",
+    "dynamics": "dynamics:DynamicsRun",
+    "rl": "rl:RLRun",
+    "elicit": "elicit:ElicitRun",
+}
+"""Command to the module of this room and the class that reads its output."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,34 @@ class Run:
         raise NotImplementedError
 
 
+def command_of(directory: Path) -> str:
+    """Return the command that wrote a directory, by the file at its heart.
+
+    Raises
+    ------
+    ProbeError
+        When it holds none of these files.
+    """
+    for command, file in HEARTS.items():
+        if file != "run.json" and (directory / file).is_file():
+            return command
+    path = directory / "run.json"
+    if not path.is_file():
+        files = ", ".join(dict.fromkeys(HEARTS.values()))
+        raise ProbeError(
+            f"{directory}: holds none of {files}. Expected a directory that probekit "
+            f"{', '.join(HEARTS)} wrote."
+        )
+    try:
+        command = json.loads(path.read_text(encoding="utf-8"))["command"]
+    except (ValueError, KeyError, TypeError):
+        return "rl"  # its reader says what is wrong with the file
+    # Others leave a run record too: without their own file they are partial, and their reader says so.
+    return command if command in HEARTS else "rl"
+
+
 def open_run(directory: str | Path) -> Run:
-    """Open what `fit`, `steer`, `rl`, `dynamics` or `study` left in a directory.
+    """Open what `elicit`, `fit`, `steer`, `rl`, `dynamics` or `study` left in a directory.
 
     Parameters
     ----------
@@ -81,8 +115,8 @@ def open_run(directory: str | Path) -> Run:
     Returns
     -------
     Run
-        Of the class that fits: `SweepRun`, `SteerRun`, `RLRun`, `DynamicsRun` or `StudyRun`, with
-        the frames `metrics` and `rows` and the file's JSON as `record`.
+        Of the class that fits: `ElicitRun`, `SweepRun`, `SteerRun`, `RLRun`, `DynamicsRun` or
+        `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`.
 
     Raises
     ------
@@ -90,18 +124,6 @@ def open_run(directory: str | Path) -> Run:
         When the directory is not such an output, or is partial, damaged or newer.
     """
     folder = Path(directory)
-    heart = next((name for name in KINDS if (folder / name).is_file()), None)
-    if heart is None:
-        raise ProbeError(
-            f"{folder}: holds none of {', '.join(KINDS)}. Expected a directory that probekit fit, "
-            "steer, rl, dynamics or study wrote."
-        )
-    if heart == "run.json":
-        try:
-            command = json.loads((folder / heart).read_text(encoding="utf-8"))["command"]
-        except (ValueError, KeyError, TypeError):
-            command = "rl"  # its reader says what is wrong with the file
-        heart = COMMANDS.get(command, heart)
-    module, _, name = KINDS[heart].partition(":")
-    reader: type[Run] = getattr(import_module(module), name)
+    module, _, name = READERS[command_of(folder)].partition(":")
+    reader: type[Run] = getattr(import_module(f"probekit.results.{module}"), name)
     return reader.open(folder)

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NotRequired
 
 from typing_extensions import TypedDict
 
-from probekit.results.runs import COMMANDS, Run, open_run
+from probekit.results.runs import HEARTS, Run, open_run
 from probekit.results.table import Document
 
 if TYPE_CHECKING:
     import pandas as pd
-
-HEARTS = {**COMMANDS, "rl": "run.json"}
-"""Command to the file at the heart of its output."""
 
 
 class StageRow(TypedDict):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from probekit.container import jsonable
+from probekit.container import atomic_file, jsonable
 from probekit.errors import ProbeError
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class Table:
     def lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
         """Return rows as they stand in the file, a line each."""
         return "".join(json.dumps(jsonable(dict(row)), ensure_ascii=False) + "\n" for row in rows)
+
+    def write(self, directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows to the file in a directory, whole or not at all."""
+        with atomic_file(directory / self.file) as temporary:
+            temporary.write_text(self.lines(rows), encoding="utf-8")
 
     def read(self, directory: Path, again: str) -> pd.DataFrame:
         """Return the rows of the file in a run's directory as a frame.

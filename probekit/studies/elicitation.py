@@ -27,6 +27,7 @@ from probekit.models.load import LoadedModel
 from probekit.models.sampling import SamplingConfig, check_context, sample
 from probekit.partial import hold
 from probekit.provenance import run_record
+from probekit.results.elicit import COMPLETIONS, DOCUMENT, LEAKS, PAIRS
 from probekit.studies.facts import OWN
 from probekit.studies.familiarity import familiar, name_logprobs, summary
 from probekit.studies.leaks import leak_check, without_telling_words
@@ -107,7 +108,7 @@ def elicit(
     _check_prompts(prompts, recipe)
     identity = _identity(loaded, recipe, prompts, seed)
     resumed = _may_write(out, identity, resume=resume, force=force)
-    record = run_record("elicit", dict(arguments or {}), seed=seed)
+    record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
     # What can be refused is, before anything of an earlier run is taken away.
     config = SamplingConfig(
         max_new_tokens=recipe.max_new_tokens, temperature=recipe.temperature, top_p=recipe.top_p,
@@ -128,7 +129,7 @@ def elicit(
         }  # fmt: skip
         numbers = {"n_pairs": found.n_pairs, "n_pairs_told_by_words": found.n_told_by_words}
         done = {**record, **loaded.describe(), **shown, "drops": found.drops, **numbers}
-        write_json(out / "run.json", done)
+        write_json(out / DOCUMENT.file, done)
         shutil.rmtree(folder)
     return dataclasses.replace(found, familiarity=familiarity)
 
@@ -152,9 +153,9 @@ def _write_pairs(out: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, seed
             "longer completions, or loosen the recipe's filters, and pass --force."
         )
     leaks = leak_check(pairs, recipe.class_tag, seed=seed)
-    write_jsonl(out / "completions.jsonl", rows)
-    write_jsonl(out / "pairs.jsonl", pairs)
-    write_json(out / "leaks.json", leaks)
+    COMPLETIONS.write(out, rows)
+    PAIRS.write(out, pairs)
+    write_json(out / LEAKS, leaks)
     n_told = n_paired - len(pairs)
     return Elicited(out, len(pairs), n_told, counts, leaks, known=kept)
 

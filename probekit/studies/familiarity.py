@@ -24,19 +24,20 @@ def name_logprobs(
 ) -> NDArray[np.float64]:
     """Return log p(the name's words after its first | the prompt up to them), nats, shape (n,).
 
-    "Who is Ludwig" goes on with " van Beethoven" in a model that has read of him, and with no invented
-    surname. Nothing is generated and no probe is involved. A name of one word is taken whole.
+    A model that has read about Ludwig van Beethoven continues "Who is Ludwig" with " van Beethoven"; it
+    continues no prompt with an invented surname. Nothing is generated and no probe is involved. Of a name
+    of one word the whole name counts.
 
     Parameters
     ----------
     loaded
         The model.
     prompts
-        Rows that end with their prompt, in whose last turn the name stands.
+        Rows that end with their prompt, whose last turn contains the name.
     tag
-        Of the name.
+        Tag that holds the name.
     batch_tokens
-        Padded tokens of a batch.
+        Padded tokens of a batch: the bound on memory.
 
     Raises
     ------
@@ -45,15 +46,15 @@ def name_logprobs(
     """
     cut = [_cut(prompt, tag, loaded) for prompt in prompts]
     rows, n_new = [row for row, _ in cut], [n for _, n in cut]
-    found = np.empty(len(rows))
+    logprobs = np.empty(len(rows))
     lengths = np.array([len(row.ids) for row in rows])
     for batch in plan_batches(lengths, logit_tokens(loaded, batch_tokens)):
         part, new = [rows[i] for i in batch], [n_new[i] for i in batch]
         ids, mask = pad(part, loaded.device)
         tokens = NewTokens(part, new, ids)
         each = tokens.logprobs(loaded.model, loaded.model, ids, mask).float().cpu()
-        found[batch] = [float(piece.sum()) for piece in torch.split(each, new)]
-    return found
+        logprobs[batch] = [float(piece.sum()) for piece in torch.split(each, new)]
+    return logprobs
 
 
 def familiar(
@@ -66,12 +67,14 @@ def familiar(
 
     Parameters
     ----------
-    prompts, logprobs
-        Rows, and `name_logprobs` of them.
+    prompts
+        Rows that end with their prompt.
+    logprobs
+        `name_logprobs` of the prompts, shape (n,).
     class_tag
-        Tag of their class.
+        Tag that holds a prompt's class.
     lowest
-        Class to the log-probability that its names need; other classes need none.
+        Class to the least log-probability of its names; other classes have no limit.
 
     Raises
     ------
@@ -99,12 +102,12 @@ def summary(
     class_tag: str,
     kept: Sequence[Example],
 ) -> dict[str, Any]:
-    """Return for each class how many prompts were kept and their names' log-probabilities."""
+    """Return how many prompts of each class were kept, and the median log-probability of their names."""
     chosen = {prompt.id for prompt in kept}
-    found: dict[str, Any] = {}
+    by_class: dict[str, Any] = {}
     for value in sorted({prompt.tags[class_tag] for prompt in prompts}):
         own = [i for i, prompt in enumerate(prompts) if prompt.tags[class_tag] == value]
-        found[value] = {
+        by_class[value] = {
             "n": len(own),
             "n_kept": sum(prompts[i].id in chosen for i in own),
             "median_logprob": float(np.median(logprobs[own])),
@@ -112,7 +115,7 @@ def summary(
                 np.median([logprobs[i] for i in own if prompts[i].id in chosen])
             ),
         }
-    return found
+    return by_class
 
 
 def _cut(prompt: Example, tag: str, loaded: LoadedModel) -> tuple[Rendered, int]:

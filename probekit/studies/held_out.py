@@ -1,4 +1,4 @@
-"""Prompts divided as a fit was: what its report split held is held out of everything that follows."""
+"""Prompts divided as a fit was: groups of its report split are held out of everything that follows."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ class Groups(NamedTuple):
     """The groups of a fit's rows."""
 
     train: set[str]
-    """Of the fit and the choose split."""
+    """Groups of the fit and the choose split."""
     held_out: set[str]
-    """Of the report split, which neither its heads nor their choice saw."""
+    """Groups of the report split, on which no head was fitted or chosen."""
 
 
 def groups_of(fit: str | Path, store: str | Path | None = None) -> Groups:
-    """Return the groups of the rows that a fit was made from."""
+    """Return the groups of the rows that a fit was made from.
+
+    Parameters
+    ----------
+    fit
+        Directory that `probekit fit` wrote.
+    store
+        Its activation store, where it was moved since.
+    """
     task = HeadData.open(fit, Probe.load(fit), store).task
     every, held_out = (
-        {str(group) for group in np.unique(found)}
-        for found in (task.groups, task.groups[task.splits.report])
+        {str(group) for group in np.unique(groups)}
+        for groups in (task.groups, task.groups[task.splits.report])
     )
     return Groups(every - held_out, held_out)
 
@@ -39,13 +47,24 @@ def write_split(
 ) -> dict[str, int]:
     """Write `train.jsonl` and `held_out.jsonl` to a directory; return how many prompts each has.
 
-    Prompts of groups that the fit had no rows of are left out: what its data left out (names that
-    the model does not know) is not to be trained on either.
+    Prompts of groups without a row in the fit are left out: names that the fit's data left out, since the
+    model does not know them, are not trained on either.
+
+    Parameters
+    ----------
+    prompts
+        Rows that end with their prompt.
+    groups
+        Which groups are held out, from `groups_of`.
+    out
+        Directory to write.
+    force
+        Replace the directory when it exists.
 
     Raises
     ------
     DataError
-        When one of them would be empty.
+        When one of the files would be empty.
     """
     parts = {name: [p for p in prompts if p.group in own] for name, own in groups._asdict().items()}
     for name, rows in parts.items():

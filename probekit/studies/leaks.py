@@ -1,4 +1,4 @@
-"""What words and length alone tell of the sides of pairs: where a head could look instead."""
+"""Surface leaks: how well words and length alone tell chosen from rejected, without a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probekit.results.intervals import Array, Interval, Resampler
 
 FOLDS = 5
 ROUNDS = 20
-"""Most times that pairs are taken out: each asks a new division into folds."""
+"""Most rounds of taking pairs out; each round divides the pairs into folds anew."""
 WORDS = 20_000
 """Most frequent words and word pairs that are looked at."""
 
@@ -22,25 +22,27 @@ def leak_check(
 ) -> dict[str, Any]:
     """Return how well words (TF-IDF) and length alone tell chosen from rejected.
 
-    Logistic regression on the difference of the sides' features, in folds by group; the accuracy of
-    pairs with intervals over groups. `total` is fitted to all pairs, every entry of `by_class` to the
-    pairs of that class alone. Where the polarity is flipped by class a class may be told apart
-    entirely, and all pairs together no better than by chance.
+    A logistic regression is fitted to the difference of the two sides' features, cross-validated in folds
+    by group. `total` is fitted to all pairs, every entry of `by_class` to the pairs of one class. Where
+    the chosen side flips with the class, words may separate the sides within a class and still be at
+    chance over all pairs.
 
     Parameters
     ----------
     pairs
         Pair rows.
     class_tag
-        Tag of their class.
-    seed, n_boot
-        Of the folds' order; draws of the intervals.
+        Tag that holds a pair's class.
+    seed
+        Seed of the division into folds.
+    n_boot
+        Bootstrap draws of the intervals.
 
     Returns
     -------
     dict
-        `total` and `by_class`: {`tfidf`, `length`} to intervals (None where there are too few groups);
-        `leaks`: the names of features that are above chance in total.
+        `total` and `by_class`: accuracy of pairs by `tfidf` and by `length`, with intervals over groups
+        (None where there are too few groups); `leaks`: names of the features above chance in total.
     """
     features = _words(pairs), _lengths(pairs)
     groups = np.array([pair["group"] for pair in pairs])
@@ -54,11 +56,11 @@ def leak_check(
 
     total = part(np.ones(len(pairs), dtype=bool))
     by_class = {str(value): part(classes == value) for value in np.unique(classes)}
-    leaks = [name for name, found in total.items() if found is not None and found.low > 0.5]
+    leaks = [name for name, accuracy in total.items() if accuracy and accuracy.low > 0.5]
     return {
-        "total": {name: found and found.to_json() for name, found in total.items()},
+        "total": {name: accuracy and accuracy.to_json() for name, accuracy in total.items()},
         "by_class": {
-            value: {name: found and found.to_json() for name, found in parts.items()}
+            value: {name: accuracy and accuracy.to_json() for name, accuracy in parts.items()}
             for value, parts in by_class.items()
         },
         "leaks": leaks,
@@ -70,7 +72,7 @@ def _words(pairs: Sequence[dict[str, Any]]) -> Any:  # noqa: ANN401 - a sparse m
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     sides = [[str(pair[side]) for pair in pairs] for side in ("chosen", "rejected")]
-    # The vocabulary may come from all pairs: it has no labels, and unknown words would tell nothing.
+    # The vocabulary may come from all pairs: it holds no labels.
     vectorizer = TfidfVectorizer(
         token_pattern=r"(?u)\b\w+\b", ngram_range=(1, 2), max_features=WORDS, sublinear_tf=True
     ).fit(sides[0] + sides[1])
@@ -85,22 +87,21 @@ def _lengths(pairs: Sequence[dict[str, Any]]) -> Array:
 def without_telling_words(
     pairs: Sequence[dict[str, Any]], class_tag: str, *, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return the pairs that are left when words no longer tell chosen from rejected over all of them.
+    """Return the pairs that are left when words no longer predict the chosen side over all pairs.
 
-    Where a model writes differently about what it knows (a "physicist" who exists, an "entrepreneur" who
-    does not), the words of plain answers tell the class and with it the side. The pairs that a
-    cross-fitted regression on words gets right by the widest margin are taken out, equally many of each
-    class, until its accuracy is one half. This is the idea of AFLite (2002.04108) with one model of
-    words; what is left is harder, for words.
+    A model uses other words for people it knows ("physicist") than for invented ones ("entrepreneur"), so
+    the words of plain answers predict the class, and with it the chosen side. Pairs are taken out that a
+    cross-fitted regression on words gets right by the widest margin, equally many of each class, until its
+    accuracy is one half. This is the idea of AFLite (arXiv 2002.04108) with one model of words.
 
     Parameters
     ----------
     pairs
         Pair rows, equally many of each class.
     class_tag
-        Tag of their class.
+        Tag that holds a pair's class.
     seed
-        Of the order of the folds.
+        Seed of the division into folds.
     """
     kept = list(pairs)
     for number in range(ROUNDS):

@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probekit.results.elicit import KEPT
 from probekit.studies.facts import ANY
 from probekit.studies.recipe import Recipe, Variant
 
-KEPT = "kept"
 TELLS = (KEPT, "late", "repeated", "unknown")
 """Verdicts on completions that tell what they have to."""
 _ITEM = re.compile(r"(?:^|\n)\s*\d+[.)]\s*$")

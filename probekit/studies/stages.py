@@ -11,11 +11,11 @@ from typing import Any
 
 from probekit import __version__
 from probekit.container import write_json
-from probekit.results.runs import COMMANDS
+from probekit.results.runs import HEARTS
 
 SPEED = ("--device", "--threads", "--batch-tokens")
 """Options that change how fast a stage runs, and not its result."""
-LAST_FILE = {**COMMANDS, "rl": "goodhart.json", "data": "held_out.jsonl"}
+LAST_FILE = {**HEARTS, "rl": "goodhart.json", "data": "held_out.jsonl"}
 """Command to the file of its output directory that it writes last; `run.json` for all others."""
 RESUMABLE = frozenset({"elicit", "cache", "steer", "rl"})
 """Commands that take `--resume`."""

@@ -9,6 +9,7 @@ import pytest
 
 from probekit.data.open import open_dataset
 from probekit.partial import hold
+from probekit.results.runs import open_run
 from probekit.studies import elicitation as room
 from tests.cli.test_cli import run
 
@@ -113,6 +114,21 @@ def test_pairs_and_all_that_was_written(tiny_llama, files, capsys):
     assert open_dataset(out / "pairs.jsonl").kind == "pair"
     assert open_dataset(out / "completions.jsonl").kind == "label"
     assert not (out / "parts").exists()
+
+
+def test_what_was_written_opens_as_frames(tiny_llama, files):
+    out = files / "out"
+    assert run(*command(tiny_llama, files, out)) == 0
+    opened, written = open_run(out), read(out / "completions.jsonl")
+    assert opened.command == "elicit"
+    assert opened.rows["chosen"].tolist() == [row["chosen"] for row in read(out / "pairs.jsonl")]
+    assert opened.completions["tag:half"].tolist() == [row["tags"]["half"] for row in written]
+    kept = sum(row["kept"] == "kept" for row in written)
+    assert (opened.written, opened.dropped) == (len(written), len(written) - kept)
+    leaks = json.loads((out / "leaks.json").read_text())
+    accuracy = opened.metrics.set_index(["part", "measure"])["value"]
+    assert accuracy["all", "length"] == leaks["total"]["length"]["value"]
+    assert set(accuracy.index.get_level_values(0)) == {"all", *leaks["by_class"]}
 
 
 def test_an_interrupted_run_goes_on_to_the_same_rows(tiny_llama, files, monkeypatch, capsys):

@@ -526,7 +526,7 @@ def test_the_command_draws_and_compares(tmp_path: Path, capsys: pytest.CaptureFi
     empty = tmp_path / "empty"
     empty.mkdir()
     assert command("report", empty) == 1
-    assert "holds neither sweep.json nor steer.json nor run.json" in capsys.readouterr().err
+    assert "holds none of study.json, steer.json, sweep.json" in capsys.readouterr().err
     _record(b, command="fit")
     assert command("report", b) == 1
     assert "has no sweep.json" in capsys.readouterr().err
