@@ -37,7 +37,7 @@ from probekit.rl.prompts import Balance, PromptSampler, drawn
 from probekit.rl.refit import Refitter
 from probekit.rl.reward import Ensemble, Rewards, rewards
 from probekit.rl.rollout import Rollout, Writer
-from probekit.rl.target import Target, good_scores, wasserstein
+from probekit.rl.target import Target, distance_to_chosen, good_scores
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -226,19 +226,9 @@ class Trainer:
         return rewards(frozen.scores[:, :n], self.ensemble, self.target, values, extra=extra)
 
     def _distance(self, scores: NDArray[np.float64], prompts: Sequence[Example]) -> float | None:
-        """Return the distance to the chosen scores, a mean over classes where the target is by class."""
         tag = self.config.target_tag
-        values = np.array([prompt.tags.get(tag, "") if tag else "" for prompt in prompts])
-        parts = self.ensemble.distributions
-        found = []
-        for value in np.unique(values):
-            aim = (
-                parts.get("by_tag", {}).get(tag, {}).get(value, {}) if tag else parts.get("all", {})
-            )
-            own, chosen = scores[(values == value) & np.isfinite(scores)], good_scores(aim)
-            if own.size and chosen.size:
-                found += [wasserstein(own, chosen)] * own.size
-        return float(np.mean(found)) if found else None
+        values = [prompt.tags.get(tag or "", "") for prompt in prompts]
+        return distance_to_chosen(scores, self.ensemble.distributions, tag=tag, values=values)
 
     def _observe(
         self, rollout: Rollout, frozen: Frozen, prompts: Sequence[Example]
@@ -350,6 +340,7 @@ class Trainer:
             Writer(self.policy, held_out), held_out, self._reader(self.heads, readings),
             readings=readings, ensemble=self.ensemble, behaviours=self.behaviours,
             wanted=self.wanted, distance=self.data[0].distance if self.data else None,
+            target_tag=config.target_tag,
         )  # fmt: skip
 
     def _first(self, row: dict[str, Any]) -> Start:

@@ -23,7 +23,6 @@ from probekit.rl.config import RLConfig
 from probekit.rl.learner import StepStats
 from probekit.rl.policy import Policy
 from probekit.rl.rollout import Rollout
-from probekit.rl.target import wasserstein
 from probekit.rl.train import Log, Trainer
 from probekit.rl.trl import Rows
 
@@ -131,7 +130,7 @@ class TRLTrainer(Trainer):
             "step": self._done + 1,
             "score": float(known.mean()),
             "score_sd": float(known.std()),
-            "distance_to_chosen": wasserstein(known, self.chosen) if self.chosen.size else None,
+            "distance_to_chosen": self._distance(reward.score, prompts),
             "reward": float(reward.total.mean()),
             "flat_groups": flat_groups(groups, np.ones(groups.shape, dtype=bool)),
             **empty._asdict(),
