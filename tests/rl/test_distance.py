@@ -11,10 +11,9 @@ import pytest
 from probekit.models.chat import render
 from probekit.models.load import load_model
 from probekit.probes import Probe
-from probekit.rl import RLConfig, Target
+from probekit.rl import RLConfig, Target, Trainer
 from probekit.rl.frozen import Frozen
 from probekit.rl.reward import Ensemble
-from probekit.rl.run import trainer_class
 from probekit.rl.trl import ProbeReward
 from tests.rl.test_trl import messages
 from tests.steering.conftest import prompts
@@ -57,7 +56,7 @@ def test_every_place_measures_each_class_from_its_own_chosen_scores(
         loaded = load_model(str(tiny_llama), dtype="float32")
         config = dataclasses.replace(CONFIG, engine=engine)
         (tmp_path / engine).mkdir()
-        run = trainer_class(engine)(loaded, [head], prompts(), prompts(), config, tmp_path / engine)
+        run = Trainer(loaded, [head], prompts(), prompts(), config, tmp_path / engine)
         run.reader = run.evaluator.reader = ByClass(loaded, scores)
         run.run()
         rows = {
