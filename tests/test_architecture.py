@@ -10,10 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1] / "probekit"
 FILES = sorted(ROOT.rglob("*.py"))
 LEVEL = {
-    "errors": 0, "container": 1, "provenance": 1, "partial": 1, "results": 2, "data": 2,
-    "behaviours": 3, "models": 3, "activations": 4,
-    "probes": 5, "steering": 6, "rl": 6, "analyses": 6, "reports": 6, "studies": 7, "cli": 8, "__init__": 9,
-    "__main__": 9,
+    "errors": 0, "lazy": 0, "settings": 1, "container": 1, "provenance": 1, "partial": 1, "results": 2,
+    "data": 2, "behaviours": 3, "models": 3, "activations": 4, "probes": 5, "steering": 6, "rl": 6,
+    "analyses": 6, "reports": 6, "studies": 7, "cli": 8, "__init__": 9, "__main__": 9,
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from probekit.activations.backends import Backend, make_backend, prove
 from probekit.activations.backends.base import Place
-from probekit.activations.backends.hooks import SITES
+from probekit.activations.config import CacheConfig
 from probekit.activations.gather import plan_batches, read_batch
 from probekit.activations.layers import parse_layers
 from probekit.activations.positions import PositionRule, parse_positions
@@ -40,30 +40,6 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
 
 COMMIT_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class CacheConfig:
-    """What to capture and how."""
-
-    layers: str = "all"
-    """`all`, or layers and slices: `0,4,8:24:2`; negatives count from the end."""
-    sites: tuple[str, ...] = ("resid_post",)
-    """Any of resid_post, attn_out, mlp_out. The embedding (resid_pre of layer 0) always comes."""
-    positions: str | None = None
-    """Comma-separated position rules. None: last, turn_end and mean, or prompt_end for rows that
-    end with their prompt."""
-    backend: str = "hooks"
-    store_dtype: str = "float16"
-    """float16 with a fall-back to float32 where values are beyond its range, or float32."""
-    batch_tokens: int = 4096
-    """Padded tokens of a batch: the bound on memory."""
-    max_length: int | None = None
-    """Longest row in tokens. None: the model's context."""
-    too_long: str = "error"
-    """`error`, or `drop` to leave out rows (pairs) beyond `max_length` and count them."""
-    blocks: str | None = None
-    """Where an unknown architecture keeps its blocks: PATH:ATTN,MLP."""
 
 
 def cache_activations(
@@ -131,7 +107,6 @@ class _Capture:
         self, loaded: LoadedModel, dataset: Dataset, out: Path, config: CacheConfig
     ) -> None:
         self.loaded, self.dataset, self.out, self.config = loaded, dataset, out, config
-        _check_choices(config)
         names = BlockNames.parse(config.blocks) if config.blocks else None
         self.backend: Backend = make_backend(config.backend, loaded, names=names)
         self.places = _places(config, self.backend.n_layers)
@@ -317,19 +292,6 @@ def _places(config: CacheConfig, n_layers: int) -> list[Place]:
 def _default_rules(dataset: Dataset) -> tuple[PositionRule, ...]:
     first = next(iter(dataset.examples()))
     return parse_positions("prompt_end" if first.completion is None else "last,turn_end,mean")
-
-
-def _check_choices(config: CacheConfig) -> None:
-    for site in config.sites:
-        if site not in SITES:
-            raise ModelError(f"site {site!r}: unknown. Expected {', '.join(SITES)}.")
-    if config.store_dtype not in ("float16", "float32"):
-        raise ModelError(f"store dtype {config.store_dtype!r}: expected float16 or float32.")
-    if config.too_long not in ("error", "drop"):
-        raise ModelError(f"too-long {config.too_long!r}: expected error or drop.")
-    for name, value in (("batch-tokens", config.batch_tokens), ("max-length", config.max_length)):
-        if value is not None and value < 1:
-            raise ModelError(f"{name} {value}: expected a positive number of tokens.")
 
 
 def _already_whole(out: Path, settings: dict[str, Any]) -> ActivationStore:

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from probekit.probes.bradley_terry import PROJECTION_SCALE
 
 PARAMETRISATIONS = ("direct", "projection", "rescaled", "small-start", "standardised")
-OPTIMIZERS = ("adamw", "sgd")
 DEFAULT_EPS, ADAMW_DECAY = 1e-8, 1e-2
 """Of torch.optim.AdamW; torch.optim.SGD has neither by default."""
 

@@ -11,7 +11,8 @@ from probekit.data.rows import Example
 from probekit.errors import DataError
 from probekit.models.chat import render
 from probekit.models.load import LoadedModel
-from probekit.models.sampling import SamplingConfig, sample
+from probekit.models.sampling import sample
+from probekit.models.sampling_config import SamplingConfig
 
 REST = "other"
 """Label of completions that do not do what is wanted."""

@@ -82,7 +82,8 @@ def cache(model: str, data: str, out: str, **options: Any) -> None:  # noqa: ANN
     Example:
       probekit cache --data demo:researchers_pairs --positions last,turn_end,mean --out acts.h5
     """
-    from probekit.activations.cache import CacheConfig, cache_activations
+    from probekit.activations.cache import cache_activations
+    from probekit.activations.config import CacheConfig
     from probekit.container import write_json
     from probekit.models.load import load_model
     from probekit.provenance import run_record

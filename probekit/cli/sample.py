@@ -59,7 +59,7 @@ def sample(model: str, source: str, out: str, **options: Any) -> None:  # noqa: 
     from probekit.data.prompts import open_prompts
     from probekit.models.adapter import merge_adapter
     from probekit.models.load import load_model
-    from probekit.models.sampling import SamplingConfig
+    from probekit.models.sampling_config import SamplingConfig
 
     target = Path(out)
     refuse_existing(target, force=options["force"])

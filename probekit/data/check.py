@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from probekit.data.open import Dataset
 from probekit.data.seen import Lengths, Seen
@@ -139,6 +138,8 @@ def _length_auc(dataset: Dataset, seen: Seen, first: str, second: str) -> float:
     low, high = (_characters(seen.parts[name]) for name in (first, second))
     if dataset.kind == "pair":  # the sides of one pair are compared with each other only
         return round(float(((high > low) + 0.5 * (high == low)).mean()), 3)
+    from scipy.stats import rankdata  # slow to import, and settings are read with this room
+
     ranks = rankdata(np.concatenate([low, high]))[len(low) :]
     area = (ranks.sum() - len(high) * (len(high) + 1) / 2) / (len(low) * len(high))
     return round(float(area), 3)

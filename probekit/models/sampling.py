@@ -23,36 +23,12 @@ from probekit.models.chat import Rendered, render
 from probekit.models.head_input import head_input
 from probekit.models.left_pad import left_pad, token_positions
 from probekit.models.load import LoadedModel
+from probekit.models.sampling_config import SamplingConfig
 
 COMPACT_AT = 0.25
 """Share of finished rows of a batch at which they are taken out of it."""
 NUCLEUS_GUESS = 1024
 """Most probable tokens that are sorted first: a nucleus is rarely larger."""
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How completions are drawn."""
-
-    max_new_tokens: int = 48
-    samples: int = 1
-    """Completions of each prompt."""
-    temperature: float = 1.0
-    """Logits are divided by it; 0 takes the most probable token."""
-    top_p: float = 1.0
-    """Draw from the smallest set of tokens that holds this much probability (1904.09751)."""
-    seed: int = 0
-    batch: int = 64
-    """Sequences decoded together: the bound on memory."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("max_new_tokens", 1, 1 << 20), ("samples", 1, 1 << 20), ("batch", 1, 1 << 20),
-            ("temperature", 0.0, 100.0), ("top_p", 1e-6, 1.0), ("seed", 0, 1 << 62),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ModelError(f"{name} {value}: expected a value from {low} to {high}.")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,28 @@
 """Fit linear heads to cached activations, judge them held out, and freeze the chosen one."""
 
-from probekit.probes.bradley_terry import BradleyTerryProbe
-from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe
-from probekit.probes.probe import Probe
-from probekit.probes.result import SweepResult
-from probekit.probes.ridge import RidgeProbe
-from probekit.probes.sweep import SweepConfig, fit_sweep
+from typing import TYPE_CHECKING
+
+from probekit.lazy import lazy
+
+if TYPE_CHECKING:
+    from probekit.probes.bradley_terry import BradleyTerryProbe
+    from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe
+    from probekit.probes.config import SweepConfig
+    from probekit.probes.probe import Probe
+    from probekit.probes.result import SweepResult
+    from probekit.probes.ridge import RidgeProbe
+    from probekit.probes.sweep import fit_sweep
+else:
+    __getattr__ = lazy(
+        __name__,
+        bradley_terry="BradleyTerryProbe",
+        classifiers="LogisticProbe MeanDifferenceProbe",
+        config="SweepConfig",
+        probe="Probe",
+        result="SweepResult",
+        ridge="RidgeProbe",
+        sweep="fit_sweep",
+    )
 
 __all__ = [
     "BradleyTerryProbe",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from probekit.errors import ProbeError
 from probekit.probes.bradley_terry import BradleyTerryProbe
 from probekit.probes.classifiers import calibrate
+from probekit.probes.config import L2_FACTORS
 from probekit.probes.solvers import (
     logistic_fold_loss,
     logistic_paths,
@@ -57,7 +58,7 @@ class HeadFitter:
     """`linear` or `projection` for bradley-terry, else None."""
     standardize: bool = True
     n_folds: int = 5
-    l2_factors: tuple[float, ...] = tuple(10.0**x for x in np.arange(-2.5, 2.01, 0.5))
+    l2_factors: tuple[float, ...] = L2_FACTORS
 
     @cached_property
     def folds(self) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from probekit.activations.layers import parse_layers
 from probekit.activations.positions import parse_positions
 from probekit.activations.table import Cell, Examples
 from probekit.errors import ProbeError
+from probekit.probes.config import SweepConfig
 from probekit.probes.controls import (
     N_SHUFFLES,
     length_scores,
@@ -53,34 +54,6 @@ class ActivationSource(Protocol):
         """One matrix, shape (n_examples, d_model)."""
 
 
-@dataclass(frozen=True)
-class SweepConfig:
-    """What to fit and how to judge it."""
-
-    kinds: str = "auto"
-    """`auto`, or a comma-separated list of logistic, mean-difference, ridge, bradley-terry."""
-    head: str = "linear"
-    """`linear` or `projection`, for bradley-terry."""
-    layers: str = "all"
-    """Layers of the store, as `probekit cache` reads them."""
-    positions: str | None = None
-    """Comma-separated position rules; None: every one of the store."""
-    sites: str | None = None
-    """Comma-separated sites; None: every one of the store but the embedding."""
-    seed: int = 0
-    """Of splits, folds, shuffles, random directions and intervals."""
-    stratify: str | None = None
-    """Tag whose values are spread evenly over the splits."""
-    n_boot: int = 1000
-    """Bootstrap draws of an interval."""
-    n_folds: int = 5
-    """Grouped folds inside the fit split that choose l2."""
-    standardize: bool = True
-    """Divide features by their standard deviation in the fit split; folded into the weights."""
-    l2_factors: tuple[float, ...] = field(default=HeadFitter.l2_factors)
-    """l2 in units of n_fit times the mean feature variance."""
-
-
 class _Fitted(NamedTuple):
     """One cell's head with what was measured on the choose split."""
 
@@ -115,8 +88,6 @@ def fit_sweep(
         source.examples, seed=config.seed, n_boot=config.n_boot, stratify=config.stratify
     )
     kinds = resolve_kinds(config.kinds, task.kind)
-    if config.head not in ("linear", "projection"):
-        raise ProbeError(f"head {config.head!r}: expected linear or projection.")
     cells = _wanted_cells(source, config)
     fitters = {kind: _fitter(task, kind, config) for kind in kinds}
     fitted: list[_Fitted] = []

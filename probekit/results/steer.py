@@ -78,6 +78,8 @@ class SteerRecord(TypedDict):
     """What steer.json holds; see docs/formats.md."""
 
     probe: dict[str, Any]
+    settings: NotRequired[dict[str, Any]]
+    labels: NotRequired[dict[str, str]]
     mode: Literal["add", "clamp", "ablate"]
     where: str
     coeffs: list[float]

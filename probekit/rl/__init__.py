@@ -1,9 +1,23 @@
 """An embedded policy-gradient loop whose reward is a head on a frozen model."""
 
-from probekit.rl.config import RLConfig
-from probekit.rl.policy import Policy
-from probekit.rl.target import Target
-from probekit.rl.train import Trainer
-from probekit.rl.trl import trl_reward
+from typing import TYPE_CHECKING
+
+from probekit.lazy import lazy
+
+if TYPE_CHECKING:
+    from probekit.rl.config import RLConfig
+    from probekit.rl.policy import Policy
+    from probekit.rl.target import Target
+    from probekit.rl.train import Trainer
+    from probekit.rl.trl import trl_reward
+else:
+    __getattr__ = lazy(
+        __name__,
+        config="RLConfig",
+        policy="Policy",
+        target="Target",
+        train="Trainer",
+        trl="trl_reward",
+    )
 
 __all__ = ["Policy", "RLConfig", "Target", "Trainer", "trl_reward"]

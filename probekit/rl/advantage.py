@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ESTIMATORS = ("grpo", "dr-grpo", "rloo")
 EPSILON = 1e-4
 
 

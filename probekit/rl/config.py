@@ -1,184 +1,170 @@
-"""How a run is trained."""
+"""The settings of a run: what is aimed at, how it is learnt, and how it is evaluated."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal, Self
 
-from probekit.errors import ModelError
-from probekit.models.sampling import SamplingConfig
-from probekit.rl.advantage import ESTIMATORS
-from probekit.rl.credit import CREDITS
+from pydantic import field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from probekit.errors import ModelError, ProbekitError
+from probekit.models.sampling_config import SamplingConfig
 from probekit.rl.extra import ExtraReward
-from probekit.rl.target import TARGETS
+from probekit.settings import CHECKED, Settings, Texts, setting
 
-ENGINES = ("embedded", "trl")
-DECAYS = ("constant", "linear", "cosine")
+_steps = partial(setting, group="Steps")
+_sampling = partial(setting, group="Sampling")
+_reward = partial(setting, group="Reward")
+_refits = partial(setting, group="Refits of the head")
+_guides = partial(setting, group="Guides")
+_loss = partial(setting, group="Advantage and loss")
+_optimiser = partial(setting, group="Optimiser")
+_weights = partial(setting, group="Trained weights")
+_evaluation = partial(setting, group="Evaluation")
+_run = partial(setting, group="Run")
 
 
-@dataclass(frozen=True)
-class RLConfig:
+@dataclass(frozen=True, config=CHECKED)
+class RLConfig(Settings):
     """Settings of a run."""
 
-    steps: int = 40
-    prompts: int = 8
-    """Prompts of a step."""
-    group: int = 8
-    """Completions of each prompt (G)."""
-    balance: str | None = None
-    """Tag whose values are drawn equally often, or TAG=VALUE:SHARE,VALUE:SHARE."""
-    max_new_tokens: int = 40
-    temperature: float = 1.0
-    top_p: float = 1.0
-    target: str = "chosen"
-    """`max`, `clip`, `gaussian`, `kde` or `chosen` (quantile transport)."""
-    target_tag: str | None = None
-    """Match the chosen scores of each value of this tag separately."""
-    clip_margin: float = 0.0
-    """`clip` bounds the score at the chosen mean plus this many of their standard deviations."""
-    ensemble_penalty: float = 0.0
-    """lambda of mean - lambda * std over several heads."""
-    ood_penalty: float = 0.0
-    """Taken from the reward for each unit of `HeadData.excess`: how much further a completion is from the
-    first head's rows than 95 % of those held back."""
-    rewards: tuple[str, ...] = ()
-    """Further rewards, `NAME=WEIGHT` each: see `rl.extra`."""
-    refit_every: int = 0
-    """Steps between refits of the heads on the policy's own outputs; 0 keeps them fixed."""
-    refit_keep: int = 640
-    """Most recent outputs that a refit uses."""
-    refit_rate: float = 1.0
-    """Share of the refitted head in the next one; below 1 heads change slowly."""
-    guides: int = 0
-    """Completions of each group that are the head's own pairs', in the first `guide_steps` steps."""
-    guide_steps: int = 20
-    estimator: str = "grpo"
-    """`grpo`, `dr-grpo` or `rloo`."""
-    credit: str = "whole"
-    """`whole`: a completion's advantage is for all of its tokens; `to-go`: less for later ones of what a
-    head reads as a mean (`credit.shares`)."""
-    epochs: int = 1
-    """Passes over a step's completions; more than one needs the clip."""
-    clip: float | None = 0.2
-    """PPO's clip of the ratio; None is plain REINFORCE."""
-    kl_coeff: float = 0.02
-    """Weight of the divergence to the frozen model."""
-    kl_in: str = "loss"
-    """`loss` (k3, a token at a time) or `reward` (summed over the completion)."""
-    entropy_bonus: float = 0.0
-    """Weight of the entropy in the loss."""
-    entropy_target: float = 0.0
-    """Share of the first steps' entropy that the weight is moved to hold: see `rl.entropy`."""
-    learning_rate: float = 2e-4
-    warmup: int = 5
+    error: ClassVar[type[ProbekitError]] = ModelError
+    steps: int = _steps(40, "Steps", ge=1, common=True)
+    """Number of training steps; each one writes completions and learns from them."""
+    prompts: int = _steps(8, "Prompts a step", ge=1, common=True, option="--prompts-per-step")
+    """Number of different prompts in a step."""
+    group: int = _steps(8, "Completions a prompt", ge=2, common=True)
+    """Completions of each prompt in a step, compared with each other (G)."""
+    balance: str | None = _steps(None, "Balanced by", common=True)
+    """Tag whose values are drawn equally often, or in shares as in TAG=VALUE:3,VALUE:1."""
+    max_new_tokens: int = _sampling(40, "New tokens at most", common=True)
+    """Longest completion in tokens."""
+    temperature: float = _sampling(1.0, "Temperature", common=True)
+    """Sampling temperature, which divides the logits."""
+    top_p: float = _sampling(1.0, "Top-p")
+    """Draw from the smallest set of tokens that holds this much probability (1904.09751)."""
+    target: Literal["max", "clip", "gaussian", "kde", "chosen"] = _reward(
+        "chosen", "Target", common=True
+    )
+    """What the reward aims at: the raw score (max), the score up to a bound (clip), a density of the
+    chosen scores (gaussian, kde), or their distribution by quantile transport (chosen)."""
+    target_tag: str | None = _reward(None, "Target for each", common=True)
+    """Tag whose values each have their own chosen scores to aim at."""
+    clip_margin: float = _reward(0.0, "Clip margin")
+    """With target clip the score counts up to the mean of the chosen scores plus this many of their
+    standard deviations."""
+    ensemble_penalty: float = _reward(0.0, "Ensemble penalty", ge=0)
+    """Weight lambda of the disagreement between several heads: mean - lambda * standard deviation."""
+    ood_penalty: float = _reward(0.0, "Out-of-distribution penalty", ge=0)
+    """Taken from the reward for each unit by which a completion is further from the first head's rows
+    than 95 % of those held back."""
+    rewards: Texts = _reward((), "Further rewards", common=True, option="--reward")
+    """Further reward as NAME=WEIGHT, where NAME is length, repetition, pattern:REGEX or
+    module:function; may be repeated."""
+    refit_every: int = _refits(0, "Refit every", ge=0, common=True)
+    """Steps between refits of the heads on the policy's recent completions; 0 keeps the heads fixed."""
+    refit_keep: int = _refits(640, "Completions kept for refits", ge=1)
+    """Most recent completions that a refit uses."""
+    refit_rate: float = _refits(1.0, "Refit rate", gt=0, le=1)
+    """Share of the refitted head in the next one; below 1 the heads change slowly."""
+    guides: int = _guides(0, "Guides a group")
+    """Completions of each group that come from the head's own pairs, as many chosen as rejected."""
+    guide_steps: int = _guides(20, "Steps with guides", ge=1)
+    """Number of first steps whose groups hold guides."""
+    estimator: Literal["grpo", "dr-grpo", "rloo"] = _loss("grpo", "Advantage", common=True)
+    """How rewards of a group become advantages: grpo, dr-grpo or rloo."""
+    credit: Literal["whole", "to-go"] = _loss("whole", "Credit")
+    """Which tokens get the advantage: all of the completion (whole), or less for later tokens where a
+    head reads a mean over tokens (to-go)."""
+    epochs: int = _loss(1, "Passes over a step", ge=1)
+    """Passes over the completions of a step; more than one needs the clip."""
+    clip: float | None = _loss(0.2, "Clip", gt=0)
+    """Clip of PPO's probability ratio; none is plain REINFORCE."""
+    kl_coeff: float = _loss(0.02, "KL weight", ge=0, common=True)
+    """Weight of the divergence from the frozen model (KL)."""
+    kl_in: Literal["loss", "reward"] = _loss("loss", "KL in")
+    """Where the divergence is charged: in the loss for each token (k3), or in the reward for a whole
+    completion."""
+    entropy_bonus: float = _loss(0.0, "Entropy bonus", ge=0)
+    """Weight of the entropy in the loss, which keeps completions varied."""
+    entropy_target: float = _loss(0.0, "Share of the starting entropy to hold", ge=0)
+    """Share of the first steps' entropy that the entropy bonus is moved to hold, up to tenfold; 0
+    leaves the bonus fixed."""
+    learning_rate: float = _optimiser(2e-4, "Learning rate", gt=0, common=True)
+    """Highest learning rate of AdamW."""
+    warmup: int = _optimiser(5, "Warm-up steps", ge=0)
     """Steps over which the learning rate rises from 0."""
-    decay: str = "constant"
-    """After the warm-up the rate stays (`constant`), or falls to 0 at the last step (`linear`,
-    `cosine`)."""
-    max_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    full_weights: bool = False
-    """Train all weights in place of an adapter; the reference then takes as much memory again."""
-    rank: int = 16
-    alpha: int = 32
-    lora_targets: str = "all-linear"
-    batch: int = 64
-    """Sequences decoded together."""
-    batch_tokens: int = 4096
-    """Padded tokens of a forward pass, and of a part of a step's gradient."""
-    eval_every: int = 10
-    eval_prompts: int = 32
-    eval_samples: int = 1
-    seed: int = 0
-    engine: str = "embedded"
-    """`embedded`, or `trl` (TRL's GRPOTrainer writes and learns)."""
+    decay: Literal["constant", "linear", "cosine"] = _optimiser("constant", "Decay of the rate")
+    """Learning rate after the warm-up: it stays (constant), or falls to 0 at the last step (linear,
+    cosine)."""
+    max_norm: float = _optimiser(1.0, "Gradient norm at most", gt=0)
+    """Gradients are scaled down to this norm."""
+    full_weights: bool = _weights(default=False, title="All weights trained")
+    """Train all weights and no adapter; the frozen reference then takes as much memory again."""
+    rank: int = _weights(16, "LoRA rank", ge=1)
+    """Rank of the LoRA adapter."""
+    alpha: int = _weights(32, "LoRA alpha", ge=1)
+    """Scale of the LoRA adapter, alpha; its update is multiplied by alpha / rank."""
+    lora_targets: str = _weights("all-linear", "LoRA layers")
+    """Layers that get a LoRA adapter: all-linear, or module names with commas."""
+    batch: int = _run(64, "Sequences decoded together")
+    """Sequences that are decoded together, which bounds the memory of sampling."""
+    batch_tokens: int = _run(4096, "Padded tokens a forward pass", ge=1)
+    """Padded tokens of a forward pass and of a part of a step's gradient, which bounds the memory."""
+    eval_every: int = _evaluation(10, "Evaluated every", ge=1, common=True)
+    """Steps between evaluations on the held-out prompts."""
+    eval_prompts: int = _evaluation(32, "Prompts of an evaluation", ge=1, common=True)
+    """Held-out prompts that are evaluated, equally many of every value of the balanced tag."""
+    eval_samples: int = _evaluation(1, "Completions of an evaluated prompt", ge=1)
+    """Completions of each held-out prompt at an evaluation."""
+    seed: int = _run(0, "Seed", common=True)
+    """Seed of prompts, sampling, adapter and intervals."""
+    engine: Literal["embedded", "trl"] = _run("embedded", "Engine", common=True)
+    """Who writes and learns: the embedded loop, or TRL's GRPOTrainer (trl)."""
 
-    def __post_init__(self) -> None:
-        if self.group < 2:
-            raise ModelError(f"group {self.group}: expected 2 completions a prompt or more.")
-        if self.engine not in ENGINES:
-            raise ModelError(f"engine {self.engine!r}: unknown. Expected {', '.join(ENGINES)}.")
-        if self.target not in TARGETS:
-            raise ModelError(f"target {self.target!r}: unknown. Expected {', '.join(TARGETS)}.")
-        if self.estimator not in ESTIMATORS:
-            raise ModelError(
-                f"estimator {self.estimator!r}: unknown. Expected {', '.join(ESTIMATORS)}."
-            )
-        for name in (
-            "steps",
-            "prompts",
-            "epochs",
-            "rank",
-            "eval_every",
-            "eval_prompts",
-            "eval_samples",
-            "refit_keep",
-            "guide_steps",
-            "batch_tokens",
-        ):
-            if getattr(self, name) < 1:
-                raise ModelError(f"{name} {getattr(self, name)}: expected 1 or more.")
-        if self.credit not in CREDITS:
-            raise ModelError(f"credit {self.credit!r}: unknown. Expected {', '.join(CREDITS)}.")
-        if self.credit != "whole" and (self.rewards or self.kl_in == "reward"):
-            raise ModelError(
-                f"credit {self.credit!r}: is for what heads read, and further rewards or a divergence in the "
-                "reward are of whole completions. Use --credit whole, or only the heads."
-            )
-        if self.kl_in not in ("loss", "reward"):
-            raise ModelError(f"kl_in {self.kl_in!r}: unknown. Expected loss or reward.")
-        if self.decay not in DECAYS:
-            raise ModelError(f"decay {self.decay!r}: unknown. Expected {', '.join(DECAYS)}.")
-        if not 0 < self.refit_rate <= 1:
-            raise ModelError(f"refit_rate {self.refit_rate}: expected more than 0, up to 1.")
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ModelError(f"{name} {value}: expected a number.")
+    @field_validator("rewards")
+    @classmethod
+    def _each_is_a_reward(cls, rewards: tuple[str, ...]) -> tuple[str, ...]:
+        for spec in rewards:
+            ExtraReward.parse(spec)
+        return rewards
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
         if self.guides not in range(0, max(1, self.group - 1), 2):
             raise ModelError(
-                f"guides {self.guides}: expected 0 or an even number, as many of each side, that leaves two "
-                f"completions of a group of {self.group} to the policy."
+                f"guides: got {self.guides}, expected 0 or an even number, as many of each side, that leaves "
+                f"two completions of a group of {self.group} to the policy."
+            )
+        if self.credit != "whole" and (self.rewards or self.kl_in == "reward"):
+            raise ModelError(
+                f"credit: got {self.credit!r}, which is for what heads read; further rewards or a divergence "
+                "in the reward are of whole completions. Use --credit whole, or only the heads."
             )
         if self.entropy_target and not self.entropy_bonus:
             raise ModelError(
-                f"entropy_target {self.entropy_target}: needs an entropy bonus to move. Pass "
+                f"entropy_target: got {self.entropy_target}, which needs an entropy bonus to move. Pass "
                 "--entropy-bonus, for example 0.01."
             )
-        if self.clip is not None and not self.clip > 0:
-            raise ModelError(f"clip {self.clip}: expected more than 0.")
-        for name in ("max_norm", "alpha"):
-            if not getattr(self, name) > 0:
-                raise ModelError(f"{name} {getattr(self, name)}: expected more than 0.")
-        for name in (
-            "refit_every",
-            "kl_coeff",
-            "entropy_bonus",
-            "entropy_target",
-            "ensemble_penalty",
-            "ood_penalty",
-            "warmup",
-        ):
-            if not getattr(self, name) >= 0:
-                raise ModelError(f"{name} {getattr(self, name)}: expected 0 or more.")
-        if not self.learning_rate > 0:
-            raise ModelError(f"learning_rate {self.learning_rate}: expected more than 0.")
-        for spec in self.rewards:
-            ExtraReward.parse(spec)
         if self.epochs > 1 and self.clip is None:
-            raise ModelError("epochs: more than one needs a clip. Pass --clip, or --epochs 1.")
-        self._check_engine()
-        self.sampling()
-
-    def _check_engine(self) -> None:
-        """Refuse what only the embedded engine has."""
-        used = {
+            raise ModelError(
+                f"epochs: got {self.epochs}, and more than one needs a clip. Pass --clip, or --epochs 1."
+            )
+        embedded_only = {
             "guides": self.guides,
             "credit": self.credit != "whole",
             "entropy_target": self.entropy_target,
         }
-        for name, on in used.items():
-            if on and self.engine != "embedded":
-                raise ModelError(f"{name}: engine {self.engine!r} has none. Use the embedded one.")
+        for key, used in embedded_only.items():
+            if used and self.engine != "embedded":
+                raise ModelError(
+                    f"{key}: got {getattr(self, key)!r}, which engine {self.engine!r} cannot do. Use the "
+                    "embedded one."
+                )
+        self.sampling()
+        return self
 
     @property
     def needs_rows(self) -> bool:

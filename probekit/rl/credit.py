@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-CREDITS = ("whole", "to-go")
-
 
 def shares(credit: str, positions: Sequence[str], n: int) -> NDArray[np.float64]:
     """Return the share of a completion's advantage that each of its new tokens gets.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from probekit.data.rows import Example
 from probekit.models.chat import Rendered, render
-from probekit.models.sampling import SamplingConfig, closing_id, sample
+from probekit.models.sampling import closing_id, sample
+from probekit.models.sampling_config import SamplingConfig
 from probekit.rl.policy import AnyPolicy
 
 

@@ -1,68 +1,88 @@
-"""How a steering sweep is run."""
+"""The settings of a steering sweep."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal, Self
 
-from probekit.errors import SteeringError
-from probekit.models.sampling import SamplingConfig
+from pydantic import field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from probekit.errors import ProbekitError, SteeringError
+from probekit.models.sampling_config import SamplingConfig
+from probekit.settings import CHECKED, Settings, setting
 from probekit.steering.grid import parse_coeffs
-from probekit.steering.operators import MODES
 from probekit.steering.where import EXPECTED, Where
 
-COEFFS = "-0.3:0.3:0.1"
+_steering = partial(setting, group="Steering")
+_sampling = partial(setting, group="Sampling")
+_controls = partial(setting, group="Controls and damage")
+_rerank = partial(setting, group="Layer ranking")
+_run = partial(setting, group="Run")
 
 
-@dataclass(frozen=True)
-class SteerConfig:
+@dataclass(frozen=True, config=CHECKED)
+class SteerConfig(Settings):
     """Settings of a sweep. Strengths are in mean residual norms of the steered layer."""
 
-    coeffs: str = COEFFS
-    """`LOW:HIGH:STEP` or a list; 0 is always among them."""
-    mode: str = "add"
-    """`add`, `clamp` or `ablate` (which takes no coefficients)."""
-    where: str = "both"
-    """`both`, `prompt`, `generated`, or a position rule known while generating."""
-    layers: str | None = None
-    """Layers to steer, each along its own probe's direction; the probe's own by default."""
-    samples: int = 2
-    """Completions of each prompt."""
-    max_new_tokens: int = 32
-    temperature: float = 1.0
-    top_p: float = 1.0
-    random_controls: int = 9
-    """Random directions of the same norm, taken through the same strengths."""
-    damage_bound: float = 1.5
-    """A strength is usable while perplexity is at most this many times the unsteered."""
-    rerank: bool = False
-    """Also steer at every layer of the sweep, and rank layers by effect per damage."""
-    rerank_coeff: float | None = None
-    """Strength of the re-ranking; half the usable range's smaller end by default."""
-    rerank_prompts: int = 16
-    """Prompts of the re-ranking, one completion each a strength."""
-    seed: int = 0
-    batch: int = 64
-    """Sequences decoded together."""
-    batch_tokens: int = 4096
+    error: ClassVar[type[ProbekitError]] = SteeringError
+    coeffs: str = _steering("-0.3:0.3:0.1", "Strengths", common=True, option="--coeff")
+    """Strengths as LOW:HIGH:STEP, both ends taken, or a list with commas, in mean residual norms of the
+    layer; 0 is always among them, and ablate has none."""
+    mode: Literal["add", "ablate", "clamp"] = _steering("add", "Mode", common=True)
+    """What is done to the residual stream: add the direction, project it out (ablate), or set the
+    component along it (clamp)."""
+    where: str = _steering("both", "Steered tokens", common=True)
+    """Tokens to steer: both, prompt, generated, prompt_end, first:K or token:I."""
+    layers: str | None = _steering(None, "Steered layers", common=True)
+    """Layers to steer, such as 12 or 8:20:4, each along its own probe's direction; without it the
+    probe's layer is steered."""
+    samples: int = _sampling(2, "Completions a prompt", common=True)
+    """Completions of each prompt at each strength."""
+    max_new_tokens: int = _sampling(32, "New tokens at most", common=True)
+    """Longest completion in tokens."""
+    temperature: float = _sampling(1.0, "Temperature", common=True)
+    """Temperature that divides the logits; 0 takes the most probable token."""
+    top_p: float = _sampling(1.0, "Top-p")
+    """Draw from the smallest set of tokens that holds this much probability (1904.09751)."""
+    random_controls: int = _controls(9, "Random directions", ge=0, le=999, common=True)
+    """Random directions of the same norm, taken through the same strengths as controls."""
+    damage_bound: float = _controls(1.5, "Damage bound", gt=1)
+    """A strength is usable while perplexity is at most this many times the unsteered, and distinct
+    bigrams are not fewer by this factor."""
+    rerank: bool = _rerank(default=False, title="Layers ranked", common=True)
+    """Steer at every layer of the fit too, and rank the layers by effect for their damage."""
+    rerank_coeff: float | None = _rerank(None, "Strength of the layer ranking", gt=0)
+    """Strength at which layers are ranked; without it half of the usable range's smaller side."""
+    rerank_prompts: int = _rerank(16, "Prompts of the layer ranking", ge=1)
+    """Prompts on which layers are ranked, with one completion for each strength."""
+    seed: int = _run(0, "Seed", common=True)
+    """Seed of sampling, random directions and intervals."""
+    batch: int = _run(64, "Sequences decoded together")
+    """Sequences that are decoded together, which bounds the memory of sampling."""
+    batch_tokens: int = _run(4096, "Padded tokens a forward pass", ge=1)
+    """Padded tokens of a forward pass, which bounds the memory."""
 
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise SteeringError(f"mode {self.mode!r}: unknown. Expected {', '.join(MODES)}.")
-        parse_coeffs(self.coeffs)
-        if Where.parse(self.where).from_the_end:
+    @field_validator("coeffs")
+    @classmethod
+    def _name_strengths(cls, coeffs: str) -> str:
+        parse_coeffs(coeffs)
+        return coeffs
+
+    @field_validator("where")
+    @classmethod
+    def _is_where_a_model_writes(cls, where: str) -> str:
+        if Where.parse(where).from_the_end:
             raise SteeringError(
-                f"where {self.where!r}: is not known while the model still writes. Expected "
+                f"where: got {where!r}, which is not known while the model still writes. Expected "
                 f"{EXPECTED}."
             )
-        if self.random_controls < 0 or self.random_controls > 999:
-            raise SteeringError(f"random controls {self.random_controls}: expected 0 to 999.")
-        if not self.damage_bound > 1:
-            raise SteeringError(f"damage bound {self.damage_bound}: expected a factor above 1.")
-        if self.rerank_coeff is not None and not 0 < self.rerank_coeff < float("inf"):
-            raise SteeringError(f"rerank coeff {self.rerank_coeff}: expected a number above 0.")
-        if self.rerank_prompts < 1:
-            raise SteeringError(f"rerank prompts {self.rerank_prompts}: expected 1 or more.")
+        return where
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> Self:
         self.sampling()
+        return self
 
     def grid(self) -> list[float]:
         """Return the coefficients, ascending, with 0; only 0 for ablate."""

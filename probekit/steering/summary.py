@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -76,6 +77,8 @@ class Summary:
         return {
             **DOCUMENT.header,
             "probe": self._probe(),
+            "settings": dataclasses.asdict(config),
+            "labels": config.labels(),
             "mode": config.mode,
             "where": config.where,
             "coeffs": config.grid(),

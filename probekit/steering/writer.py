@@ -10,7 +10,8 @@ from probekit.behaviours import Behaviours, Judge
 from probekit.data.rows import Example
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
-from probekit.models.sampling import Completion, SamplingConfig, closing_id, sample
+from probekit.models.sampling import Completion, closing_id, sample
+from probekit.models.sampling_config import SamplingConfig
 from probekit.results.steer import RANDOM, CompletionRow, Condition
 from probekit.steering.intervention import Steering, steered
 from probekit.steering.reading import Reader, Reading, distinct

@@ -24,7 +24,8 @@ from probekit.data.rows import Example, Message
 from probekit.errors import DataError, OutputError
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
-from probekit.models.sampling import SamplingConfig, check_context, sample
+from probekit.models.sampling import check_context, sample
+from probekit.models.sampling_config import SamplingConfig
 from probekit.partial import hold
 from probekit.provenance import run_record
 from probekit.results.elicit import COMPLETIONS, DOCUMENT, LEAKS, PAIRS

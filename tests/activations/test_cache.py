@@ -186,10 +186,10 @@ def test_layers_are_python_slices_with_clear_errors():
 
 BAD = {
     "unknown layer": ({"layers": "7"}, ModelError, "has 3 layers"),
-    "unknown site": ({"sites": ("resid_mid",)}, ModelError, "Expected resid_post"),
+    "unknown site": ({"sites": ("resid_mid",)}, ModelError, "expected resid_post"),
     "unknown position": ({"positions": "middle"}, DataError, "Expected last"),
-    "unknown backend": ({"backend": "jax"}, ModelError, "Expected hooks"),
-    "unknown dtype": ({"store_dtype": "int8"}, ModelError, "float16 or float32"),
+    "unknown backend": ({"backend": "jax"}, ModelError, "expected hooks"),
+    "unknown dtype": ({"store_dtype": "int8"}, ModelError, "expected float16 or float32"),
     "too long": ({"max_length": 30}, DataError, r"row row-00\d: has \d+ tokens, the limit is 30"),
     "missing token": ({"positions": "token:9"}, DataError, "row-000: position token:9"),
 }

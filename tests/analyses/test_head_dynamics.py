@@ -14,7 +14,6 @@ from probekit.analyses import DynamicsConfig, head_dynamics, parse_learning_rate
 from probekit.analyses.conclusion import explained_by
 from probekit.analyses.geometry import TINY, exact_solutions, geometry
 from probekit.analyses.parametrisations import (
-    OPTIMIZERS,
     PARAMETRISATIONS,
     Setting,
     Starts,
@@ -97,7 +96,7 @@ def test_every_setting_of_a_batch_of_vectors_trains_as_it_would_alone():
     x = torch.from_numpy(planted(40, 8)).double()
     start, batches = Starts.draw(8, 0, torch.float64).vector, batch_order(40, 16, 25, 0)
     scale = x.square().mean(dim=0).sqrt()
-    for optimizer in OPTIMIZERS:
+    for optimizer in ("adamw", "sgd"):
         settings = [base_setting(optimizer, rate) for rate in (1e-4, 1e-2)]
         (*_, both) = train_vectors(x, start, batches, settings, optimizer, scale)
         # The same by autograd on features that are really divided.
@@ -174,7 +173,7 @@ def swept():
 
 def test_a_sweep_finds_the_predicted_shift(swept):
     assert len(swept.runs) == 2 * 13 * 5 * 3
-    for name in OPTIMIZERS:
+    for name in ("adamw", "sgd"):
         found = swept.findings[name]
         assert set(found["parametrisations"]) == set(PARAMETRISATIONS)
         assert found["equivalence"]["median"] < 1e-5
@@ -254,7 +253,7 @@ def test_a_grid_holds_both_ends_and_round_numbers():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ProbeError, match="adamw or sgd"):
+    with pytest.raises(ProbeError, match="got 'adam', expected adamw or sgd"):
         DynamicsConfig([1e-3], optimizers=["adam"])
-    with pytest.raises(ProbeError, match="at least 3"):
+    with pytest.raises(ProbeError, match="n_seeds: got 2, expected 3 or more"):
         DynamicsConfig([1e-3], n_seeds=2)

@@ -189,7 +189,7 @@ def bad_inputs(folder, model):
         "two groups": (fit(stores["two"]), "groups: 2 in all, expected at least 3"),
         "unknown layer": (cache(good, "--layers", "40"), "the model has 3 layers"),
         "unknown position": (cache(good, "--positions", "middle"), "Expected last"),
-        "unknown site": (cache(good, "--sites", "resid_mid"), "Expected resid_post"),
+        "unknown site": (cache(good, "--sites", "resid_mid"), "expected resid_post"),
         "unknown model": (cache(good, using="nonsense"), "Expected a built-in name"),
         "unknown hub model": (cache(good, using="nobody/nothing"), "is not in the local cache"),
         "folder without a model": (cache(good, using=folder / "empty-model"), "no config.json"),

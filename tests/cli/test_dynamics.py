@@ -74,8 +74,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path, capsys):
         (command(moved), "is not there. Name it with --store"),
         (command(folder / "pair", "--store", folder / "label.h5"), "is not the store"),
         (command(folder / "pair", "--learning-rates", "1:0"), "below the high one"),
-        (command(folder / "pair", "--optimizers", "adam"), "Expected adamw or sgd"),
-        (command(folder / "pair", "--optimizers", ","), "Name at least one"),
+        (command(folder / "pair", "--optimizers", "adam"), "expected adamw or sgd"),
+        (command(folder / "pair", "--optimizers", ","), "expected at least 1"),
     ]
     for argv, match in cases:
         assert run(*argv) == 1, match

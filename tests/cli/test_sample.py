@@ -107,7 +107,7 @@ def test_an_adapter_of_another_model_is_one_line(tiny_llama, files, capsys):
     ("more", "message"),
     [
         (["--behaviour", "b"], "behaviour 'b': is no category"),
-        (["--samples", "0"], "samples 0"),
+        (["--samples", "0"], "samples: got 0"),
         (["--prompts", "none.jsonl"], "no such file"),
         (["--model", "nowhere"], "nowhere"),
     ],

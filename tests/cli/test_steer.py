@@ -147,8 +147,8 @@ def bad_inputs(rating, folder, tiny):
         "somebody's folder": (steer(rating, folder / "mine", "--force"), "is not an earlier output"),
         "the probe itself": (steer(rating, rating / "sweep", "--force"), "is not an earlier output"),
         "negative limit": (ok("--limit", "-1"), "limit -1"),
-        "negative seed": (ok("--seed", "-1"), "seed -1"),
-        "no temperature": (ok("--temperature", "-2"), "temperature -2.0"),
+        "negative seed": (ok("--seed", "-1"), "seed: got -1"),
+        "no temperature": (ok("--temperature", "-2"), "temperature: got -2.0"),
     }  # fmt: skip
 
 

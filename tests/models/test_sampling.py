@@ -168,11 +168,11 @@ def test_a_cut_completion_is_closed_as_the_template_would(llama):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens 0: expected"),
-        ({"temperature": -1.0}, "temperature -1.0: expected"),
-        ({"top_p": 0.0}, "top_p 0.0: expected"),
-        ({"samples": 0}, "samples 0: expected"),
-        ({"seed": -1}, "seed -1: expected"),
+        ({"max_new_tokens": 0}, "max_new_tokens: got 0, expected"),
+        ({"temperature": -1.0}, "temperature: got -1.0, expected"),
+        ({"top_p": 0.0}, "top_p: got 0.0, expected"),
+        ({"samples": 0}, "samples: got 0, expected"),
+        ({"seed": -1}, "seed: got -1, expected"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):

@@ -73,7 +73,7 @@ def test_the_gradient_is_that_of_weighted_log_probabilities(tiny_llama, position
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (dict(credit="some"), "unknown. Expected whole, to-go"),
+        (dict(credit="some"), "expected whole or to-go"),
         (dict(credit="to-go", rewards=("length=1",)), "of whole completions"),
         (dict(credit="to-go", kl_in="reward"), "of whole completions"),
         (dict(credit="to-go", engine="trl"), "Use the embedded one"),

@@ -127,7 +127,10 @@ def test_a_run_below_its_target_raises_the_bonus_and_resumes_exactly(tiny_llama,
     ("options", "words"),
     [
         (dict(entropy_target=0.9), "needs an entropy bonus to move. Pass --entropy-bonus"),
-        (dict(entropy_target=-1.0, entropy_bonus=0.1), "entropy_target -1.0: expected 0 or more"),
+        (
+            dict(entropy_target=-1.0, entropy_bonus=0.1),
+            "entropy_target: got -1.0, expected 0 or more",
+        ),
         (dict(entropy_target=0.9, entropy_bonus=0.1, engine="trl"), "Use the embedded one"),
     ],
 )

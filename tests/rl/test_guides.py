@@ -158,7 +158,7 @@ def test_a_run_with_guides_counts_its_own_completions_only(tiny_llama, tmp_path)
 @pytest.mark.parametrize("n", [-2, 1, 3, 6])
 def test_a_group_keeps_two_of_its_own_and_has_both_sides(n):
     assert [RLConfig(group=7, guides=k).guides for k in (0, 2, 4)] == [0, 2, 4]
-    with pytest.raises(ModelError, match=f"guides {n}: expected 0 or an even number"):
+    with pytest.raises(ModelError, match=f"guides: got {n}, expected 0 or an even number"):
         RLConfig(group=7, guides=n)
 
 

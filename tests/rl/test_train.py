@@ -117,10 +117,8 @@ def bandit(fresh, fitted, folder, target, chosen):
     run.target.chosen = {"": chosen}
     scores = []
     for number in range(config.steps):
-        scores.append(run.step(number)["score"])
-    final = run.engine.writer.write(
-        [0, 1, 2, 3], SamplingConfig(max_new_tokens=8, samples=64), seed=99
-    )
+        scores.append(run._step(number)["score"])
+    final = run.writer.write([0, 1, 2, 3], SamplingConfig(max_new_tokens=8, samples=64), seed=99)
     return scores, run.reader.read(final.rows, final.n_new).scores[:, 0]
 
 
@@ -215,7 +213,7 @@ def test_a_reward_that_is_not_finite_stops_with_the_row(fresh, fitted, tmp_path)
 
     run.target = Broken()
     with pytest.raises(ModelError, match=r"step 5: the reward of completion 0 is nan"):
-        run.step(4)
+        run._step(4)
     assert (tmp_path / "run" / "checkpoint" / "checkpoint.json").exists()
 
 
@@ -300,10 +298,10 @@ def test_prompts_that_can_not_be_balanced_are_refused(values, n, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"group": 1}, "group 1: expected 2"),
-        ({"target": "most"}, "target 'most': unknown"),
-        ({"estimator": "ppo"}, "estimator 'ppo': unknown"),
-        ({"steps": 0}, "steps 0"),
+        ({"group": 1}, "group: got 1, expected 2 or more"),
+        ({"target": "most"}, "target: got 'most', expected max, clip, gaussian, kde or chosen"),
+        ({"estimator": "ppo"}, "estimator: got 'ppo', expected grpo, dr-grpo or rloo"),
+        ({"steps": 0}, "steps: got 0, expected 1 or more"),
         ({"epochs": 2, "clip": None}, "more than one needs a clip"),
     ],
 )

@@ -71,12 +71,12 @@ def test_clamping_to_0_is_a_strength_and_ablating_has_none():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "twist"}, "mode 'twist'"),
+        ({"mode": "twist"}, "mode: got 'twist', expected add, ablate or clamp"),
         ({"where": "last"}, "not known while the model still writes"),
-        ({"random_controls": -1}, "random controls -1"),
-        ({"damage_bound": 1.0}, "damage bound 1.0"),
-        ({"rerank_coeff": 0.0}, "rerank coeff 0.0"),
-        ({"rerank_prompts": 0}, "rerank prompts 0"),
+        ({"random_controls": -1}, "random_controls: got -1, expected 0 or more"),
+        ({"damage_bound": 1.0}, "damage_bound: got 1.0, expected more than 1"),
+        ({"rerank_coeff": 0.0}, "rerank_coeff: got 0.0, expected more than 0"),
+        ({"rerank_prompts": 0}, "rerank_prompts: got 0, expected 1 or more"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from probekit.analyses.conclusion import conclude
+from probekit.analyses.config import DynamicsConfig
 from probekit.analyses.geometry import exact_solutions, geometry
 from probekit.analyses.parametrisations import (
-    OPTIMIZERS,
     PARAMETRISATIONS,
     Starts,
     base_setting,
@@ -31,7 +31,6 @@ from probekit.analyses.parametrisations import (
 )
 from probekit.analyses.windows import Run, optimizer_findings
 from probekit.container import jsonable
-from probekit.errors import ProbeError
 from probekit.probes.spectrum import Scaling
 
 FORMAT, FORMAT_VERSION = "probekit.dynamics", 1
@@ -40,38 +39,6 @@ WIDE = 2048
 """Above this width the matrix is trained from one start only: its steps cost d^2."""
 RECORDED = 60
 """About how many steps of a run are looked at."""
-
-
-@dataclass(frozen=True)
-class DynamicsConfig:
-    """Settings of the analysis."""
-
-    learning_rates: Sequence[float]
-    optimizers: Sequence[str] = OPTIMIZERS
-    steps: int = 300
-    batch_pairs: int = 64
-    n_seeds: int = 3
-    """Starts, each with its own order of minibatches."""
-    seed: int = 0
-    """Of the first start."""
-    max_pairs: int = 20_000
-    """Pairs of a split that are used at most: the bound on memory and time."""
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        """Check what would otherwise fail late."""
-        for name in self.optimizers:
-            if name not in OPTIMIZERS:
-                raise ProbeError(
-                    f"optimizer {name!r}: is not known. Expected {' or '.join(OPTIMIZERS)}, or both "
-                    "with a comma."
-                )
-        if not self.optimizers or not self.learning_rates:
-            raise ProbeError("optimizers or learning rates: none. Name at least one of each.")
-        if self.n_seeds < 3:
-            raise ProbeError(
-                f"seeds: {self.n_seeds}, expected at least 3: reliability is asked for."
-            )
 
 
 @dataclass(frozen=True)
@@ -156,7 +123,7 @@ def head_dynamics(
     for run in _runs(data, config, steps):
         runs.append(run)
         progress("training", len(runs), total)
-    findings = {
+    findings: dict[str, dict[str, Any]] = {
         name: optimizer_findings([run for run in runs if run.optimizer == name], steps, data.d)
         for name in config.optimizers
     }

@@ -1,0 +1,33 @@
+"""The settings of sampling."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from probekit.errors import ModelError, ProbekitError
+from probekit.settings import CHECKED, Settings, setting
+
+_sampling = partial(setting, group="Sampling")
+MOST = 1 << 20
+
+
+@dataclass(frozen=True, config=CHECKED)
+class SamplingConfig(Settings):
+    """How completions are drawn."""
+
+    error: ClassVar[type[ProbekitError]] = ModelError
+    max_new_tokens: int = _sampling(48, "New tokens at most", ge=1, le=MOST, common=True)
+    """Longest completion in tokens."""
+    samples: int = _sampling(1, "Completions a prompt", ge=1, le=MOST, common=True)
+    """Completions drawn for each prompt."""
+    temperature: float = _sampling(1.0, "Temperature", ge=0, le=100, common=True)
+    """Temperature that divides the logits; 0 takes the most probable token."""
+    top_p: float = _sampling(1.0, "Top-p", gt=0, le=1)
+    """Draw from the smallest set of tokens that holds this much probability (1904.09751)."""
+    seed: int = _sampling(0, "Seed", ge=0, le=1 << 62, common=True)
+    """Seed of the random numbers; the same seed gives the same completions."""
+    batch: int = _sampling(64, "Batch", ge=1, le=MOST)
+    """Sequences that are decoded together, which bounds the memory."""

@@ -1,0 +1,47 @@
+"""The settings of a fit."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from probekit.errors import ProbeError, ProbekitError
+from probekit.settings import CHECKED, Numbers, Settings, setting
+
+_heads = partial(setting, group="Heads")
+_cells = partial(setting, group="Cells of the store")
+_splits = partial(setting, group="Splits and intervals")
+L2_FACTORS = tuple(10.0 ** (k / 2) for k in range(-5, 5))
+"""Candidates for l2 in units of n_fit times the mean feature variance, from 0.003 to 100."""
+
+
+@dataclass(frozen=True, config=CHECKED)
+class SweepConfig(Settings):
+    """What to fit and how to judge it."""
+
+    error: ClassVar[type[ProbekitError]] = ProbeError
+    kinds: str = _heads("auto", "Kinds of probe", common=True, option="--kind")
+    """Kinds of probe with commas: logistic, mean-difference, ridge, bradley-terry, or auto for those
+    that fit the data."""
+    head: Literal["linear", "projection"] = _heads("linear", "Bradley-Terry head", common=True)
+    """How a bradley-terry head is solved: exact and convex (linear), or a trained matrix (projection)."""
+    layers: str = _cells("all", "Layers", common=True)
+    """Layers of the store: all, or layers and slices such as 0,4,8:24:2,-1."""
+    positions: str | None = _cells(None, "Positions", common=True)
+    """Position rules of the store, with commas; without it all of them."""
+    sites: str | None = _cells(None, "Sites", common=True)
+    """Sites of the store, with commas; without it all but the embedding."""
+    seed: int = _splits(0, "Seed", common=True)
+    """Seed of splits, folds, controls and intervals."""
+    stratify: str | None = _splits(None, "Stratified by", common=True)
+    """Tag whose values are spread evenly over the splits."""
+    n_boot: int = _splits(1000, "Bootstrap draws", ge=1)
+    """Bootstrap draws of an interval."""
+    n_folds: int = _splits(5, "Folds", ge=2)
+    """Folds inside the fit split, by groups, that choose l2."""
+    standardize: bool = _heads(default=True, title="Features standardised")
+    """Divide features by their standard deviation in the fit split, which is folded into the weights."""
+    l2_factors: Numbers = _heads(L2_FACTORS, "l2 candidates")
+    """Candidates for l2, in units of the rows of the fit split times the mean feature variance."""

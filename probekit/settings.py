@@ -1,0 +1,160 @@
+"""Settings declared once: type, bounds, default, label and sentence of a key stand in one model.
+
+The settings of a room are a frozen pydantic dataclass over `Settings`. The command line makes options
+from it, the reference lists it, and a run writes its labels beside its values, for reports to print.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic.config import JsonDict
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+from pydantic_core import ArgsKwargs, ErrorDetails
+
+from probekit.errors import ProbekitError
+
+CHECKED = ConfigDict(
+    extra="forbid",
+    strict=True,
+    validate_default=True,
+    allow_inf_nan=False,
+    use_attribute_docstrings=True,
+)
+"""Of every model: no unknown key, no other type, no infinity; the docstring of a key is its sentence."""
+RULES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text in quotes",
+    "bool_type": "true or false",
+    "missing": "a value",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "too_short": "at least {min_length}",
+}
+"""pydantic's type of error to what was expected instead."""
+
+
+def split(value: object) -> object:
+    """Return text as a tuple of its parts between commas; anything else as it is."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _one(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+_Number = Annotated[float, Strict(strict=False)]
+Numbers = Annotated[tuple[_Number, ...], BeforeValidator(split), Strict(strict=False)]
+"""A list of numbers, or one text with commas."""
+Texts = Annotated[tuple[str, ...], BeforeValidator(_one), Strict(strict=False)]
+"""A list of texts that may hold commas, or one of them."""
+
+
+def setting(
+    default: Any,  # noqa: ANN401 - of the field's type
+    title: str,
+    *,
+    group: str,
+    common: bool = False,
+    option: str | None = None,
+    **rule: Any,  # noqa: ANN401 - bounds, in pydantic's words
+) -> Any:  # noqa: ANN401 - stands where the field's default would
+    """Return a field of a settings model. The docstring under it is its sentence: help and documentation.
+
+    Parameters
+    ----------
+    default
+        Value where none is given.
+    title
+        Label of a few words, for a row of a report.
+    group
+        Heading under which the command line lists it.
+    common
+        Whether `--help` shows its option; all are in the reference and in `--print-config`.
+    option
+        Spelling of its option where that is not the key's, such as `--coeff` for `coeffs`.
+    rule
+        Bounds: `ge`, `gt`, `le`, `lt`.
+    """
+    extra: JsonDict = {"group": group, "common": common, "option": option}
+    return Field(default, title=title, json_schema_extra=extra, **rule)
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Settings:
+    """Base of all settings: a bad value raises the room's error with one line.
+
+    A model is called with keywords, and works with `dataclasses.replace` and `asdict`.
+    """
+
+    error: ClassVar[type[ProbekitError]] = ProbekitError
+    """What a bad value raises."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_line(cls, data: Any, build: Any) -> Self:  # noqa: ANN401 - pydantic's own
+        given = data.kwargs if isinstance(data, ArgsKwargs) else data
+        if line := unknown_key(given or {}, cls.fields()):
+            raise cls.error(line)
+        try:
+            return build(data)  # type: ignore[no-any-return]
+        except ValidationError as error:
+            raise cls.error(problem(error)) from None
+
+    @classmethod
+    def fields(cls) -> Mapping[str, FieldInfo]:
+        """Return the keys with their types, defaults, titles and sentences, in their order."""
+        return cls.__pydantic_fields__  # type: ignore[attr-defined,no-any-return]
+
+    @classmethod
+    def labels(cls) -> dict[str, str]:
+        """Return the label of every key, for a run's record."""
+        return {key: field.title or key for key, field in cls.fields().items()}
+
+
+def problem(error: ValidationError) -> str:
+    """Return the first thing that is wrong: `key.path[0]: got value, expected rule. Remedy.`"""
+    first = error.errors(include_url=False)[0]
+    path = ""
+    for part in first["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f"{'.' * bool(path)}{part}"
+    got = "nothing" if first["type"] == "missing" else repr(first["input"])
+    return f"{path}: got {got}, expected {_expected(first)}"
+
+
+def _expected(details: ErrorDetails) -> str:
+    context = details.get("ctx") or {}
+    if details["type"] == "literal_error":
+        words = context["expected"].replace("'", "")
+        choices = words.replace(" or ", ", ").split(", ")
+        return f"{words}.{_near(details['input'], choices)}"
+    rule = RULES.get(details["type"])
+    return f"{rule.format(**context) if rule else details['msg']}."
+
+
+def unknown_key(given: Iterable[str], known: Iterable[str]) -> str | None:
+    """Return a line about the first key that there is not, with the nearest that there is."""
+    known = list(known)
+    for key in given:
+        if key not in known:
+            remedy = _near(key, known) or f" Expected {', '.join(known)}."
+            return f"{key}: unknown key.{remedy}"
+    return None
+
+
+def _near(value: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(value), list(known), n=2)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
