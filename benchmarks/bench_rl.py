@@ -80,7 +80,7 @@ def steps(options, rows, folder) -> None:
     found, rows_of_steps = {"step": [], "trl": []}, []
 
     def embedded():
-        rows_of_steps.append(ours._step(len(rows_of_steps)))
+        rows_of_steps.append(ours.step(len(rows_of_steps)))
 
     between_steps(theirs, embedded, found)
     found = {name: [n / s for s in seconds[1:]] for name, seconds in found.items()}  # warm

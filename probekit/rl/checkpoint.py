@@ -4,18 +4,67 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from probekit.container import atomic_directory, write_json
+from probekit.container import (
+    atomic_directory,
+    disk_errors,
+    jsonable,
+    read_jsonl,
+    write_json,
+)
 from probekit.errors import OutputError
 from probekit.rl.learner import Learner
 from probekit.rl.policy import AnyPolicy
 from probekit.rl.refit import Refitter
 
 LOGS = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
+
+
+class Logs:
+    """The files that a run appends rows to: metrics of steps, evaluations and their samples.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """Return the rows of a file; none where it is not there yet."""
+        path = self.folder / name
+        return read_jsonl(path) if path.exists() else []
+
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows at the end of a file, NaN as null."""
+        path = self.folder / name
+        with disk_errors(path), path.open("a", encoding="utf-8") as handle:
+            for row in rows:
+                handle.write(json.dumps(jsonable(row), ensure_ascii=False) + "\n")
+
+    def first_step(self) -> dict[str, Any] | None:
+        """Return the row of the run's first step; None before it is written."""
+        path = self.folder / "metrics.jsonl"
+        if not _size(path):
+            return None
+        with path.open("rb") as handle:
+            return dict(json.loads(handle.readline()))
+
+    def last_evaluation(self) -> int:
+        """Return the step of the last evaluation, -1 without one; samples of a later one are dropped."""
+        last = max((int(row["step"]) for row in self.read("evaluations.jsonl")), default=-1)
+        samples = self.read("samples.jsonl")
+        if any(int(row["step"]) > last for row in samples):
+            (self.folder / "samples.jsonl").unlink()
+            self.append("samples.jsonl", [row for row in samples if int(row["step"]) <= last])
+        return last
 
 
 class Checkpoint:

@@ -18,7 +18,7 @@ from probekit.rl.extra import repetition
 from probekit.rl.frozen import Frozen, FrozenReader
 from probekit.rl.reward import Ensemble
 from probekit.rl.rollout import Rollout, Writer
-from probekit.rl.target import good_scores, wasserstein
+from probekit.rl.target import distance_to_chosen
 
 Array = NDArray[np.float64]
 MEANS = (
@@ -72,6 +72,8 @@ class Evaluator:
         The behaviour that is hoped for; may be absent.
     distance
         Mahalanobis distance of activations of the first head's cell, where its data is known.
+    target_tag
+        Tag whose values are the classes of `distance_to_chosen` over all prompts.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Evaluator:
         behaviours: Behaviours | None = None,
         wanted: Wanted | None = None,
         distance: Callable[[NDArray[np.float32]], Array] | None = None,
+        target_tag: str | None = None,
     ) -> None:
         self.writer, self.prompts, self.reader = writer, list(prompts), reader
         self.readings, self.ensemble = readings, ensemble
@@ -92,6 +95,7 @@ class Evaluator:
         twins = readings.disjoint
         self.disjoint = Ensemble(twins, ensemble.penalty) if twins else ensemble
         self.behaviours, self.wanted, self.distance = behaviours, wanted, distance
+        self.target_tag = target_tag
 
     def refitted(self, heads: Sequence[Probe], ensemble: Ensemble) -> None:
         """Go on with refitted heads; what the first ones say is still measured."""
@@ -161,19 +165,18 @@ class Evaluator:
         return found
 
     def _metrics(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        parts = self.ensemble.distributions
-        found = {"all": self._of(rows, parts.get("all", {}))}
+        found = {"all": self._of(rows, self.target_tag)}
         tags = {tag for row in rows for tag in row["tags"]}
         for tag in sorted(tags):
             values = sorted({row["tags"].get(tag, "") for row in rows})
             if 1 < len(values) <= 4:
                 for value in values:
                     own = [row for row in rows if row["tags"].get(tag, "") == value]
-                    chosen = parts.get("by_tag", {}).get(tag, {}).get(value, {})
-                    found[f"{tag}={value}"] = self._of(own, chosen)
+                    found[f"{tag}={value}"] = self._of(own, tag)
         return found
 
-    def _of(self, rows: list[dict[str, Any]], aim: dict[str, Any]) -> dict[str, Any]:
+    def _of(self, rows: list[dict[str, Any]], tag: str | None) -> dict[str, Any]:
+        """Return the metrics of some rows; `tag` names the classes of `distance_to_chosen`."""
         draws = Resampler(np.array([row["prompt_id"] for row in rows]))
 
         def mean(values: Sequence[float]) -> dict[str, float]:
@@ -192,8 +195,8 @@ class Evaluator:
         if np.isfinite(wanted).any():
             found["wanted"] = mean(wanted)
         scores = np.array([row["score"] for row in rows])
-        chosen = good_scores(aim)
-        if chosen.size and np.isfinite(scores).any():
-            distance = wasserstein(scores[np.isfinite(scores)], chosen)
+        values = [row["tags"].get(tag or "", "") for row in rows]
+        distance = distance_to_chosen(scores, self.ensemble.distributions, tag=tag, values=values)
+        if distance is not None:
             found["distance_to_chosen"] = {"value": distance, "low": np.nan, "high": np.nan}
         return found

@@ -27,7 +27,6 @@ from probekit.rl.head_data import HeadData
 from probekit.rl.prompts import Balance
 from probekit.rl.target import bad_scores, good_scores
 from probekit.rl.train import Log, Trainer
-from probekit.rl.trl_engine import trainer_class
 
 HELD_OUT = 0.25
 """Share of the prompts' groups that are kept for evaluation."""
@@ -130,7 +129,7 @@ def train_run(
         loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows, log=log
     )
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    trainer = trainer_class(config.engine)(
+    trainer = Trainer(
         loaded, heads, *_prompts(prompts, held_out, config), config, out,
         independent=_others(probes[0], heads), behaviours=behaviours, wanted=wanted, data=data,
     )  # fmt: skip

@@ -89,11 +89,53 @@ def transport(scores: Array, chosen: Array) -> Array:
     return np.asarray(reward - reward.mean())
 
 
-def wasserstein(scores: Array, chosen: Array) -> float:
-    """Return the 1-Wasserstein distance between two samples, in units of the score."""
+def distance_to_chosen(
+    scores: Array,
+    distributions: Mapping[str, Any],
+    *,
+    tag: str | None = None,
+    values: Sequence[str] = (),
+) -> float | None:
+    """Return how far completions' scores are from the chosen scores, class by class.
+
+    With W1 the 1-Wasserstein distance between two samples, n_c the readable completions of class c,
+    s_c their scores and r_c the chosen scores of that class::
+
+        sum_c n_c W1(s_c, r_c) / sum_c n_c
+
+    which is the mean over completions of the distance of their class. Classes are the values of
+    `tag`; without a tag all completions are one class. This is the one definition of
+    `distance_to_chosen` in a step's row, in an evaluation and in TRL's log.
+
+    Parameters
+    ----------
+    scores
+        Shape (n,), in units of the score; NaN where a completion could not be read, which leaves it out.
+    distributions
+        `Probe.distributions` of the head, or `Ensemble.distributions`.
+    tag
+        Tag whose values are the classes.
+    values
+        Value of the tag for each completion, n of them; not read without a tag.
+
+    Returns
+    -------
+    float or None
+        None when no readable completion is of a class with chosen scores. Completions of a class
+        without chosen scores are left out.
+    """
     from scipy.stats import wasserstein_distance
 
-    return float(wasserstein_distance(scores, chosen))
+    classes = np.array(list(values) if tag else [""] * len(scores), dtype=str)  # (n,)
+    parts = distributions.get("by_tag", {}).get(tag, {}) if tag else distributions
+    distances, sizes = [], []
+    for value in np.unique(classes):
+        read = scores[(classes == value) & np.isfinite(scores)]
+        chosen = good_scores(parts.get(str(value) if tag else "all", {}))
+        if read.size and chosen.size:
+            distances.append(float(wasserstein_distance(read, chosen)))
+            sizes.append(read.size)
+    return float(np.repeat(distances, sizes).mean()) if sizes else None
 
 
 TARGETS = {

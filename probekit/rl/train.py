@@ -1,9 +1,13 @@
-"""The loop, top to bottom: write, read with the frozen model, reward, advantage, learn."""
+"""The loop, top to bottom: write, read with the frozen model, reward, advantage, learn.
+
+Dimensions here and in the other modules of rl: P prompts of a step, G completions of each (a group),
+n = P G completions, T new tokens of a completion, D = d_model.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 from probekit.behaviours import Behaviours, Wanted
-from probekit.container import disk_errors, jsonable, read_jsonl
 from probekit.data.rows import Example
 from probekit.errors import BehaviourError, ModelError
 from probekit.models.load import LoadedModel
@@ -23,8 +26,9 @@ from probekit.probes.probe import Probe
 from probekit.results.goodhart import Goodhart, goodhart
 from probekit.rl.advantage import flat_groups
 from probekit.rl.alarms import Start, evaluation_alarms, step_alarms
-from probekit.rl.checkpoint import Checkpoint
+from probekit.rl.checkpoint import Checkpoint, Logs
 from probekit.rl.config import RLConfig
+from probekit.rl.engine import EmbeddedEngine, Engine, Lesson
 from probekit.rl.evaluation import Evaluator, Readings
 from probekit.rl.extra import ExtraReward, Written
 from probekit.rl.frozen import Frozen, FrozenReader
@@ -37,7 +41,8 @@ from probekit.rl.prompts import Balance, PromptSampler, drawn
 from probekit.rl.refit import Refitter
 from probekit.rl.reward import Ensemble, Rewards, rewards
 from probekit.rl.rollout import Rollout, Writer
-from probekit.rl.target import Target, good_scores, wasserstein
+from probekit.rl.target import Target, distance_to_chosen, good_scores
+from probekit.rl.trl_engine import TRLEngine, check_trl
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -84,7 +89,10 @@ class Trainer:
     def __post_init__(self) -> None:
         self._done, self._whole = 0, True
         self._start: Start | None = None
+        self.logs = Logs(self.folder)
         config = self.config
+        if config.engine == "trl":
+            check_trl(config)
         balance = Balance.parse(config.balance)
         self.tag = config.target_tag or (balance.tag if balance else "")
         self.sampler = PromptSampler(
@@ -101,7 +109,7 @@ class Trainer:
             )
         )  # fmt: skip
         self.learner = Learner(self.policy, config, [h.position for h in self.heads])
-        self.writer = Writer(self.policy, self.prompts)
+        self.engine = self._engine()
         self.guides = self._guides()
         self.reader = self._reader(self.heads)
         self._aim(self.heads)
@@ -128,7 +136,7 @@ class Trainer:
             self._use(self.refitter.heads)
         try:
             # The evaluation of the checkpoint itself may be what was interrupted.
-            if self._due(first) and self._last_evaluation() < first:
+            if self._due(first) and self.logs.last_evaluation() < first:
                 self._evaluate(first, checkpoint, log)
             self._steps(first, checkpoint, log)
         except KeyboardInterrupt:
@@ -138,10 +146,13 @@ class Trainer:
             raise
 
     def _steps(self, first: int, checkpoint: Checkpoint, log: Log) -> None:
-        with Interrupts(lambda: log({"note": "interrupted: saving after this step"})) as held:
+        with (
+            Interrupts(lambda: log({"note": "interrupted: saving after this step"})) as held,
+            contextlib.closing(self.engine),
+        ):
             for number in range(first, self.config.steps):
-                row = self._step(number)
-                self._write("metrics.jsonl", [row])
+                row = self.step(number)
+                self.logs.append("metrics.jsonl", [row])
                 self._done, self._whole = number + 1, True
                 log(row)
                 held.check()
@@ -153,34 +164,29 @@ class Trainer:
     def _due(self, step: int) -> bool:
         return step % self.config.eval_every == 0 or step == self.config.steps
 
-    def _last_evaluation(self) -> int:
-        """Return the last evaluation on disk; samples of a later one, half written, are dropped."""
-        found = max((int(row["step"]) for row in self._read("evaluations.jsonl")), default=-1)
-        samples = self._read("samples.jsonl")
-        if any(int(row["step"]) > found for row in samples):
-            (self.folder / "samples.jsonl").unlink()
-            self._write("samples.jsonl", [row for row in samples if int(row["step"]) <= found])
-        return found
-
-    def _step(self, number: int) -> dict[str, Any]:
+    def step(self, number: int) -> dict[str, Any]:
+        """Take one step (0-based), with any engine, and return its row of metrics.jsonl."""
         config, started = self.config, time.perf_counter()
         refit = self._refit(number)
         index = self.sampler.step(number)
-        rollout = self.writer.write(index, config.sampling(), seed=config.seed + 1 + number)
+        rollout = self.engine.write(number, index)
         if self.guides is not None:
             rollout = self.guides.join(rollout, index, number)
         wrote = time.perf_counter()
         with self.policy.reference():
-            frozen = self.reader.read(rollout.rows, rollout.n_new, logprobs=config.kl_coeff > 0)
+            frozen = self.reader.read(
+                rollout.rows, rollout.n_new, logprobs=self.engine.needs_reference
+            )
         prompts = [self.prompts[index[int(p)]] for p in rollout.prompt]
         reward = self._reward(rollout, frozen, prompts)
         self._check(reward.total, rollout.texts, number)
-        groups = torch.from_numpy(reward.total).reshape(len(index), config.group)
+        groups = torch.from_numpy(reward.total).reshape(len(index), config.group)  # (P, G)
         beside = rollout.own.reshape(groups.shape)
-        advantage = advantages_beside(groups, beside, config.estimator).reshape(-1).numpy()
+        advantage = advantages_beside(groups, beside, config.estimator).reshape(-1).numpy()  # (n,)
         read = time.perf_counter()
         self._whole = False
-        stats = self.learner.step(number, rollout, advantage, frozen.logprobs)
+        lesson = Lesson(rollout, reward.total, advantage, frozen.logprobs)
+        stats = self.engine.learn(number, lesson)
         own = rollout.own
         known = reward.score[np.isfinite(reward.score) & own]
         row = {
@@ -226,19 +232,9 @@ class Trainer:
         return rewards(frozen.scores[:, :n], self.ensemble, self.target, values, extra=extra)
 
     def _distance(self, scores: NDArray[np.float64], prompts: Sequence[Example]) -> float | None:
-        """Return the distance to the chosen scores, a mean over classes where the target is by class."""
         tag = self.config.target_tag
-        values = np.array([prompt.tags.get(tag, "") if tag else "" for prompt in prompts])
-        parts = self.ensemble.distributions
-        found = []
-        for value in np.unique(values):
-            aim = (
-                parts.get("by_tag", {}).get(tag, {}).get(value, {}) if tag else parts.get("all", {})
-            )
-            own, chosen = scores[(values == value) & np.isfinite(scores)], good_scores(aim)
-            if own.size and chosen.size:
-                found += [wasserstein(own, chosen)] * own.size
-        return float(np.mean(found)) if found else None
+        values = [prompt.tags.get(tag or "", "") for prompt in prompts]
+        return distance_to_chosen(scores, self.ensemble.distributions, tag=tag, values=values)
 
     def _observe(
         self, rollout: Rollout, frozen: Frozen, prompts: Sequence[Example]
@@ -292,6 +288,11 @@ class Trainer:
             margin=config.clip_margin,
         )  # fmt: skip
         self.chosen = good_scores(self.ensemble.distributions.get("all", {}))
+
+    def _engine(self) -> Engine:
+        if self.config.engine == "trl":
+            return TRLEngine(self.policy, self.learner, self.prompts, self.sampler, self.folder)
+        return EmbeddedEngine(Writer(self.policy, self.prompts), self.learner, self.config)
 
     def _refitter(self) -> Refitter | None:
         if not self.config.refit_every:
@@ -350,15 +351,13 @@ class Trainer:
             Writer(self.policy, held_out), held_out, self._reader(self.heads, readings),
             readings=readings, ensemble=self.ensemble, behaviours=self.behaviours,
             wanted=self.wanted, distance=self.data[0].distance if self.data else None,
+            target_tag=config.target_tag,
         )  # fmt: skip
 
     def _first(self, row: dict[str, Any]) -> Start:
         """Return the run's first step, from the log where the run was resumed."""
         if self._start is None:
-            path = self.folder / "metrics.jsonl"
-            if path.exists() and path.stat().st_size:
-                with path.open("rb") as handle:
-                    row = json.loads(handle.readline())
+            row = self.logs.first_step() or row
             self._start = Start(row["entropy"], row["n_tokens"])
         return self._start
 
@@ -375,26 +374,16 @@ class Trainer:
         found, rows = self.evaluator.evaluate(config, seed=self.config.seed)
         row = {"step": step, "evaluation": found, "alarms": evaluation_alarms(found["all"])}
         # In this order: an evaluation that is written has its samples.
-        self._write("samples.jsonl", [{"step": step, **sample} for sample in rows])
+        self.logs.append("samples.jsonl", [{"step": step, **sample} for sample in rows])
         if self.goodhart().sweet_spot == step:
             checkpoint.save_best(self.policy, step)
-        self._write("evaluations.jsonl", [row])
+        self.logs.append("evaluations.jsonl", [row])
         log(row)
 
     def goodhart(self) -> Goodhart:
         """Return the curve of the run so far and what it says."""
         return goodhart(
-            self._read("samples.jsonl"),
+            self.logs.read("samples.jsonl"),
             optimised=[f"{head.kind}/{head.cell}" for head in self.heads],
             behaviour=str(self.wanted) if self.wanted else None,
         )
-
-    def _read(self, name: str) -> list[dict[str, Any]]:
-        path = self.folder / name
-        return read_jsonl(path) if path.exists() else []
-
-    def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
-        path = self.folder / name
-        with disk_errors(path), path.open("a", encoding="utf-8") as handle:
-            for row in rows:
-                handle.write(json.dumps(jsonable(row), ensure_ascii=False) + "\n")

@@ -18,7 +18,7 @@ from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.rl.frozen import FrozenReader
 from probekit.rl.reward import Array, Ensemble, rewards
-from probekit.rl.target import TARGETS, Target, good_scores, wasserstein
+from probekit.rl.target import TARGETS, Target, distance_to_chosen
 
 
 class Scored(NamedTuple):
@@ -85,7 +85,6 @@ class ProbeReward:
         self.reader, self.ensemble, self.target = reader, ensemble, target
         self.last: Scored | None = None
         """Of the last call."""
-        self._chosen = good_scores(ensemble.distributions.get("all", {}))
         self._rows_of = Rows(reader.loaded)
 
     def __call__(
@@ -128,7 +127,7 @@ class ProbeReward:
         rows = self._rows(prompts, completion_ids)
         scores = self.reader.read(rows, [len(ids) for ids in completion_ids]).scores
         self.last = Scored(*rewards(scores, self.ensemble, self.target, values))
-        self._report(columns.get("log_metric"))
+        self._report(columns.get("log_metric"), values)
         return [float(value) for value in self.last.total]
 
     def _rows(
@@ -156,15 +155,18 @@ class ProbeReward:
             )
         return ["" if value is None else str(value) for value in columns[tag]]
 
-    def _report(self, log_metric: Any) -> None:  # noqa: ANN401 - TRL's, where it gives one
+    def _report(self, log_metric: Any, values: Sequence[str]) -> None:  # noqa: ANN401 - TRL's
         if log_metric is None or self.last is None:
             return
         known = self.last.score[np.isfinite(self.last.score)]
         log_metric(f"{self.__name__}/score", float(known.mean()))
         log_metric(f"{self.__name__}/score_sd", float(known.std()))
         log_metric(f"{self.__name__}/unreadable", 1.0 - len(known) / len(self.last.score))
-        if self._chosen.size:
-            log_metric(f"{self.__name__}/distance_to_chosen", wasserstein(known, self._chosen))
+        distance = distance_to_chosen(
+            self.last.score, self.ensemble.distributions, tag=self.target.tag, values=values
+        )
+        if distance is not None:
+            log_metric(f"{self.__name__}/distance_to_chosen", distance)
 
 
 def trl_reward(

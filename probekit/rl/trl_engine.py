@@ -1,30 +1,30 @@
-"""`--engine trl`: the same run with TRL's GRPOTrainer for writing and learning."""
+"""`--engine trl`: TRL's GRPOTrainer writes a run's completions and learns from them."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import queue
 import random
-import time
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from probekit.data.rows import Example
 from probekit.errors import ModelError
 from probekit.models.chat import render
-from probekit.rl.advantage import flat_groups
-from probekit.rl.alarms import step_alarms
-from probekit.rl.checkpoint import Checkpoint
 from probekit.rl.config import RLConfig
-from probekit.rl.learner import StepStats
-from probekit.rl.policy import Policy
+from probekit.rl.engine import Lesson
+from probekit.rl.learner import Learner, StepStats
+from probekit.rl.policy import AnyPolicy, Policy
+from probekit.rl.prompts import PromptSampler
 from probekit.rl.rollout import Rollout
-from probekit.rl.target import wasserstein
-from probekit.rl.train import Log, Trainer
 from probekit.rl.trl import Rows
 
 INSTALL = "pip install 'probekit[trl]' (in a checkout: pip install -e '.[trl]')"
@@ -32,152 +32,26 @@ INDEX = "probekit_index"
 """Dataset column with the prompt's place among those of the run."""
 
 
-def trainer_class(engine: str) -> type[Trainer]:
-    """Return the trainer of an engine, `embedded` or `trl`.
+def check_trl(config: RLConfig) -> None:
+    """Refuse what GRPOTrainer has no equal of, and a TRL that is absent or of another version.
 
     Raises
     ------
     ModelError
-        When TRL is not installed, or is another version than the engine knows.
+        With what to change.
     """
-    if engine == "embedded":
-        return Trainer
     try:
-        found = version("trl")
+        installed = version("trl")
     except PackageNotFoundError as error:
         raise ModelError(
             f"engine trl: needs the TRL library. Install probekit with the extra trl: {INSTALL}."
         ) from error
-    if not (1, 16) <= tuple(int(part) for part in found.split(".")[:2]) < (2, 0):
+    if not (1, 16) <= tuple(int(part) for part in installed.split(".")[:2]) < (2, 0):
         raise ModelError(
-            f"engine trl: found TRL {found}, expected 1.16 or newer, below 2: {INSTALL}."
+            f"engine trl: found TRL {installed}, expected 1.16 or newer, below 2: {INSTALL}."
         )
-    return TRLTrainer
-
-
-class TRLTrainer(Trainer):
-    """A run whose completions are written and learnt from by TRL's GRPOTrainer.
-
-    Everything else is the embedded loop's: the adapter and its first weights, the optimiser with
-    its warm-up, each step's prompts, the reward (read with the adapter off), evaluations, files.
-    The loss is the same function of a step's completions (see `grpo_settings`); their luck is
-    torch's, reseeded every step, so that a resumed run goes the way the whole one went.
-    """
-
-    def __post_init__(self) -> None:
-        """Prepare the run as the embedded loop does."""
-        _check_settings(self.config)
-        super().__post_init__()
-        self._rows = Rows(self.loaded)
-        self._prompt_rows = [render(prompt, self.loaded.tokenizer) for prompt in self.prompts]
-        self._row: dict[str, Any] = {}
-
-    def _steps(self, first: int, checkpoint: Checkpoint, log: Log) -> None:
-        if first >= self.config.steps:
-            return
-        with _global_luck(self.loaded.device), _forward_kept(self.loaded.model), _quiet():
-            engine = _grpo_trainer(self, first)
-            engine.add_callback(_watcher(self, first, checkpoint, log))
-            try:
-                engine.train()
-            finally:
-                self.loaded.model.eval()
-
-    def _begin(self, number: int) -> None:
-        """Refit where it is due, and reseed."""
-        refit = self._refit(number)
-        self._row, self._whole = {"refit": refit} if refit else {}, False
-        torch.manual_seed(self.config.seed + 1 + number)
-
-    def probe_reward(
-        self,
-        completion_ids: Sequence[Sequence[int]],
-        completions: Sequence[Any],
-        **columns: Any,  # noqa: ANN401 - TRL passes every dataset column
-    ) -> list[float]:
-        """Return the rewards of a step's completions: TRL's reward function.
-
-        Parameters
-        ----------
-        completion_ids
-            Token ids of each.
-        completions
-            Their texts, as messages or plain.
-        columns
-            Of the training data, `INDEX` among them.
-        """
-        started, index = time.perf_counter(), columns[INDEX]
-        made = [
-            self._rows.row(self._prompt_rows[i], ids)
-            for i, ids in zip(index, completion_ids, strict=True)
-        ]
-        rollout = Rollout(
-            prompt=np.arange(len(made)),
-            rows=[row for row, _ in made],
-            n_new=[len(ids) for ids in completion_ids],
-            logprobs=[],
-            texts=[_text(completion) for completion in completions],
-            finished=np.array([ended for _, ended in made]),
-        )
-        with self.policy.reference():
-            frozen = self.reader.read(rollout.rows, rollout.n_new)
-        prompts = [self.prompts[i] for i in index]
-        reward = self._reward(rollout, frozen, prompts)
-        self._check(reward.total, rollout.texts, self._done)
-        known = reward.score[np.isfinite(reward.score)]
-        groups = torch.from_numpy(reward.total).reshape(-1, self.config.group)
-        empty = StepStats(*[float("nan")] * len(StepStats._fields))
-        row = {
-            "step": self._done + 1,
-            "score": float(known.mean()),
-            "score_sd": float(known.std()),
-            "distance_to_chosen": wasserstein(known, self.chosen) if self.chosen.size else None,
-            "reward": float(reward.total.mean()),
-            "flat_groups": flat_groups(groups, np.ones(groups.shape, dtype=bool)),
-            **empty._asdict(),
-            "n_tokens": rollout.n_tokens / len(rollout.rows),
-            "finished": float(rollout.finished.mean()),
-            **self._observe(rollout, frozen, prompts),
-            **self._row,
-            "seconds": None,
-            "seconds_writing": None,
-            "seconds_reading": time.perf_counter() - started,
-        }
-        self._row, self._judged = row, (rollout.finished, known)
-        return [float(value) for value in reward.total]
-
-    def _learnt(self, logs: dict[str, float], seconds: float) -> dict[str, Any]:
-        """Return the step's row with what TRL says of learning, under the embedded loop's names."""
-        finished, known = self._judged
-        row = self._row | {
-            "loss": logs["loss"],
-            "kl": logs.get("kl", 0.0),
-            "entropy": logs["entropy"],
-            "clipped": logs["clip_ratio/region_mean"],
-            "grad_norm": logs["grad_norm"],
-            "seconds": seconds,
-        }
-        row["alarms"] = step_alarms(
-            row, start=self._first(row), finished=finished, scores=known, chosen=self.chosen,
-        )  # fmt: skip
-        return row
-
-    def _finish(self, row: dict[str, Any], checkpoint: Checkpoint, log: Log) -> None:
-        """Log a whole step, evaluate and save where it is due."""
-        self._write("metrics.jsonl", [row])
-        self._done, self._whole = row["step"], True
-        log(row)
-        if self._done % self.config.eval_every == 0 or self._done == self.config.steps:
-            self.loaded.model.eval()
-            self._evaluate(self._done, checkpoint, log)
-            checkpoint.save(self.policy, self.learner, self._done, self.refitter)
-            self.loaded.model.train()
-
-
-def _check_settings(config: RLConfig) -> None:
-    """Refuse what GRPOTrainer has no equal of."""
     for name, refused, why in (
-        ("temperature", config.temperature == 0, "TRL can not draw without chance"),
+        ("temperature", config.temperature == 0, "TRL cannot draw without chance"),
         ("kl_in", config.kl_in == "reward", "TRL's GRPOTrainer has the divergence in the loss"),
         ("full_weights", config.full_weights, "the reference is the adapter switched off"),
     ):
@@ -186,6 +60,154 @@ def _check_settings(config: RLConfig) -> None:
                 f"{name} {getattr(config, name)}: does not go with --engine trl, because {why}. "
                 "Leave it out, or use --engine embedded."
             )
+
+
+class TRLEngine:
+    """GRPOTrainer as an engine: see `Engine`.
+
+    GRPOTrainer owns its loop: it calls a reward function after writing and a callback after learning,
+    and returns when all steps are done. So it runs in a thread of its own, and the two threads take
+    turns: it works while the run's loop waits in `write` or `learn`, and waits in its reward function
+    or its callback while the loop works. They never run at the same time.
+
+    The loss is the embedded learner's function of a step's completions (see `grpo_settings`), on the
+    run's own adapter and optimiser. Completions are drawn from torch's global random stream, which is
+    seeded anew at every step, so that a resumed run goes the way the whole one went, and put back at
+    the end.
+
+    Parameters
+    ----------
+    policy
+        The adapter that learns.
+    learner
+        Whose optimiser and settings are used.
+    prompts
+        To train on.
+    sampler
+        Which of them a step has: GRPOTrainer is given the prompts of all steps at once.
+    folder
+        Of the run; GRPOTrainer asks for one and writes nothing there.
+    """
+
+    needs_reference = False  # it reads its own
+
+    def __init__(
+        self,
+        policy: AnyPolicy,
+        learner: Learner,
+        prompts: Sequence[Example],
+        sampler: PromptSampler,
+        folder: Path,
+    ) -> None:
+        assert isinstance(policy, Policy)
+        self.policy, self.optimizer, self.config = policy, learner.optimizer, learner.config
+        self.prompts, self.sampler, self.folder = prompts, sampler, folder
+        self.loaded = policy.loaded
+        self._rows = Rows(self.loaded)
+        self._prompt_rows = [render(prompt, self.loaded.tokenizer) for prompt in prompts]
+        self._thread: threading.Thread | None = None
+
+    def write(self, number: int, index: Sequence[int]) -> Rollout:
+        """Let GRPOTrainer write a step's completions: see `Engine`."""
+        if self._thread is None:
+            self._to_trl: queue.Queue[Any] = queue.Queue()
+            self._to_loop: queue.Queue[Any] = queue.Queue()
+            self._thread = threading.Thread(target=self._work, args=(number,), daemon=True)
+            self._thread.start()
+        else:
+            self._to_trl.put(None)
+        written, rollout = self._answer()
+        assert written == [i for i in index for _ in range(self.config.group)]
+        return rollout  # type: ignore[no-any-return]
+
+    def learn(self, number: int, lesson: Lesson) -> StepStats:
+        """Let GRPOTrainer learn from the rewards; it works out advantages and reference itself."""
+        self._to_trl.put([float(value) for value in lesson.reward])
+        passes: list[dict[str, float]] = self._answer()
+        first, nan = passes[0], float("nan")
+        return StepStats(
+            loss=first["loss"],
+            kl=first.get("kl", nan),
+            entropy=first["entropy"],
+            clipped=float(np.mean([logs["clip_ratio/region_mean"] for logs in passes])),
+            grad_norm=max(logs["grad_norm"] for logs in passes),
+            sampler_gap=nan,
+            entropy_bonus=self.config.entropy_bonus,
+        )
+
+    def close(self) -> None:
+        """End GRPOTrainer's thread: at once when it waits, else after the half step that it is in."""
+        if self._thread is not None:
+            self._to_trl.put(_Stop())
+            self._thread.join()
+            self._thread = None
+
+    def reward(
+        self,
+        completion_ids: Sequence[Sequence[int]],
+        completions: Sequence[Any],
+        **columns: Any,  # noqa: ANN401 - TRL passes every dataset column
+    ) -> list[float]:
+        """Hand what was written to the loop and return its rewards: TRL's reward function.
+
+        Parameters
+        ----------
+        completion_ids
+            Token ids of each of the n completions, with the end-of-turn token where there is one.
+        completions
+            Their texts, as messages or plain.
+        columns
+            The dataset's, `INDEX` among them.
+        """
+        index = list(columns[INDEX])
+        made = [
+            self._rows.row(self._prompt_rows[i], ids)
+            for i, ids in zip(index, completion_ids, strict=True)
+        ]
+        rollout = Rollout(
+            prompt=np.arange(len(made)) // self.config.group,
+            rows=[row for row, _ in made],
+            n_new=[len(ids) for ids in completion_ids],
+            logprobs=[],
+            texts=[_text(completion) for completion in completions],
+            finished=np.array([ended for _, ended in made]),
+        )
+        rewards: list[float] = self._turn((index, rollout))
+        return rewards
+
+    def _work(self, first: int) -> None:
+        """Train in the other thread, from step `first` to the last one or to `close`."""
+        try:
+            with _random_states(self.loaded.device), _forward_kept(self.loaded.model), _quiet():
+                trainer = _grpo_trainer(self, first)
+                trainer.add_callback(_watcher(self, first))
+                trainer.train()
+            error: BaseException = RuntimeError("GRPOTrainer has ended before the run's last step")
+        except BaseException as raised:  # noqa: BLE001 - the loop's thread raises it
+            error = raised
+        self.loaded.model.eval()
+        self._to_loop.put(error)
+
+    def _turn(self, answer: Any) -> Any:  # noqa: ANN401 - what one of the calls returns, or waits for
+        """Hand the loop its answer, and wait for its next call."""
+        self.loaded.model.eval()
+        self._to_loop.put(answer)
+        asked = self._to_trl.get()
+        self.loaded.model.train()
+        if isinstance(asked, _Stop):
+            raise asked
+        return asked
+
+    def _answer(self) -> Any:  # noqa: ANN401 - what `_turn` was given
+        """Wait for the other thread; raise what ended it."""
+        answer = self._to_loop.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+class _Stop(BaseException):
+    """Ends GRPOTrainer's thread."""
 
 
 def grpo_settings(config: RLConfig, *, steps: int) -> dict[str, Any]:
@@ -241,17 +263,17 @@ def grpo_settings(config: RLConfig, *, steps: int) -> dict[str, Any]:
     }
 
 
-def _grpo_trainer(run: TRLTrainer, first: int) -> Any:  # noqa: ANN401 - a GRPOTrainer
-    """Return a GRPOTrainer for the steps from `first` on, of the run's own policy and optimiser."""
+def _grpo_trainer(engine: TRLEngine, first: int) -> Any:  # noqa: ANN401 - a GRPOTrainer
+    """Return a GRPOTrainer for the steps from `first` on, with the run's own policy and optimiser."""
     import datasets
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    config, device = run.config, run.loaded.device
-    index = [i for number in range(first, config.steps) for i in run.sampler.step(number)]
-    rows = [{"prompt": _prompt(run, i), INDEX: i} for i in index]
+    config, device = engine.config, engine.loaded.device
+    index = [i for number in range(first, config.steps) for i in engine.sampler.step(number)]
+    rows = [{"prompt": _prompt(engine, i), INDEX: i} for i in index]
     args = GRPOConfig(
-        output_dir=str(run.folder),
+        output_dir=str(engine.folder),
         use_cpu=device.type == "cpu",
         **grpo_settings(config, steps=config.steps - first),
     )
@@ -259,18 +281,17 @@ def _grpo_trainer(run: TRLTrainer, first: int) -> Any:  # noqa: ANN401 - a GRPOT
     def rate(update: int) -> float:
         return config.rate(first + update // config.epochs)
 
-    assert isinstance(run.policy, Policy)
-    adapted, optimizer = run.policy.peft, run.learner.optimizer
+    adapted, optimizer = engine.policy.peft, engine.optimizer
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate
         group.pop("initial_lr", None)
     trainer = GRPOTrainer(
         model=adapted,
-        reward_funcs=[run.probe_reward],
+        reward_funcs=[engine.reward],
         args=args,
         train_dataset=datasets.Dataset.from_list(rows),
         # The trainer may give it a padding token and a padding side.
-        processing_class=copy.deepcopy(run.loaded.tokenizer),
+        processing_class=copy.deepcopy(engine.loaded.tokenizer),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)),
     )
     if "ref" in adapted.peft_config:
@@ -281,37 +302,38 @@ def _grpo_trainer(run: TRLTrainer, first: int) -> Any:  # noqa: ANN401 - a GRPOT
     return trainer
 
 
-def _prompt(run: TRLTrainer, index: int) -> Any:  # noqa: ANN401 - messages or text
-    turns = run.prompts[index].prompt or ()
-    if not run.loaded.tokenizer.chat_template:
+def _prompt(engine: TRLEngine, index: int) -> Any:  # noqa: ANN401 - messages or text
+    turns = engine.prompts[index].prompt or ()
+    if not engine.loaded.tokenizer.chat_template:
         return "\n\n".join(turn.content for turn in turns) + "\n\n"  # as `render` joins them
     return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
-def _watcher(run: TRLTrainer, first: int, checkpoint: Checkpoint, log: Log) -> Any:  # noqa: ANN401
-    """Return a callback that reseeds every step, and hands its metrics to the run."""
+def _watcher(engine: TRLEngine, first: int) -> Any:  # noqa: ANN401 - a transformers callback
+    """Return a callback that seeds every step, and hands the loop what was logged of its passes."""
     from transformers import TrainerCallback
+
+    epochs = engine.config.epochs
 
     class Watcher(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.started, self.logs = 0.0, dict[str, float]()
+            self.passes: list[dict[str, float]] = []
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
-            number, pass_ = divmod(state.global_step, run.config.epochs)
-            if pass_ == 0:
-                self.started = time.perf_counter()
-                run._begin(first + number)
+            if state.global_step % epochs == 0:
+                number = first + state.global_step // epochs
+                torch.manual_seed(engine.config.seed + 1 + number)
+                self.passes = []
 
         def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ANN401
-            logs = given["logs"]
-            if "loss" not in logs:  # the summary at the end
+            if "loss" not in given["logs"]:  # the summary at the end
                 return
-            pass_ = (state.global_step - 1) % run.config.epochs
-            if pass_ == 0:
-                self.logs = logs
-            if pass_ == run.config.epochs - 1:
-                seconds = time.perf_counter() - self.started
-                run._finish(run._learnt(self.logs, seconds), checkpoint, log)
+            self.passes.append(dict(given["logs"]))
+            if len(self.passes) == epochs:
+                try:
+                    engine._turn(self.passes)
+                except _Stop:
+                    control.should_training_stop = True
 
     return Watcher()
 
@@ -321,7 +343,7 @@ def _text(completion: Any) -> str:  # noqa: ANN401 - text or messages
 
 
 @contextlib.contextmanager
-def _global_luck(device: torch.device) -> Iterator[None]:
+def _random_states(device: torch.device) -> Iterator[None]:
     """Put the global random states back that TRL seeds."""
     python, legacy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []

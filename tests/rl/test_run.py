@@ -86,7 +86,7 @@ def test_what_a_run_goes_without_where_the_store_is_gone_is_said(tiny_llama, fit
 def test_the_ood_penalty_is_for_distance_beyond_the_heads_own_rows(tiny_llama, fitted, tmp_path):
     config = dataclasses.replace(FAST, ood_penalty=3.0)
     run = trainer(tiny_llama, fitted, tmp_path / "run", config)
-    rollout = run.writer.write([0, 1, 2], config.sampling(), seed=1)
+    rollout = run.engine.writer.write([0, 1, 2], config.sampling(), seed=1)
     with run.policy.reference():
         frozen = run.reader.read(rollout.rows, rollout.n_new)
     asked = [run.prompts[int(p)] for p in rollout.prompt]
@@ -174,7 +174,7 @@ def test_divergence_in_the_reward_is_its_sum_over_the_completion(tiny_llama, fit
     run = trainer(tiny_llama, fitted, tmp_path / "run", config)
     run.run()
     index = run.sampler.step(9)
-    rollout = run.writer.write(index, config.sampling(), seed=3)
+    rollout = run.engine.writer.write(index, config.sampling(), seed=3)
     with run.policy.reference():
         frozen = run.reader.read(rollout.rows, rollout.n_new, logprobs=True)
     some = [run.prompts[index[int(p)]] for p in rollout.prompt]
@@ -372,15 +372,15 @@ def test_an_interrupt_in_an_evaluation_is_made_up_for(tiny_llama, fitted, tmp_pa
     whole = trainer(tiny_llama, fitted, tmp_path / "a")
     whole.run()
     cut = trainer(tiny_llama, fitted, tmp_path / "b")
-    inner = cut._write
+    inner = cut.logs.append
 
-    def write(name, lines):
+    def append(name, lines):
         if name == "samples.jsonl" and cut._done == 4:
             inner(name, lines[:2])
             raise KeyboardInterrupt
         inner(name, lines)
 
-    cut._write = write
+    cut.logs.append = append
     with pytest.raises(KeyboardInterrupt):
         cut.run()
     again = trainer(tiny_llama, fitted, tmp_path / "b")
@@ -424,7 +424,7 @@ def test_a_checkpoint_caught_between_two_names_is_put_back(tiny_llama, fitted, t
 def test_a_gradient_that_is_not_finite_changes_nothing(tiny_llama, fitted, tmp_path):
     run = trainer(tiny_llama, fitted, tmp_path / "run")
     start = [p.detach().clone() for p in run.policy.masters.all]
-    rollout = run.writer.write([0, 1], run.config.sampling(), seed=1)
+    rollout = run.engine.writer.write([0, 1], run.config.sampling(), seed=1)
     advantage = np.full(len(rollout.rows), np.inf)
     with pytest.raises(ModelError, match="step 1: the gradient is not finite"):
         run.learner.step(0, rollout, advantage, None)

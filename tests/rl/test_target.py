@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import gaussian_kde, norm
+from scipy.stats import gaussian_kde, norm, wasserstein_distance
 
 from probekit.errors import ProbeError
-from probekit.rl.target import Target, clipped, gaussian, kernel_density, transport
+from probekit.rl.target import (
+    Target,
+    clipped,
+    distance_to_chosen,
+    gaussian,
+    kernel_density,
+    transport,
+)
 
 
 def drawn(seed=0, n=60):
@@ -106,3 +113,25 @@ def test_targets_by_class_aim_at_their_own_chosen_scores():
 def test_a_head_without_chosen_scores_can_not_be_aimed_at(distributions, tag):
     with pytest.raises(ProbeError, match="holds no chosen scores"):
         Target("chosen", distributions, tag=tag)
+
+
+def test_the_distance_is_scipys_of_each_class_weighted_by_its_completions():
+    rng = np.random.default_rng(0)
+    chosen = {value: rng.normal(loc, 1.0, 40) for value, loc in (("a", 0.0), ("b", 5.0))}
+    distributions = {
+        "all": {"chosen": np.concatenate(list(chosen.values())), "rejected": [0.0]},
+        "by_tag": {"class": {v: {"chosen": r, "rejected": []} for v, r in chosen.items()}},
+    }
+    scores = rng.normal(2.0, 2.0, 31)
+    values = ["a"] * 20 + ["b"] * 10 + ["nobody knows"]
+    each = [wasserstein_distance(scores[:20], chosen["a"])] * 20
+    each += [wasserstein_distance(scores[20:30], chosen["b"])] * 10
+    found = distance_to_chosen(scores, distributions, tag="class", values=values)
+    assert found == pytest.approx(np.mean(each))
+    unread = np.append(scores, np.nan)
+    assert found == distance_to_chosen(unread, distributions, tag="class", values=[*values, "a"])
+    every = distance_to_chosen(scores, distributions)
+    assert every == pytest.approx(wasserstein_distance(scores, distributions["all"]["chosen"]))
+    assert distance_to_chosen(scores[:0], distributions) is None
+    assert distance_to_chosen(scores, {}) is None
+    assert distance_to_chosen(scores, distributions, tag="other", values=values) is None

@@ -117,8 +117,10 @@ def bandit(fresh, fitted, folder, target, chosen):
     run.target.chosen = {"": chosen}
     scores = []
     for number in range(config.steps):
-        scores.append(run._step(number)["score"])
-    final = run.writer.write([0, 1, 2, 3], SamplingConfig(max_new_tokens=8, samples=64), seed=99)
+        scores.append(run.step(number)["score"])
+    final = run.engine.writer.write(
+        [0, 1, 2, 3], SamplingConfig(max_new_tokens=8, samples=64), seed=99
+    )
     return scores, run.reader.read(final.rows, final.n_new).scores[:, 0]
 
 
@@ -213,7 +215,7 @@ def test_a_reward_that_is_not_finite_stops_with_the_row(fresh, fitted, tmp_path)
 
     run.target = Broken()
     with pytest.raises(ModelError, match=r"step 5: the reward of completion 0 is nan"):
-        run._step(4)
+        run.step(4)
     assert (tmp_path / "run" / "checkpoint" / "checkpoint.json").exists()
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from probekit.rl.frozen import FrozenReader
 from probekit.rl.reward import Ensemble, rewards
 from probekit.rl.run import train_run
 from probekit.rl.trl import prompt_row
-from probekit.rl.trl_engine import TRLTrainer, grpo_settings, trainer_class
+from probekit.rl.trl_engine import check_trl, grpo_settings
 from tests.cli.test_cli import rows as data_rows
 from tests.cli.test_cli import run as run_command
 from tests.steering.conftest import prompts
@@ -298,12 +299,13 @@ class Caught(BaseException):
 def trl_run(tiny_llama, fitted, folder, config):
     folder.mkdir(exist_ok=True)
     loaded = load_model(str(tiny_llama), dtype="float32")
-    return TRLTrainer(loaded, [Probe.load(fitted)], prompts(), prompts(), config, folder)
+    return Trainer(loaded, [Probe.load(fitted)], prompts(), prompts(), config, folder)
 
 
 @pytest.mark.parametrize("end", [Caught, KeyboardInterrupt])
 def test_a_run_with_trl_resumes_where_it_was_cut(tiny_llama, fitted, tmp_path, end):
     config = dataclasses.replace(CONFIG, steps=4, eval_every=2, epochs=2)
+    threads = threading.active_count()
     whole = trl_run(tiny_llama, fitted, tmp_path / "a", config)
     whole.run()
     cut = trl_run(tiny_llama, fitted, tmp_path / "b", config)
@@ -314,6 +316,7 @@ def test_a_run_with_trl_resumes_where_it_was_cut(tiny_llama, fitted, tmp_path, e
 
     with pytest.raises(end):
         cut.run(log=log)
+    assert threading.active_count() == threads
     header = json.loads((tmp_path / "b" / "checkpoint" / "checkpoint.json").read_text())
     assert header["step"] == (3 if end is KeyboardInterrupt else 2)
     again = trl_run(tiny_llama, fitted, tmp_path / "b", config)
@@ -358,13 +361,13 @@ def test_trl_learns_from_a_step_what_the_embedded_learner_learns(
     run = trl_run(tiny_llama, fitted, tmp_path / "trl", config)
     start = noise(run.policy)
     start_at(run.policy, start)
-    seen, inner = {}, run.probe_reward
+    seen, inner = {}, run.engine.reward
 
-    def probe_reward(**columns):
+    def reward(**columns):
         seen.update(columns)
         return inner(**columns)
 
-    run.probe_reward = probe_reward
+    run.engine.reward = reward
     run.run()
     ours = trl_run(tiny_llama, fitted, tmp_path / "ours", config)
     start_at(ours.policy, start)
@@ -381,6 +384,8 @@ def test_trl_learns_from_a_step_what_the_embedded_learner_learns(
     assert row["reward"] == pytest.approx(total.mean(), rel=1e-6)
     # float32 sums over other batches
     assert row["grad_norm"] == pytest.approx(stats.grad_norm, rel=1e-3)
+    for name in ("loss", "kl", "clipped", "entropy_bonus"):
+        assert row[name] == pytest.approx(getattr(stats, name), rel=1e-4)
     for a, b, c in zip(run.policy.masters.all, ours.policy.masters.all, start, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
         assert not torch.equal(a, c)
@@ -477,13 +482,11 @@ def test_without_trl_one_line_says_how_to_get_it(monkeypatch, swept, tmp_path, c
 
         return ask
 
-    assert trainer_class("embedded") is Trainer
-    assert trainer_class("trl") is TRLTrainer
+    check_trl(CONFIG)
     for found in (None, "1.15.2", "2.0.0"):
         monkeypatch.setattr("probekit.rl.trl_engine.version", version(found))
         with pytest.raises(ModelError, match=r"pip install 'probekit\[trl\]'"):
-            trainer_class("trl")
-        assert trainer_class("embedded") is Trainer
+            check_trl(CONFIG)
         assert run_command(*command(swept, tmp_path / "run")) == 1
         shown = capsys.readouterr().err
         assert shown.startswith("error: engine trl: ") and shown.count("\n") == 1
@@ -497,3 +500,32 @@ def test_settings_that_trl_can_not_follow_are_refused(tiny_llama, fitted, tmp_pa
         config = dataclasses.replace(CONFIG, **{name: value})
         with pytest.raises(ModelError, match=f"{name} {value}: does not go with --engine trl"):
             trl_run(tiny_llama, fitted, tmp_path / "run", config)
+
+
+def test_what_goes_wrong_on_either_side_ends_both(tiny_llama, fitted, tmp_path):
+    threads = threading.active_count()
+    run = trl_run(tiny_llama, fitted, tmp_path / "loop", dataclasses.replace(CONFIG, kl_coeff=0.0))
+
+    class Broken:
+        def rewards(self, scores, values):
+            return np.full(len(scores), np.nan)
+
+    aim, run.target = run.target, Broken()
+    with pytest.raises(ModelError, match="step 1: the reward of completion 0 is nan"):
+        run.run()
+    assert threading.active_count() == threads
+    assert not run.loaded.model.training and "forward" not in vars(run.loaded.model)
+    run.target = aim
+    run.run()  # begins anew
+    rows = lines(tmp_path / "loop" / "metrics.jsonl")
+    assert [row["kl"] for row in rows] == [None, None]
+    assert all(0 < row["seconds_writing"] < row["seconds"] for row in rows)
+
+    def reward(**columns):
+        raise ValueError("TRL's side")
+
+    run = trl_run(tiny_llama, fitted, tmp_path / "trl", CONFIG)
+    run.engine.reward = reward
+    with pytest.raises(ValueError, match="TRL's side"):
+        run.run()
+    assert threading.active_count() == threads
