@@ -182,6 +182,7 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
     from probekit.data.prompts import open_prompts
     from probekit.models.load import load_model
     from probekit.probes import Probe
+    from probekit.reports import write_rl_report
     from probekit.rl import RLConfig
     from probekit.rl.run import train_run
 
@@ -211,6 +212,6 @@ def rl(probes: tuple[str, ...], source: str, out: str, **options: Any) -> None: 
         store=options["store"], resume=options["resume"],
         ensemble_layers=parse_layers(layers, n_layers) if layers else (),
         force=options["force"], arguments={"probes": probes, "prompts": source, "out": out, **options},
-        log=watch,
+        log=watch, finish=lambda folder: write_rl_report(folder, force=True),
     )  # fmt: skip
     finish(Path(out), as_json=options["as_json"])

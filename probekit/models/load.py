@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from probekit.errors import ModelError
+from probekit.models.pretrained import from_pretrained, read_gguf
 from probekit.models.registry import BUILTIN, pull
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -112,11 +113,6 @@ def load_model(
     )
 
 
-def read_gguf(path: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Load a GGUF file through transformers, dequantised to `dtype`; return model and tokenizer."""
-    return _from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
-
-
 def resolve_device(device: str) -> torch.device:
     """Return the torch device for a name or `auto`."""
     if device == "auto":
@@ -168,7 +164,7 @@ def _read(
 ) -> tuple[Any, Any]:
     path = Path(spec).expanduser()
     if spec in BUILTIN:
-        return _from_pretrained(str(pull(spec, log=log)), dtype=dtype)
+        return from_pretrained(str(pull(spec, log=log)), dtype=dtype)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"model {spec!r}: no such GGUF file. Check the path.")
@@ -179,14 +175,14 @@ def _read(
                 f"model {spec!r}: the folder has no config.json. Expected a folder written by "
                 "save_pretrained (config, tokenizer, safetensors)."
             )
-        return _from_pretrained(str(path), dtype=dtype, trust_remote_code=trust_remote_code)
+        return from_pretrained(str(path), dtype=dtype, trust_remote_code=trust_remote_code)
     if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
         raise ModelError(
             f"model {spec!r}: unknown. Expected a built-in name ({', '.join(BUILTIN)}), an "
             "existing folder, a .gguf file or a hub id org/name."
         )
     _check_hub(spec, revision)
-    return _from_pretrained(
+    return from_pretrained(
         spec, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
     )
 
@@ -203,25 +199,6 @@ def _check_hub(spec: str, revision: str | None) -> None:
             f"such model ({type(error).__name__}). Check the name, the network, and for a gated "
             "model that you are logged in."
         ) from error
-
-
-def _from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - passed on whole
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    own = {key: options[key] for key in options if key != "dtype"}
-    use_safetensors = None if "gguf_file" in options else True
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(spec, **own)
-        model = AutoModelForCausalLM.from_pretrained(
-            spec, **options, use_safetensors=use_safetensors
-        )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"model {spec!r}: could not be loaded ({reason}). Expected a causal language model "
-            "with its tokenizer and safetensors weights."
-        ) from error
-    return model, tokenizer
 
 
 def _vocabulary(tokenizer: Any) -> str:  # noqa: ANN401 - a transformers tokenizer

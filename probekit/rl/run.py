@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def train_run(
     force: bool = False,
     arguments: Mapping[str, Any] | None = None,
     log: Log = lambda row: None,
+    finish: Callable[[Path], object] = lambda folder: None,
 ) -> Trainer:
     """Train a model against heads on its own frozen self, and write what happened to `out`.
 
@@ -116,6 +117,8 @@ def train_run(
         Continue from the last checkpoint; replace what is at `out`.
     arguments, log
         For the run record; receives every row of metrics and every evaluation.
+    finish
+        Called with the directory when all else is written, for example to write a report.
 
     Raises
     ------
@@ -128,24 +131,18 @@ def train_run(
     heads, data = open_heads(
         loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows, log=log
     )
-    settings = json.loads(json.dumps(dataclasses.asdict(config)))
     trainer = Trainer(
         loaded, heads, *_prompts(prompts, held_out, config), config, out,
         independent=_others(probes[0], heads), behaviours=behaviours, wanted=wanted, data=data,
     )  # fmt: skip
-    record = {
-        **run_record("rl", dict(arguments or settings), seed=config.seed),
-        "settings": settings,
-        "probes": [str(directory) for directory in probes],
-        "behaviour": str(wanted) if wanted else None,
-        **describe(trainer),
-    }
+    record = _record(trainer, probes, arguments)
     with hold(out):
         if not (continued := resume and _same_run(out, record)):
             _clear(out)
         write_json(out / "run.json", record)
         trainer.run(resume=continued, log=log)
-        finish(trainer)
+        write_json(out / "goodhart.json", trainer.goodhart().to_json())
+        finish(out)
         (out / LOCK).unlink()
     return trainer
 
@@ -214,17 +211,16 @@ def open_heads(
     return heads, data
 
 
-def finish(trainer: Trainer) -> None:
-    """Write goodhart.json from the samples of all evaluations, and the report."""
-    from probekit.reports import write_rl_report
-
-    write_json(trainer.folder / "goodhart.json", trainer.goodhart().to_json())
-    write_rl_report(trainer.folder, force=True)
-
-
-def describe(trainer: Trainer) -> dict[str, Any]:
-    """Return what a run's record says of the model, the heads, their target and the prompts."""
+def _record(
+    trainer: Trainer, probes: Sequence[str | Path], arguments: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return run.json: settings, model, heads, their target and the prompts."""
+    settings = json.loads(json.dumps(dataclasses.asdict(trainer.config)))
     return {
+        **run_record("rl", dict(arguments or settings), seed=trainer.config.seed),
+        "settings": settings,
+        "probes": [str(directory) for directory in probes],
+        "behaviour": str(trainer.wanted) if trainer.wanted else None,
         **trainer.loaded.describe(),
         "labels": trainer.config.labels(),
         "optimised": [f"{head.kind}/{head.cell}" for head in trainer.heads],

@@ -15,6 +15,8 @@ from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell
 from probekit.errors import SteeringError
 from probekit.probes.probe import Probe
+from probekit.steering import vector_file
+from probekit.steering.vector_file import VectorFile
 
 Vector = NDArray[np.float64]
 
@@ -246,16 +248,12 @@ class SteeringVector:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, or a GGUF control vector when the name ends in `.gguf`."""
-        from probekit.steering.vector_file import save
-
-        save(self, Path(path))
+        vector_file.save(VectorFile(self.vectors, self.site, self.source, self.model), Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> SteeringVector:
         """Read a file that `save`, llama.cpp or repeng wrote."""
-        from probekit.steering.vector_file import load
-
-        return load(Path(path))
+        return cls(*vector_file.load(Path(path)))
 
     def _with(self, vectors: Mapping[int, Vector], source: str) -> SteeringVector:
         return dataclasses.replace(self, vectors=vectors, source=source)

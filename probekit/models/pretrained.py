@@ -1,0 +1,49 @@
+"""A model and its tokenizer from files, through transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probekit.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def read_gguf(path: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load a GGUF file through transformers, dequantised to `dtype`; return model and tokenizer."""
+    return from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
+
+
+def from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - passed on whole
+    """Return model and tokenizer through transformers, weights from safetensors or one GGUF file.
+
+    Parameters
+    ----------
+    spec
+        Folder or hub id.
+    options
+        For transformers; all but the dtype are for the tokenizer too.
+
+    Raises
+    ------
+    ModelError
+        With the first lines of what transformers says.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    own = {key: options[key] for key in options if key != "dtype"}
+    use_safetensors = None if "gguf_file" in options else True
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(spec, **own)
+        model = AutoModelForCausalLM.from_pretrained(
+            spec, **options, use_safetensors=use_safetensors
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model {spec!r}: could not be loaded ({reason}). Expected a causal language model "
+            "with its tokenizer and safetensors weights."
+        ) from error
+    return model, tokenizer
