@@ -29,11 +29,10 @@ from probekit.analyses.parametrisations import (
     train_projection,
     train_vectors,
 )
-from probekit.analyses.windows import Run, optimizer_findings
-from probekit.container import jsonable
+from probekit.analyses.windows import optimizer_findings
 from probekit.probes.spectrum import Scaling
+from probekit.results.dynamics import DynamicsRun, TrainedVector
 
-FORMAT, FORMAT_VERSION = "probekit.dynamics", 1
 Progress = Callable[[str, int, int], None]
 WIDE = 2048
 """Above this width the matrix is trained from one start only: its steps cost d^2."""
@@ -56,7 +55,7 @@ class HeadDynamics:
     findings: dict[str, dict[str, Any]]
     """Of each optimiser: see `windows.optimizer_findings`."""
     conclusion: dict[str, Any]
-    runs: list[Run] = field(repr=False)
+    runs: list[TrainedVector] = field(repr=False)
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the runs as JSON values."""
@@ -73,12 +72,7 @@ class HeadDynamics:
 
     def to_json(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
         """Return the content of `dynamics.json`: header, the head and `more`, and the summary."""
-        header = {"format": FORMAT, "format_version": FORMAT_VERSION, "complete": True}
-        return {**header, **more, **self.summary()}
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of `runs.jsonl`, one a run; curves have a value for each of `steps`."""
-        return [dict(jsonable(asdict(run))) for run in self.runs]
+        return {**DynamicsRun.DOCUMENT.header, **more, **self.summary()}
 
 
 def head_dynamics(
@@ -117,14 +111,14 @@ def head_dynamics(
         torch.from_numpy(Scaling.fit(fit, center=False, standardize=True).scale).to(dtype),
     )
     steps = recorded_steps(config.steps)
-    runs: list[Run] = []
+    runs: list[TrainedVector] = []
     total = len(config.optimizers) * len(config.learning_rates)
     total *= (len(PARAMETRISATIONS) - 1) * config.n_seeds + _matrix_seeds(config, data.d)
     for run in _runs(data, config, steps):
         runs.append(run)
         progress("training", len(runs), total)
     findings: dict[str, dict[str, Any]] = {
-        name: optimizer_findings([run for run in runs if run.optimizer == name], steps, data.d)
+        name: optimizer_findings([run for run in runs if run["optimizer"] == name], steps, data.d)
         for name in config.optimizers
     }
     shape = geometry(fit)
@@ -133,7 +127,7 @@ def head_dynamics(
     n = {"fit": len(fit), "choose": len(choose), "d_model": data.d}
     return HeadDynamics(
         config, n, steps, exact, shape, mechanism, findings,
-        conclude(findings, shape, mechanism, exact, steps=config.steps, d=data.d), runs,
+        conclude(findings, shape, exact, d=data.d), runs,
     )  # fmt: skip
 
 
@@ -165,7 +159,7 @@ class _Data:
         return found
 
 
-def _runs(data: _Data, config: DynamicsConfig, steps: Sequence[int]) -> Iterator[Run]:
+def _runs(data: _Data, config: DynamicsConfig, steps: Sequence[int]) -> Iterator[TrainedVector]:
     """Yield every run; one seed's starts and batches serve all of its runs."""
     for index in range(config.n_seeds):
         seed = config.seed + index
@@ -191,24 +185,34 @@ def _runs(data: _Data, config: DynamicsConfig, steps: Sequence[int]) -> Iterator
                     paths = [train_vectors(data.fit, start, batches, own, optimizer, scale)]
                 rates = zip(config.learning_rates, own, strict=True)
                 for path in paths:
-                    for curve in _curves(data, path, steps):
+                    for curves in _curves(data, path, steps):
                         rate, setting = next(rates)
-                        yield Run(name, optimizer, rate, setting.learning_rate, seed, **curve)
+                        loss, accuracy, choose_loss, choose_accuracy = curves
+                        yield TrainedVector(
+                            parametrisation=name,
+                            optimizer=optimizer,
+                            learning_rate=rate,
+                            own_learning_rate=setting.learning_rate,
+                            seed=seed,
+                            loss=loss,
+                            accuracy=accuracy,
+                            choose_loss=choose_loss,
+                            choose_accuracy=choose_accuracy,
+                        )
 
 
 def _curves(
     data: _Data, path: Iterator[torch.Tensor], steps: Sequence[int]
-) -> list[dict[str, list[float]]]:
-    """Return the losses and accuracies of every vector of a path at the recorded steps."""
+) -> list[list[list[float]]]:
+    """Return `CURVES` of every vector of a path at the recorded steps."""
     wanted = set(steps)
-    names = ("loss", "accuracy", "choose_loss", "choose_accuracy")
     seen = [
         torch.stack([value for pair in data.look(vectors) for value in pair])
         for step, vectors in enumerate(path)
         if step in wanted
     ]
-    table = torch.stack(seen).permute(2, 1, 0)  # (vectors, measures, steps)
-    return [dict(zip(names, vector.tolist(), strict=True)) for vector in table]
+    curves: list[list[list[float]]] = torch.stack(seen).permute(2, 1, 0).tolist()
+    return curves  # (vectors, measures, steps)
 
 
 def _matrix_seeds(config: DynamicsConfig, d: int) -> int:
@@ -223,7 +227,7 @@ def _capped(split: NDArray[Any], most: int, seed: int) -> NDArray[Any]:
 
 
 def _mechanism(
-    fit: NDArray[Any], runs: Sequence[Run], config: DynamicsConfig
+    fit: NDArray[Any], runs: Sequence[TrainedVector], config: DynamicsConfig
 ) -> dict[str, dict[str, float]]:
     """Return what the step size and the start are, predicted and measured.
 
@@ -236,7 +240,7 @@ def _mechanism(
         "step_factor": {name: step_factor(name, d) for name in config.optimizers}
     }
     for name in ("direct", "projection"):
-        first = [run.loss[0] for run in runs if run.parametrisation == name]
+        first = [run["loss"][0] for run in runs if run["parametrisation"] == name]
         scale = start_scale(name, d)
         found[name] = {
             "start_scale": scale,

@@ -4,48 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probekit.analyses.parametrisations import PARAMETRISATIONS, step_factor
+from probekit.results.dynamics import TrainedVector
 
 CHANCE = math.log(2)
 """Loss of a head that says nothing."""
 LEAST = 0.05 * CHANCE
 """The best loss must lie this far below: otherwise no run has trained."""
-MEASURES = ("choose_loss", "loss")
+Measure = Literal["choose_loss", "loss"]
+MEASURES: tuple[Measure, ...] = ("choose_loss", "loss")
 WORST = 1e30
 SHARE = 0.9
 """Of the way from chance to the best loss: what counts as trained."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training run, looked at at the recorded steps."""
-
-    parametrisation: str
-    optimizer: str
-    learning_rate: float
-    """On the grid."""
-    own_learning_rate: float
-    """What the optimiser was given: another one for `rescaled`."""
-    seed: int
-    loss: list[float]
-    """Mean softplus(-margin) over the whole fit split, nats."""
-    accuracy: list[float]
-    choose_loss: list[float]
-    """The same over the choose split, which nothing is trained on."""
-    choose_accuracy: list[float]
-
-    def curve(self, measure: str) -> list[float]:
-        """Return `loss` or `choose_loss`."""
-        return self.loss if measure == "loss" else self.choose_loss
-
-
-def optimizer_findings(runs: Sequence[Run], steps: Sequence[int], d: int) -> dict[str, Any]:
+def optimizer_findings(
+    runs: Sequence[TrainedVector], steps: Sequence[int], d: int
+) -> dict[str, Any]:
     """Return the findings of one optimiser.
 
     Parameters
@@ -67,8 +47,8 @@ def optimizer_findings(runs: Sequence[Run], steps: Sequence[int], d: int) -> dic
         which the accuracies of projection and direct vector differ most) and `equivalence` (how far
         `rescaled` is from `projection`).
     """
-    factor = step_factor(runs[0].optimizer, d)
-    rates = sorted({run.learning_rate for run in runs})
+    factor = step_factor(runs[0]["optimizer"], d)
+    rates = sorted({run["learning_rate"] for run in runs})
     best = {name: _at_best(runs, name) for name in PARAMETRISATIONS}
     return {
         "step_factor": factor,
@@ -81,43 +61,45 @@ def optimizer_findings(runs: Sequence[Run], steps: Sequence[int], d: int) -> dic
     }
 
 
-def _of(runs: Sequence[Run], name: str) -> list[Run]:
-    return [run for run in runs if run.parametrisation == name]
+def _of(runs: Sequence[TrainedVector], name: str) -> list[TrainedVector]:
+    return [run for run in runs if run["parametrisation"] == name]
 
 
 def last_losses(
-    runs: Sequence[Run], name: str, measure: str
+    runs: Sequence[TrainedVector], name: str, measure: Measure
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the grid and the last losses on it, shapes (n_rates,) and (n_rates, n_seeds)."""
     own = _of(runs, name)
-    rates = sorted({run.learning_rate for run in own})
-    losses = [[run.curve(measure)[-1] for run in own if run.learning_rate == r] for r in rates]
+    rates = sorted({run["learning_rate"] for run in own})
+    losses = [[run[measure][-1] for run in own if run["learning_rate"] == r] for r in rates]
     # A run that left the numbers is as bad as can be, not unknown.
     return np.array(rates), np.nan_to_num(np.array(losses), nan=WORST, posinf=WORST)
 
 
-def _at_best(runs: Sequence[Run], name: str) -> dict[str, Any]:
+def _at_best(runs: Sequence[TrainedVector], name: str) -> dict[str, Any]:
     """Return the learning rate with the lowest mean loss on the choose split, and what it gives.
 
     Not the loss it trains on: where the fit pairs can be separated that one only ever falls.
     """
     rates, losses = last_losses(runs, name, "choose_loss")
     rate = float(rates[int(losses.mean(axis=1).argmin())])
-    there = [run for run in _of(runs, name) if run.learning_rate == rate]
+    there = [run for run in _of(runs, name) if run["learning_rate"] == rate]
     return {
         "learning_rate": rate,
-        "own_learning_rate": there[0].own_learning_rate,
-        "start_loss": _band([run.loss[0] for run in there]),
-        "loss": _band([run.loss[-1] for run in there]),
-        "choose_loss": _band([run.choose_loss[-1] for run in there]),
-        "choose_accuracy": _band([run.choose_accuracy[-1] for run in there]),
+        "own_learning_rate": there[0]["own_learning_rate"],
+        "start_loss": _band([run["loss"][0] for run in there]),
+        "loss": _band([run["loss"][-1] for run in there]),
+        "choose_loss": _band([run["choose_loss"][-1] for run in there]),
+        "choose_accuracy": _band([run["choose_accuracy"][-1] for run in there]),
         "seeds": len(there),
     }
 
 
-def _contrast(runs: Sequence[Run]) -> dict[str, float]:
+def _contrast(runs: Sequence[TrainedVector]) -> dict[str, float]:
     def accuracy(name: str, rate: float) -> float:
-        own = [run.choose_accuracy[-1] for run in _of(runs, name) if run.learning_rate == rate]
+        own = [
+            run["choose_accuracy"][-1] for run in _of(runs, name) if run["learning_rate"] == rate
+        ]
         return float(np.mean(own))
 
     rows = [
@@ -125,13 +107,16 @@ def _contrast(runs: Sequence[Run]) -> dict[str, float]:
             "learning_rate": r,
             **{name: accuracy(name, r) for name in ("projection", "direct", "small-start")},
         }
-        for r in sorted({run.learning_rate for run in runs})
+        for r in sorted({run["learning_rate"] for run in runs})
     ]
     return max(rows, key=lambda row: abs(row["projection"] - row["direct"]))
 
 
 def _measured(
-    runs: Sequence[Run], measure: str, steps: Sequence[int], best: dict[str, dict[str, Any]]
+    runs: Sequence[TrainedVector],
+    measure: Measure,
+    steps: Sequence[int],
+    best: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """Return what one loss says about the learning rates.
 
@@ -164,7 +149,7 @@ def _measured(
         "only_direct": sorted(reach["direct"] - reach["projection"]),
         "steps_to_target": {
             name: _arrival(
-                [r for r in _of(runs, name) if r.learning_rate == best[name]["learning_rate"]],
+                [r for r in _of(runs, name) if r["learning_rate"] == best[name]["learning_rate"]],
                 measure, steps, target,
             )
             for name in PARAMETRISATIONS
@@ -173,11 +158,11 @@ def _measured(
 
 
 def _arrival(
-    runs: Sequence[Run], measure: str, steps: Sequence[int], target: float
+    runs: Sequence[TrainedVector], measure: Measure, steps: Sequence[int], target: float
 ) -> float | None:
     """Return the median first step at or below the target; None when a seed never gets there."""
     first = [
-        next((s for s, y in zip(steps, run.curve(measure), strict=True) if y <= target), None)
+        next((s for s, y in zip(steps, run[measure], strict=True) if y <= target), None)
         for run in runs
     ]
     known = [step for step in first if step is not None]
@@ -251,7 +236,7 @@ def _shift(own: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str
     }
 
 
-def _equivalence(runs: Sequence[Run]) -> dict[str, float | None]:
+def _equivalence(runs: Sequence[TrainedVector]) -> dict[str, float | None]:
     """Return how far the predicted curves lie from the projection's, at every step looked at.
 
     `median` difference of the losses on the fit split in units of ln 2, or of the loss where that is
@@ -259,13 +244,16 @@ def _equivalence(runs: Sequence[Run]) -> dict[str, float | None]:
     than that; `agree_up_to` the highest learning rate up to which no run is (None: not the lowest
     either); `worst_there` the largest difference up to it.
     """
-    other = {(run.learning_rate, run.seed): np.array(run.loss) for run in _of(runs, "projection")}
+    other = {
+        (run["learning_rate"], run["seed"]): np.array(run["loss"])
+        for run in _of(runs, "projection")
+    }
     gaps: dict[float, list[NDArray[np.float64]]] = {}
     for run in _of(runs, "rescaled"):
-        true = other.get((run.learning_rate, run.seed))
+        true = other.get((run["learning_rate"], run["seed"]))
         if true is not None:
-            gap = np.abs(np.array(run.loss) - true) / np.maximum(true, CHANCE)
-            gaps.setdefault(run.learning_rate, []).append(np.nan_to_num(gap, nan=WORST))
+            gap = np.abs(np.array(run["loss"]) - true) / np.maximum(true, CHANCE)
+            gaps.setdefault(run["learning_rate"], []).append(np.nan_to_num(gap, nan=WORST))
     every = np.array([gap for rate in sorted(gaps) for gap in gaps[rate]])
     agree, worst = None, None
     for rate in sorted(gaps):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +62,11 @@ def dynamics(probe: str, out: str, store: str | None, **options: Any) -> None:  
     from probekit.analyses import DynamicsConfig, Pairs, head_dynamics, parse_learning_rates
     from probekit.container import atomic_directory, refuse_existing, write_json
     from probekit.provenance import run_record
-    from probekit.reports import write_dynamics_report
+    from probekit.reports.dynamics import dynamics_words, write_dynamics_report
+    from probekit.results.dynamics import RUNS, DynamicsRun
 
     target = Path(out)
-    refuse_existing(target, force=options["force"], marker="dynamics.json")
+    refuse_existing(target, force=options["force"], marker=DynamicsRun.DOCUMENT.file)
     names = [part.strip() for part in options["optimizers"].split(",") if part.strip()]
     config = DynamicsConfig(
         learning_rates=parse_learning_rates(options["learning_rates"]),
@@ -90,15 +90,16 @@ def dynamics(probe: str, out: str, store: str | None, **options: Any) -> None:  
     head = {**pairs.head.cell._asdict(), "head": pairs.head.head, "l2": pairs.head.l2}
     with atomic_directory(target, force=options["force"]) as folder:
         provenance = {"store": pairs.head.provenance, "run": record}
-        write_json(folder / "dynamics.json", found.to_json(**head, provenance=provenance))
-        with (folder / "runs.jsonl").open("w", encoding="utf-8") as handle:
-            handle.writelines(json.dumps(row) + "\n" for row in found.rows())
+        write_json(folder / DynamicsRun.DOCUMENT.file, found.to_json(**head, provenance=provenance))
+        (folder / RUNS.file).write_text(RUNS.lines(found.runs), encoding="utf-8")
         write_json(folder / "run.json", record)
         write_dynamics_report(folder)
     paths = {"directory": str(target), "report": str(target / "report.html")}
+    words = dynamics_words(DynamicsRun.open(target))
     if options["as_json"]:
-        return echo_json({**head, **found.summary(), "paths": paths})
-    click.echo(found.conclusion["headline"])
-    for point in found.conclusion["points"]:
+        conclusion = {**found.conclusion, **words}
+        return echo_json({**head, **found.summary(), "conclusion": conclusion, "paths": paths})
+    click.echo(words["headline"])
+    for point in words["points"]:
         click.echo(f"  {point}")
     click.echo(f"report   {paths['report']}")

@@ -3,7 +3,7 @@
 Nothing here imports plotly until a report is written.
 """
 
-from probekit.reports.head_dynamics import write_dynamics_report
+from probekit.reports.dynamics import write_dynamics_report
 from probekit.reports.load import load_sweep
 from probekit.reports.old_study import write_study_report
 from probekit.reports.rl import write_rl_report

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from probekit.reports.dynamics import dynamics_words
 from probekit.reports.output import Kind, json_number
 from probekit.reports.rows import Metric
+from probekit.results import dynamics
 
 KIND = Kind("dynamics", "a head dynamics analysis", "dynamics.json", "probekit.dynamics", 1)
 NAMES = {
@@ -111,7 +113,8 @@ def load_dynamics(directory: Path) -> Dynamics:
     ProbeError
         When the directory is not one, is partial or damaged, or is of a newer probekit.
     """
-    value = KIND.read(directory)
+    words = dynamics_words(dynamics.DynamicsRun.open(directory))
+    value = {**KIND.read(directory), "conclusion": words}
     runs = KIND.read_rows(directory / "runs.jsonl", DynamicsRun.of, "run")
     path = directory / KIND.file
     found = Dynamics(value, runs)

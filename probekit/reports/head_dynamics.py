@@ -1,64 +1,19 @@
-"""`report.html` of `probekit dynamics`; its sections can stand in another report too."""
+"""Sections of a head dynamics analysis in the study report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probekit.reports.dynamics_rows import NAMES, TITLES, Dynamics, load_dynamics
-from probekit.reports.output import write_page
+from probekit.reports.dynamics_rows import NAMES, TITLES, Dynamics
 from probekit.reports.rows import Metric
-from probekit.reports.tables import interval_cell, recorded_html, table
+from probekit.reports.tables import interval_cell, table
 from probekit.reports.words import count, number, upper_first
 
 if TYPE_CHECKING:
     from probekit.reports.old_page import Section
 
 _RANGE = "Brackets: least and most over the starts."
-
-
-def write_dynamics_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
-    """Write the report of a head dynamics analysis as one HTML file and return its path.
-
-    Parameters
-    ----------
-    directory
-        What `probekit dynamics --out` wrote: `dynamics.json` and `runs.jsonl`.
-    out
-        Where to write; `report.html` in `directory` by default.
-    force
-        Replace the file when it exists.
-
-    Raises
-    ------
-    ProbeError
-        When `directory` is not the output of the analysis, is partial, or is of a newer probekit.
-    OutputError
-        When `out` exists and `force` is not set, or can not be written.
-    """
-    found = load_dynamics(Path(directory))
-    return write_page(Path(directory), lambda: render_dynamics(found), out=out, force=force)
-
-
-def render_dynamics(found: Dynamics) -> str:
-    """Return the page as HTML."""
-    from probekit.reports.old_page import Section, render_page
-
-    value = found.value
-    place = f"{value['site']} layer {value['layer']}, position {value['position']}"
-    return render_page(
-        title="How a reward head trains: matrix against vector",
-        eyebrow=f"probekit dynamics, {place}",
-        lead=dynamics_lead(found),
-        sections=[
-            *dynamics_sections(found),
-            Section("provenance", "Provenance", [_provenance(found)]),
-        ],
-        footer="Bands and brackets are least and most over starts, not confidence intervals. "
-        "This file holds everything it shows and loads nothing.",
-    )
 
 
 def dynamics_lead(found: Dynamics) -> str:
@@ -215,21 +170,6 @@ def _exact_table(found: Dynamics) -> str:
         caption="The exact convex solution, at the penalty of the fitted head and at next to none.",
         name="numbers",
     )  # fmt: skip
-
-
-def _provenance(found: Dynamics) -> str:
-    value, run = found.value, found.value["provenance"]["run"]
-    n = value["n"]
-    rows: Sequence[Sequence[str]] = [
-        ("Head", escape(f"{value.get('head')}, {value['site']} {value['layer']}, {value['position']}")),
-        ("Pairs", f"{count(n['fit'])} fit, {count(n['choose'])} choose; the report split is not read"),
-        ("Minibatch", f"{value['config']['batch_pairs']} pairs, the same order for every parametrisation"),
-        ("Optimisers", "torch's defaults but the learning rate"),
-        ("Seed", escape(str(run.get("seed")))),
-        ("Created", escape(str(run.get("created")))),
-        ("Git commit", f"<code>{escape(str(run.get('git_commit')))}</code>"),
-    ]  # fmt: skip
-    return recorded_html(rows, {"config": value["config"], **value["provenance"]})
 
 
 def _band(value: dict[str, Any]) -> str:

@@ -333,6 +333,7 @@ def powers(values: pd.DataFrame, bounds: tuple[float, float]) -> dict[str, objec
     finite = finite[np.isfinite(finite) & (finite > 0)]
     low = max(0.8 * float(finite.min(initial=bounds[1])), bounds[0])
     high = min(1.25 * float(finite.max(initial=bounds[0])), bounds[1])
+    low, high = (low / 1.4, high * 1.4) if high < 2 * low else (low, high)
     leads = (1, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 300 * low else (1,)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [lead * 10.0**exponent for exponent in exponents for lead in leads]

@@ -1,4 +1,4 @@
-"""Head dynamics: the algebra holds to rounding, the exact solution is sklearn's, words follow numbers."""
+"""Head dynamics: the algebra holds to rounding, the exact solution is sklearn's, keys follow numbers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from probekit.analyses.parametrisations import (
 )
 from probekit.analyses.windows import CHANCE, window
 from probekit.errors import ProbeError
+from probekit.results.dynamics import RUNS
 
 
 def planted(n, d=24, seed=0, noise=1.0, decades=1.0):
@@ -183,9 +184,10 @@ def test_a_sweep_finds_the_predicted_shift(swept):
         # What differs from the projection in the step alone has its window where it is predicted.
         shift = found["measures"]["loss"]["shifts"]["small-start"]["low"]
         assert shift == pytest.approx(found["predicted_shift"], abs=0.1)
-    assert "not the function class" in swept.conclusion["headline"]
+    assert swept.conclusion["optimizer"] == "adamw"
+    assert swept.conclusion["by_optimizer"]["adamw"]["finding"] in ("step", "step and start")
     assert json.dumps(swept.to_json(), allow_nan=False)
-    assert len(json.loads(json.dumps(swept.rows()))) == len(swept.runs)
+    assert json.loads(RUNS.lines(swept.runs[:1])) == swept.runs[0]
 
 
 def test_where_the_scale_of_features_is_to_blame_it_says_so():
@@ -195,17 +197,20 @@ def test_where_the_scale_of_features_is_to_blame_it_says_so():
     )
     wide = {"noise": 1.5, "decades": 2.0}
     found = head_dynamics(planted(150, **wide), planted(80, seed=5, **wide), config, l2=1.0)
-    assert "so it is the scale of the features" in found.conclusion["headline"]
+    assert found.conclusion["by_optimizer"]["sgd"] == {
+        "finding": "scale of the features", "standardising": "opens", "starts_overlap": True,
+    }  # fmt: skip
     assert found.findings["sgd"]["measures"]["choose_loss"]["windows"]["direct"] is None
 
 
 def test_the_same_seed_gives_the_same_runs(swept):
     config = DynamicsConfig([1e-3, 1e-2, 1e-1], steps=80, batch_pairs=32)
-    again = {(r.parametrisation, r.optimizer, r.learning_rate, r.seed): r for r in swept.runs}
+    keys = ("parametrisation", "optimizer", "learning_rate", "seed")
+    again = {tuple(run[key] for key in keys): run for run in swept.runs}
     fit, choose = planted(150, **MILD), planted(80, seed=5, **MILD)
     for run in head_dynamics(fit, choose, config, l2=1.0).runs:
-        other = again[run.parametrisation, run.optimizer, run.learning_rate, run.seed]
-        assert run.loss == pytest.approx(other.loss, rel=1e-3, abs=1e-4)
+        other = again[tuple(run[key] for key in keys)]
+        assert run["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4)
 
 
 def finding(predicted, direct, small, grid=0.33):
@@ -218,18 +223,19 @@ def finding(predicted, direct, small, grid=0.33):
     }
 
 
-def test_the_words_follow_the_numbers():
+def test_the_cause_follows_the_shifts():
     assert explained_by(finding(0.76, (0.8, 0.7), (0.76, 0.76))) == "step"
     assert explained_by(finding(0.76, (1.6, 0.7), (0.76, 0.76))) == "step and start"
     assert explained_by(finding(0.76, (0.0, 0.1), (0.0, 0.1))) == "neither"
-    assert explained_by(finding(0.76, (None, None), (0.76, None))) is None
+    assert explained_by(finding(0.76, (None, None), (0.76, None))) == "off the grid"
 
 
 def test_pairs_without_a_signal_are_said_not_to_train():
     noise = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
     config = DynamicsConfig([1e-7, 2e-7, 4e-7], optimizers=["sgd"], steps=5)
     found = head_dynamics(noise[:200], noise[200:], config, l2=1.0)
-    assert "neither the direct vector nor the projection trains" in found.conclusion["headline"]
+    assert found.conclusion["by_optimizer"]["sgd"]["finding"] == "nothing trains"
+    assert found.conclusion["outside_span"] is None and not found.conclusion["separable"]
     assert not any(found.findings["sgd"]["measures"]["choose_loss"]["windows"].values())
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from tests.reports.dynamics_factory import write_dynamics
 from tests.reports.factory import Made, write_fit
 from tests.reports.rl_factory import MadeRL, write_rl
 from tests.reports.steer_factory import MadeSteer, write_steer
@@ -75,10 +75,7 @@ def write_study(folder: Path, made: MadeStudy | None = None) -> Path:
             )  # fmt: skip
             (folder / name / "report.html").write_text("its own page", encoding="utf-8")
     if "dynamics" in made.stages:
-        (folder / "dynamics").mkdir()
-        value, runs = dynamics_files()
-        (folder / "dynamics" / "dynamics.json").write_text(value, encoding="utf-8")
-        (folder / "dynamics" / "runs.jsonl").write_text(runs, encoding="utf-8")
+        write_dynamics(folder / "dynamics", "adamw")
     if "steer" in made.stages:
         write_steer(folder / "steer", MadeSteer(layers=0, rerank=False, text=made.text))
     if "rl" in made.stages:
@@ -89,23 +86,6 @@ def write_study(folder: Path, made: MadeStudy | None = None) -> Path:
         _outside(folder / "ood", made)
     _record(folder, made)
     return folder
-
-
-@cache
-def dynamics_files() -> tuple[str, str]:
-    """Return dynamics.json and runs.jsonl of a small analysis of planted pairs."""
-    from probekit.analyses import DynamicsConfig, head_dynamics, parse_learning_rates
-
-    rng = np.random.default_rng(0)
-    x = (rng.normal(size=(100, 12)) + 0.6 * np.linspace(-1, 1, 12)).astype(np.float32)
-    config = DynamicsConfig(
-        parse_learning_rates("1e-4:10:1"), optimizers=["adamw"], steps=20, batch_pairs=32
-    )
-    found = head_dynamics(x[:70], x[70:], config, l2=1.0)
-    head = dict(site="resid_post", layer=6, position="mean", head="projection", l2=1.0)
-    provenance = {"store": {}, "run": {"seed": 0, "created": "2026-01-02", "git_commit": "0123"}}
-    value = json.dumps(found.to_json(**head, provenance=provenance))
-    return value, "".join(json.dumps(row) + "\n" for row in found.rows())
 
 
 def _elicit(folder: Path, made: MadeStudy) -> None:

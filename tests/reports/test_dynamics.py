@@ -1,0 +1,118 @@
+"""The page of `probekit dynamics`, and the run as frames, against the raw files."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+
+from probekit import open_run
+from probekit.errors import ProbeError
+from probekit.reports import write_dynamics_report
+from probekit.reports.dynamics import dynamics_words
+from tests.reports.browser import chromium, collisions, open_report
+from tests.reports.dynamics_factory import STEPS, write_dynamics
+from tests.reports.golden import check, page_text
+from tests.reports.words import HOSTILE
+
+FINDINGS = (
+    "step", "step and start", "neither", "off the grid", "not reproduced", "nothing trains", "start",
+    "scale of the features", "only the projection trains", "only the direct vector trains",
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_dynamics(tmp_path / "run", "adamw", "sgd")
+
+
+def raw(folder, **keys):
+    """Rows of runs.jsonl with these values."""
+    rows = map(json.loads, (folder / "runs.jsonl").read_text().splitlines())
+    return [row for row in rows if all(row[key] == value for key, value in keys.items())]
+
+
+def test_the_page_is_the_golden_one(tmp_path):
+    page = write_dynamics_report(write_dynamics(tmp_path / "run", "adamw"))
+    check(page.read_text(encoding="utf-8"), "dynamics")
+
+
+def test_frames_are_the_files_numbers(folder):
+    run = open_run(folder)
+    rows = raw(folder)
+    assert len(run.rows) == len(rows) == 2 * 5 * 8 * 3
+    assert run.rows["choose_loss"][7] == rows[7]["choose_loss"]
+    assert run.record == json.loads((folder / "dynamics.json").read_text())
+    keys = {"optimizer": "sgd", "parametrisation": "direct", "learning_rate": 0.1}
+    losses = [row["choose_loss"][-1] for row in raw(folder, **keys)]
+    metrics = run.metrics.set_index([*keys, "step", "measure"])
+    found = metrics.loc[(*keys.values(), STEPS[-1], "choose_loss")]
+    assert found["value"] == pytest.approx(sum(losses) / 3)
+    assert (found["low"], found["high"]) == (min(losses), max(losses))
+    broken = metrics.loc[("sgd", "direct", 100.0, STEPS[-1], "loss"), "value"]
+    assert (
+        broken == math.inf and raw(folder, **keys | {"learning_rate": 100.0})[0]["loss"][-1] is None
+    )
+
+
+def test_figures_and_tables_show_the_runs(folder):
+    html = write_dynamics_report(folder).read_text(encoding="utf-8")
+    found = re.findall(r'data-for="([\w-]+)">(.*?)</script>', html)
+    figures = {name: json.loads(text) for name, text in found}
+    assert list(figures) == ["dynamics-rates", "dynamics-same", "dynamics-steps"]
+    best = json.loads((folder / "dynamics.json").read_text())["findings"]["sgd"]["parametrisations"]
+    rate = best["projection"]["learning_rate"]
+    runs = raw(folder, optimizer="sgd", parametrisation="projection", learning_rate=rate)
+    means = [sum(values) / 3 for values in zip(*(run["choose_loss"] for run in runs), strict=True)]
+    drawn = [t for t in figures["dynamics-steps"]["data"] if t.get("name") == "projection"]
+    assert drawn[-1]["x"] == STEPS and drawn[-1]["y"] == pytest.approx(means)
+    text = page_text(html)
+    row = next(
+        line for line in text.split("SGD. Best rate")[1].splitlines() if "Projection" in line
+    )
+    assert f"{means[-1]:.3f} [{min(r['choose_loss'][-1] for r in runs):.3f}," in row
+
+
+def test_every_finding_has_its_words(tmp_path):
+    record = json.loads((write_dynamics(tmp_path, "adamw") / "dynamics.json").read_text())
+    assert record["conclusion"]["by_optimizer"]["adamw"]["finding"] == "step"
+    seen = set()
+    for key in FINDINGS:
+        record["conclusion"]["by_optimizer"]["adamw"]["finding"] = key
+        run = open_run(write_dynamics(tmp_path, "adamw", conclusion=record["conclusion"]))
+        words = dynamics_words(run)
+        assert "adamw" in words["headline"].lower() and "&" not in str(words)
+        seen.add(words["headline"])
+    assert len(seen) == len(FINDINGS)
+
+
+def test_hostile_names_are_text(tmp_path):
+    names = dict.fromkeys(("site", "position", "head"), HOSTILE)
+    html = write_dynamics_report(write_dynamics(tmp_path, "sgd", **names, exact=[])).read_text()
+    assert HOSTILE not in html and page_text(html).count(HOSTILE) == 5
+
+
+def test_a_damaged_analysis_is_one_line(folder):
+    path = folder / "runs.jsonl"
+    whole = path.read_text()
+    cases = {
+        whole[:-40]: "runs.jsonl:240: not a run row",
+        "\n".join(whole.splitlines()[:50]): "got 2 runs of rescaled under adamw, expected 24",
+        whole.replace('"loss": [', '"loss": [1.0, '): "expected 6 values",
+    }
+    for text, match in cases.items():
+        path.write_text(text)
+        with pytest.raises(ProbeError, match=match):
+            write_dynamics_report(folder, force=True)
+
+
+@pytest.mark.browser
+def test_every_figure_is_legible(folder, tmp_path):
+    chromium()
+    seen = open_report(write_dynamics_report(folder), tmp_path)
+    assert seen.found["problems"] == [] and seen.console == [] and seen.found["resources"] == []
+    for figure in [*seen.found["figures"], *seen.found["printed"]]:
+        assert figure["scatter"] == figure["types"].count("scatter")
+        assert collisions(figure["texts"]) == []
