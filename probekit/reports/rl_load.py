@@ -5,7 +5,6 @@ A run that was killed is no damage: its logs are read as far as they go.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -230,20 +229,8 @@ def _parsed(value: dict[str, Any]) -> Curve:
 
 
 def _computed(run: RLRun) -> dict[str, Any]:
-    # Imported late, as the room of the loop loads torch.
-    from probekit.results.goodhart import goodhart
+    from probekit.results.rl import RLRun
 
-    known = {row.step for row in run.evaluations}
-    text = (run.path / "samples.jsonl").read_bytes().split(b"\n")[:-1]
-    rows = [json.loads(line) for line in text if line.strip()]
-    rows = [row for row in rows if int(row["step"]) in known]
-    if run.wanted not in (None, "wanted"):
-        # An old run, whose wanted behaviour is a category.
-        rows = [{**row, "wanted": row.get("category") == run.behaviour} for row in rows]
-    name = "wanted" if run.wanted else None
-    # A category of that name says the same to a verdict that reads categories.
-    rows = [{**row, "category": name if row.get("wanted") else None} for row in rows]
-    # In its own words the behaviour says by which classes it is named.
-    words = run.behaviour if name and run.wanted == "wanted" and run.behaviour else name
-    found = goodhart(rows, optimised=run.optimised, behaviour=words).to_json()
-    return found
+    curve = RLRun(run.path, run.record).curve
+    assert curve is not None
+    return curve.to_json()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from probekit.results.intervals import Array, Interval, Resampler
+from probekit.results.intervals import NO_VALUE, Array, Interval, Resampler
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+CURVE = "goodhart.json"
 FOLLOWED = "behaviour followed"
 TRADED = "behaviour followed in one class and fell in another"
 SCORE_ONLY = "score only"
@@ -25,195 +29,132 @@ FEWEST = 5
 _CLASS = re.compile(r"(?:^|; )([^=;:]+)=([^=;:]+): ")
 """The classes in the words of a behaviour: "TAG=VALUE: categories; TAG=VALUE: categories"."""
 
-Row = Mapping[str, Any]
-
 
 class Point(NamedTuple):
-    """One evaluation, as changes from the start, paired over prompts."""
+    """One evaluation, as changes from the first one, paired over prompts."""
 
     step: int
     root_kl: float
     """Root of the mean divergence per token, the usual measure of how far a policy has gone."""
     score: Interval
-    independent: Interval
+    independent: Interval = NO_VALUE
     """Mean over heads that are not optimised of their change, each in its own standard deviations."""
-    behaviour: Interval | None
-    """Change of the rate of the named behaviour."""
-    least: Interval | None = None
+    behaviour: Interval = NO_VALUE
+    """Change of the rate of the wanted behaviour."""
+    least: Interval = NO_VALUE
     """That change in the class of prompts where it is least, where the behaviour is named by class."""
-    most: Interval | None = None
-    """The same where it is largest."""
+    most: Interval = NO_VALUE
+    """That change in the class where it is largest."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form; null for a behaviour that was not measured."""
+        made = {k: v.to_json() if isinstance(v, Interval) else v for k, v in self._asdict().items()}
+        optional = ("behaviour", "least", "most")
+        return made | {name: None for name in optional if not getattr(self, name).known}
 
 
 class Goodhart(NamedTuple):
-    """The curve, the evaluation to keep, and the verdict in words."""
+    """The curve, the evaluation to keep, the verdict, and the numbers that it rests on."""
 
     points: list[Point]
     sweet_spot: int
-    """Step at which the independent measure was highest."""
+    """Step of the evaluation that is highest in the behaviour, else in the independent heads."""
     verdict: str
+    """A key: one of the constants of this module."""
     evidence: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
-        points = [
-            {
-                key: value.to_json() if isinstance(value, Interval) else value
-                for key, value in point._asdict().items()
-            }
-            for point in self.points
-        ]
-        return {**self._asdict(), "points": points}
+        return {**self._asdict(), "points": [point.to_json() for point in self.points]}
 
 
 def goodhart(
-    rows: Sequence[Row], *, optimised: Sequence[str], behaviour: str | None = None
+    rows: pd.DataFrame, *, optimised: Sequence[str], behaviour: str | None = None
 ) -> Goodhart:
-    """Return the Goodhart curve of a run and what it says.
-
-    With changes from the first evaluation to the last, "moved" meaning that the 95 % interval over
-    prompts leaves 0::
-
-        behaviour followed   the score rose, and the rate of the named behaviour with it
-        behaviour followed   the score rose, and the rate rose in one class of prompts and fell in
-        in one class and     another, whatever it did over all of them: what pays was learnt, not to tell
-        fell in another      the classes apart
-        score only           the score rose and the behaviour did not: hacked, or not that behaviour
-        behaviour moved,     the rate rose and the score did not
-        score did not
-        score fell           the score fell, and the rate did not rise
-        nothing moved        neither the score nor the rate rose or fell
-        no behaviour was     the score rose, and of the behaviour nothing is known
-        measured
-        too few held-out     fewer than 5 prompts
-        prompts
+    """Return the curve of a run (proxy and gold over the root of the divergence, 2210.10760).
 
     Parameters
     ----------
     rows
-        Rows of samples.jsonl: several evaluations of the same prompts with the same luck. Where heads
-        were refitted the score is that of the heads at the start (`score_first`).
+        Frame of samples.jsonl: several evaluations of the same prompts with the same random numbers.
     optimised
-        Names of the optimised heads among the rows' `heads`.
+        Names of the optimised heads.
     behaviour
-        What the rows' `wanted` says, in the words of `Wanted`; without it the independent heads stand
-        for it. Where it is named by class, the evaluation to keep is the one at which the class that
-        gained least gained most.
-
-    References
-    ----------
-    Gao et al. 2022 (2210.10760) plot proxy and gold reward against the root of the divergence.
+        What the column `wanted` counts, in the words of `Wanted`; without it the independent heads
+        stand for it. Where it is named by class, the evaluation to keep is the one at which the
+        class that gained least gained most.
     """
-    steps = sorted({int(row["step"]) for row in rows})
-    read = {name for row in rows for name, value in row["heads"].items() if value is not None}
-    heads = sorted(read - set(optimised))
-    table = {step: _values(rows, step, heads, behaviour) for step in steps}
-    first = table[steps[0]]
-    points = [_point(step, table[step], first) for step in steps]
-    best = max(points, key=_level)
-    verdict, evidence = _verdict(points[-1], behaviour)
-    if len(np.unique(first["prompt"])) < FEWEST:
-        verdict = TOO_FEW
-    return Goodhart(points, best.step, verdict, evidence)
+    if "score_first" in rows:  # a refitted head gives the same text other numbers
+        rows = rows.assign(score=rows["score_first"].fillna(rows["score"]))
+    parts = [part.reset_index(drop=True) for _, part in rows.groupby("step")]
+    heads = sorted(set(rows.filter(regex="^head:")) - {f"head:{name}" for name in optimised})
+    heads = [name for name in heads if rows[name].notna().any()]
+    points = [_point(now, parts[0], heads, behaviour) for now in parts]
+    few = parts[0]["prompt_id"].nunique() < FEWEST
+    key = TOO_FEW if few else verdict(points[-1])
+    return Goodhart(points, max(points, key=_worth).step, key, evidence(points[-1], behaviour))
 
 
-def _values(
-    rows: Sequence[Row], step: int, names: Sequence[str], behaviour: str | None
-) -> dict[str, Any]:
-    own = [row for row in rows if int(row["step"]) == step]
-    number, rules = np.array, _CLASS.findall(behaviour or "")
-
-    def column(read: Any) -> Array:  # noqa: ANN401 - a function of a row
-        values = [read(row) for row in own]
-        return number([np.nan if value is None else value for value in values], dtype=float)
-
-    return {
-        "prompt": number([row["prompt_id"] for row in own]),
-        "kl": column(lambda row: row["kl"]),
-        # A refitted head gives other numbers for the same text: changes are under the first ones.
-        "score": column(lambda row: row.get("score_first", row["score"])),
-        "heads": np.stack([column(lambda row, n=name: row["heads"][n]) for name in names], axis=1)
-        if names
-        else np.empty((len(own), 0)),
-        "behaviour": None if behaviour is None else column(lambda row: row.get("wanted")),
-        "class": number([_class(row, rules) for row in own]),
-    }
+def verdict(last: Point) -> str:
+    """Return the verdict: a change is one where its whole 95 % interval lies on one side of 0."""
+    score, behaviour = last.score.side(), last.behaviour.side()
+    if score > 0 and last.least.side() < 0 < last.most.side():
+        return TRADED
+    if score > 0 and not last.behaviour.known:
+        return UNKNOWN
+    if score > 0:
+        return FOLLOWED if behaviour > 0 else SCORE_ONLY
+    if behaviour:
+        return BEHAVIOUR_ONLY if behaviour > 0 else FELL
+    return REVERSED if score < 0 else NOTHING
 
 
-def _class(row: Row, rules: Sequence[tuple[str, str]]) -> str:
-    """Return the class of a row's prompt, of those that a behaviour is named by; empty without one."""
-    tags = row.get("tags", {})
-    return next((f"{tag}={value}" for tag, value in rules if tags.get(tag) == value), "")
+def evidence(last: Point, behaviour: str | None) -> list[str]:
+    """Return the changes that a verdict rests on, a line each."""
+    lines = [
+        ("score", last.score, f" at a root divergence of {last.root_kl:.2f}"),
+        ("heads that are not optimised", last.independent, " standard deviations"),
+        (f"rate of {behaviour}", last.behaviour, ""),
+        ("in the class of prompts where it changed least for the better", last.least, ""),
+        ("in the one where it changed most for the better", last.most, ""),
+    ]
+    return [
+        f"{name} {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]{after}"
+        for name, change, after in lines[: 5 if last.score.side() > 0 else 4]
+        if change.known
+    ]
 
 
-def _point(step: int, now: dict[str, Any], start: dict[str, Any]) -> Point:
-    draws = Resampler(now["prompt"])
-
-    def change(after: Array, before: Array) -> Interval:
-        gap = after - before
-        known = np.isfinite(gap)
-        both = np.stack([np.where(known, gap, 0.0), known.astype(float)], axis=1)
-        return draws.interval(both, lambda s: s[..., 0] / s[..., 1])
-
-    spread = np.nanstd(start["heads"], axis=0) + 1e-12
-    independent = Interval(np.nan, np.nan, np.nan)
-    if start["heads"].shape[1]:
-        scaled = (now["heads"] - start["heads"]) / spread
-        independent = change(scaled.mean(axis=1), np.zeros(len(scaled)))
-    moved = least = most = None
-    if now["behaviour"] is not None:
-        moved = change(now["behaviour"], start["behaviour"])
-        parts = [
-            change(np.where(now["class"] == name, now["behaviour"], np.nan), start["behaviour"])
-            for name in np.unique(now["class"])
-        ]
-        known = [part for part in parts if np.isfinite(part.value)]
-        if len(known) > 1:
-            least, *_, most = sorted(known, key=lambda part: part.value)
-    return Point(
-        step=step,
-        root_kl=float(np.sqrt(max(0.0, float(np.nanmean(now["kl"]))))),
-        score=change(now["score"], start["score"]),
-        independent=independent,
-        behaviour=moved,
-        least=least,
-        most=most,
-    )
+def _worth(point: Point) -> float:
+    """Return what the evaluation to keep is highest in; never the score."""
+    known = [p.value for p in (point.least, point.behaviour, point.independent) if p.known]
+    return known[0] if known else -np.inf
 
 
-def _level(point: Point) -> float:
-    for found in (point.least, point.behaviour, point.independent):
-        if found is not None and np.isfinite(found.value):
-            return found.value
-    return -np.inf
+def _point(
+    now: pd.DataFrame, first: pd.DataFrame, heads: Sequence[str], behaviour: str | None
+) -> Point:
+    draws = Resampler(now["prompt_id"].to_numpy())
+    root_kl = float(np.sqrt(max(0.0, now["kl"].mean())))
+    score = draws.mean((now["score"] - first["score"]).to_numpy(float))
+    independent = moved = least = most = NO_VALUE
+    if heads:
+        scaled = (now[heads] - first[heads]) / (first[heads].std(ddof=0) + 1e-12)
+        independent = draws.mean(scaled.mean(axis=1, skipna=False).to_numpy())
+    if behaviour is not None:
+        gap = (now["wanted"] - first["wanted"]).to_numpy(float)
+        moved = draws.mean(gap)
+        each = [draws.mean(np.where(part, gap, np.nan)) for part in _classes(now, behaviour)]
+        each = sorted((part for part in each if part.known), key=lambda part: part.value)
+        least, most = (each[0], each[-1]) if len(each) > 1 else (NO_VALUE, NO_VALUE)
+    return Point(int(now["step"].iloc[0]), root_kl, score, independent, moved, least, most)
 
 
-def _verdict(last: Point, behaviour: str | None) -> tuple[str, list[str]]:
-    evidence = [f"score {_words(last.score)} at a root divergence of {last.root_kl:.2f}"]
-    if np.isfinite(last.independent.value):
-        evidence.append(
-            f"heads that are not optimised {_words(last.independent)} standard deviations"
-        )
-    measured = last.behaviour is not None and np.isfinite(last.behaviour.value)
-    if last.behaviour is not None and measured:
-        evidence.append(f"rate of {behaviour} {_words(last.behaviour)}")
-    if last.least is not None:
-        evidence.append(
-            f"in the class of prompts where it changed least for the better {_words(last.least)}"
-        )
-    follows = measured and last.behaviour is not None and last.behaviour.low > 0
-    if last.score.low > 0:
-        if last.least is not None and last.most is not None:
-            evidence.append(f"in the one where it changed most for the better {_words(last.most)}")
-            if last.least.high < 0 < last.most.low:
-                return TRADED, evidence
-        return (FOLLOWED if follows else SCORE_ONLY) if measured else UNKNOWN, evidence
-    if follows:
-        return BEHAVIOUR_ONLY, evidence
-    if measured and last.behaviour is not None and last.behaviour.high < 0:
-        return FELL, evidence
-    return (REVERSED if last.score.high < 0 else NOTHING), evidence
-
-
-def _words(found: Interval) -> str:
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+def _classes(rows: pd.DataFrame, behaviour: str) -> Iterator[Array]:
+    """Yield which rows are in each class that a behaviour is named by, then which are in none."""
+    left = np.ones(len(rows), dtype=bool)
+    for tag, value in _CLASS.findall(behaviour):
+        inside = left & (rows.get(f"tag:{tag}", "") == value)
+        left = left & ~inside
+        yield inside
+    yield left

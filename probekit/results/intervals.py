@@ -117,7 +117,7 @@ class Resampler:
         return Interval(value, float(low), float(high))
 
     def mean(self, rows: Array) -> Interval:
-        """Return the mean of one value a row, shape (n,), with its interval."""
-        return self.interval(
-            np.stack([rows, np.ones_like(rows)], axis=1), lambda s: s[..., 0] / s[..., 1]
-        )
+        """Return the mean of one value a row, shape (n,), NaN left out, with its interval."""
+        known = np.isfinite(rows)
+        sums = np.stack([np.where(known, rows, 0.0), known], axis=1)
+        return self.interval(sums, lambda s: s[..., 0] / s[..., 1])

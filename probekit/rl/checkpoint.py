@@ -13,16 +13,17 @@ import torch
 from probekit.container import (
     atomic_directory,
     disk_errors,
-    jsonable,
     read_jsonl,
     write_json,
 )
 from probekit.errors import OutputError
+from probekit.results.rl import EVALUATIONS, SAMPLES, STEPS
+from probekit.results.table import Table
 from probekit.rl.learner import Learner
 from probekit.rl.policy import AnyPolicy
 from probekit.rl.refit import Refitter
 
-LOGS = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
+LOGS = tuple(table.file for table in (STEPS, EVALUATIONS, SAMPLES))
 
 
 class Logs:
@@ -37,21 +38,20 @@ class Logs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, name: str) -> list[dict[str, Any]]:
+    def read(self, table: Table) -> list[dict[str, Any]]:
         """Return the rows of a file; none where it is not there yet."""
-        path = self.folder / name
+        path = self.folder / table.file
         return read_jsonl(path) if path.exists() else []
 
-    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows at the end of a file, NaN as null."""
-        path = self.folder / name
+        path = self.folder / table.file
         with disk_errors(path), path.open("a", encoding="utf-8") as handle:
-            for row in rows:
-                handle.write(json.dumps(jsonable(row), ensure_ascii=False) + "\n")
+            handle.write(table.lines(rows))
 
     def first_step(self) -> dict[str, Any] | None:
         """Return the row of the run's first step; None before it is written."""
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / STEPS.file
         if not _size(path):
             return None
         with path.open("rb") as handle:
@@ -59,11 +59,11 @@ class Logs:
 
     def last_evaluation(self) -> int:
         """Return the step of the last evaluation, -1 without one; samples of a later one are dropped."""
-        last = max((int(row["step"]) for row in self.read("evaluations.jsonl")), default=-1)
-        samples = self.read("samples.jsonl")
+        last = max((int(row["step"]) for row in self.read(EVALUATIONS)), default=-1)
+        samples = self.read(SAMPLES)
         if any(int(row["step"]) > last for row in samples):
-            (self.folder / "samples.jsonl").unlink()
-            self.append("samples.jsonl", [row for row in samples if int(row["step"]) <= last])
+            (self.folder / SAMPLES.file).unlink()
+            self.append(SAMPLES, [row for row in samples if int(row["step"]) <= last])
         return last
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from probekit.behaviours import Behaviours, Wanted
 from probekit.data.rows import Example
 from probekit.models.sampling_config import SamplingConfig
 from probekit.probes.probe import Probe
-from probekit.results.intervals import Resampler
+from probekit.results.intervals import Interval, Resampler
+from probekit.results.rl import ALL, Measures
 from probekit.rl.extra import repetition
 from probekit.rl.frozen import Frozen, FrozenReader
 from probekit.rl.reward import Ensemble
@@ -21,10 +22,6 @@ from probekit.rl.rollout import Rollout, Writer
 from probekit.rl.target import distance_to_chosen
 
 Array = NDArray[np.float64]
-MEANS = (
-    "score", "score_first", "disjoint", "drift", "mahalanobis",
-    "kl", "entropy", "n_tokens", "finished", "distinct_2",
-)  # fmt: skip
 
 
 @dataclass
@@ -113,7 +110,11 @@ class Evaluator:
             frozen = self.reader.read(rollout.rows, rollout.n_new, logprobs=True)
         own = self.reader.read(rollout.rows, rollout.n_new)
         rows = self._rows(rollout, frozen, own.scores)
-        return self._metrics(rows), rows
+        categories = self.behaviours.names if self.behaviours else ()
+        found = measured(
+            rows, self.ensemble.distributions, categories=categories, target_tag=self.target_tag
+        )
+        return found, rows
 
     def _rows(self, rollout: Rollout, frozen: Frozen, own: Array) -> list[dict[str, Any]]:
         assert frozen.logprobs is not None
@@ -164,39 +165,51 @@ class Evaluator:
             found[read] = self.distance(acts[read])
         return found
 
-    def _metrics(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        found = {"all": self._of(rows, self.target_tag)}
-        tags = {tag for row in rows for tag in row["tags"]}
-        for tag in sorted(tags):
-            values = sorted({row["tags"].get(tag, "") for row in rows})
-            if 1 < len(values) <= 4:
-                for value in values:
-                    own = [row for row in rows if row["tags"].get(tag, "") == value]
-                    found[f"{tag}={value}"] = self._of(own, tag)
-        return found
 
-    def _of(self, rows: list[dict[str, Any]], tag: str | None) -> dict[str, Any]:
-        """Return the metrics of some rows; `tag` names the classes of `distance_to_chosen`."""
+def measured(
+    rows: Sequence[Mapping[str, Any]],
+    distributions: Mapping[str, Any],
+    *,
+    categories: Sequence[str] = (),
+    target_tag: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return every measure of an evaluation with its interval over prompts, by part.
+
+    Parameters
+    ----------
+    rows
+        Rows of samples.jsonl of one evaluation. Parts are all of them, and each value of a tag that
+        has two to four.
+    distributions
+        `Ensemble.distributions`, for `distance_to_chosen`.
+    categories
+        Of the behaviours, for their rates.
+    target_tag
+        Tag whose values are the classes of `distance_to_chosen` over all prompts.
+    """
+
+    def part(rows: Sequence[Mapping[str, Any]], tag: str | None) -> dict[str, Any]:
         draws = Resampler(np.array([row["prompt_id"] for row in rows]))
-
-        def mean(values: Sequence[float]) -> dict[str, float]:
-            array = np.array(values, dtype=float)
-            known = np.isfinite(array).astype(float)
-            both = np.stack([np.nan_to_num(array) * known, known], axis=1)
-            return draws.interval(both, lambda s: s[..., 0] / s[..., 1]).to_json()
-
-        found = {name: mean([row[name] for row in rows]) for name in MEANS if name in rows[0]}
+        names = [name for name in Measures.__annotations__ if name in rows[0]]
+        columns = {name: [row[name] for row in rows] for name in names}
         for head in rows[0]["heads"]:
-            found[f"head:{head}"] = mean([row["heads"][head] for row in rows])
-        if self.behaviours is not None:
-            for name in self.behaviours.names:
-                found[f"rate:{name}"] = mean([float(row["category"] == name) for row in rows])
-        wanted = [np.nan if row["wanted"] is None else float(row["wanted"]) for row in rows]
-        if np.isfinite(wanted).any():
-            found["wanted"] = mean(wanted)
-        scores = np.array([row["score"] for row in rows])
+            columns[f"head:{head}"] = [row["heads"][head] for row in rows]
+        for name in categories:
+            columns[f"rate:{name}"] = [row["category"] == name for row in rows]
+        if any(row["wanted"] is not None for row in rows):
+            columns["wanted"] = [row["wanted"] for row in rows]
+        found = {name: draws.mean(np.array(column, float)) for name, column in columns.items()}
         values = [row["tags"].get(tag or "", "") for row in rows]
-        distance = distance_to_chosen(scores, self.ensemble.distributions, tag=tag, values=values)
+        scores = np.array([row["score"] for row in rows])
+        distance = distance_to_chosen(scores, distributions, tag=tag, values=values)
         if distance is not None:
-            found["distance_to_chosen"] = {"value": distance, "low": np.nan, "high": np.nan}
-        return found
+            found["distance_to_chosen"] = Interval(distance)
+        return {name: interval.to_json() for name, interval in found.items()}
+
+    parts = {ALL: part(rows, target_tag)}
+    for tag in sorted({tag for row in rows for tag in row["tags"]}):
+        values = sorted({row["tags"].get(tag, "") for row in rows})
+        for value in values if 1 < len(values) <= 4 else ():
+            inside = [row for row in rows if row["tags"].get(tag, "") == value]
+            parts[f"{tag}={value}"] = part(inside, tag)
+    return parts

@@ -21,6 +21,8 @@ from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
+from probekit.results.goodhart import CURVE
+from probekit.results.rl import DOCUMENT
 from probekit.rl.checkpoint import LOGS
 from probekit.rl.config import RLConfig
 from probekit.rl.head_data import HeadData
@@ -139,9 +141,9 @@ def train_run(
     with hold(out):
         if not (continued := resume and _same_run(out, record)):
             _clear(out)
-        write_json(out / "run.json", record)
+        write_json(out / DOCUMENT.file, record)
         trainer.run(resume=continued, log=log)
-        write_json(out / "goodhart.json", trainer.goodhart().to_json())
+        write_json(out / CURVE, trainer.goodhart().to_json())
         finish(out)
         (out / LOCK).unlink()
     return trainer
@@ -248,16 +250,16 @@ def _target(trainer: Trainer) -> dict[str, Any]:
 
 def _check_out(out: Path, *, resume: bool, force: bool) -> None:
     if not resume:
-        refuse_existing(out, force=force, marker="run.json")
-    elif out.exists() and not (out / "run.json").is_file():
+        refuse_existing(out, force=force, marker=DOCUMENT.file)
+    elif out.exists() and not (out / DOCUMENT.file).is_file():
         raise OutputError(f"{out}: holds no run to resume. Choose another --out.")
 
 
 def _same_run(out: Path, record: dict[str, Any]) -> bool:
     """Return whether there is a run in a directory; it must be this one, but for its length."""
-    if not (out / "run.json").is_file():
+    if not (out / DOCUMENT.file).is_file():
         return False
-    known = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    known = json.loads((out / DOCUMENT.file).read_text(encoding="utf-8"))
     # A setting that is younger than the run had its default.
     known["settings"] = {**dataclasses.asdict(RLConfig()), **known.get("settings", {})}
     for key in ("settings", "identity"):
@@ -293,7 +295,7 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
 def _clear(out: Path) -> None:
     """Take away what an earlier run left in its directory."""
     with disk_errors(out):
-        for name in (*LOGS, "run.json", "goodhart.json", "report.html"):
+        for name in (*LOGS, DOCUMENT.file, CURVE, "report.html"):
             (out / name).unlink(missing_ok=True)
         for name in ("checkpoint", "best", "tensorboard"):
             shutil.rmtree(out / name, ignore_errors=True)

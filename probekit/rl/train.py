@@ -24,6 +24,7 @@ from probekit.errors import BehaviourError, ModelError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.results.goodhart import Goodhart, goodhart
+from probekit.results.rl import DOCUMENT, EVALUATIONS, SAMPLES, STEPS
 from probekit.rl.advantage import flat_groups
 from probekit.rl.alarms import Start, evaluation_alarms, step_alarms
 from probekit.rl.checkpoint import Checkpoint, Logs
@@ -152,7 +153,7 @@ class Trainer:
         ):
             for number in range(first, self.config.steps):
                 row = self.step(number)
-                self.logs.append("metrics.jsonl", [row])
+                self.logs.append(STEPS, [row])
                 self._done, self._whole = number + 1, True
                 log(row)
                 held.check()
@@ -374,16 +375,14 @@ class Trainer:
         found, rows = self.evaluator.evaluate(config, seed=self.config.seed)
         row = {"step": step, "evaluation": found, "alarms": evaluation_alarms(found["all"])}
         # In this order: an evaluation that is written has its samples.
-        self.logs.append("samples.jsonl", [{"step": step, **sample} for sample in rows])
+        self.logs.append(SAMPLES, [{"step": step, **sample} for sample in rows])
         if self.goodhart().sweet_spot == step:
             checkpoint.save_best(self.policy, step)
-        self.logs.append("evaluations.jsonl", [row])
+        self.logs.append(EVALUATIONS, [row])
         log(row)
 
     def goodhart(self) -> Goodhart:
         """Return the curve of the run so far and what it says."""
-        return goodhart(
-            self.logs.read("samples.jsonl"),
-            optimised=[f"{head.kind}/{head.cell}" for head in self.heads],
-            behaviour=str(self.wanted) if self.wanted else None,
-        )
+        heads = [f"{head.kind}/{head.cell}" for head in self.heads]
+        rows = SAMPLES.read(self.folder, DOCUMENT.again)
+        return goodhart(rows, optimised=heads, behaviour=str(self.wanted) if self.wanted else None)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from probekit.results.goodhart import goodhart
 from probekit.results.intervals import Resampler
+from probekit.results.rl import RLRun
 from tests.reports.words import WORDS
 
 OPTIMISED = "ridge/resid_post/020/mean"
@@ -40,8 +40,6 @@ class MadeRL:
     """Its words, where it is not the name of a category."""
     refits: tuple[int, ...] = ()
     alarms: dict[int, str] = field(default_factory=dict)
-    new_keys: bool = True
-    """Write the keys that old runs lack."""
     done: int | None = None
     """Training steps before the run was killed."""
     n_chosen: int = 120
@@ -72,18 +70,15 @@ def write_rl(folder: Path, made: MadeRL | None = None) -> Path:
     _lines(folder / "samples.jsonl", rows)
     at = sorted({row["step"] for row in rows})
     _lines(folder / "evaluations.jsonl", [
-        dict(step=step, evaluation=_evaluation(made, [r for r in rows if r["step"] == step]))
+        dict(step=step, evaluation=_evaluation(made, [r for r in rows if r["step"] == step]),
+             alarms=[])
         for step in at
     ])  # fmt: skip
     _lines(folder / "metrics.jsonl", [_step(made, n, rng) for n in range(1, done + 1)])
     (folder / "run.json").write_text(json.dumps(_record(made, rng)), encoding="utf-8")
     if made.done is None:
-        judged = [
-            {**row, "category": "it" if row["category"] == made.wanted else "",
-             "wanted": row["category"] == made.wanted} for row in rows
-        ]  # fmt: skip
-        found = goodhart(judged, optimised=[OPTIMISED], behaviour="it").to_json()
-        (folder / "goodhart.json").write_text(json.dumps(found), encoding="utf-8")
+        curve = RLRun.open(folder).curve
+        (folder / "goodhart.json").write_text(json.dumps(curve.to_json()), encoding="utf-8")
     return folder
 
 
@@ -119,10 +114,12 @@ def _samples(
                 distinct_2=float(np.clip(0.95 - 0.1 * share + rng.normal(0, 0.03), 0, 1)),
                 category=category,
             )  # fmt: skip
-            if made.new_keys:
-                row |= dict(wanted=category == made.wanted, drift=0.8 * share + rng.normal(0, 0.1),
-                            mahalanobis=1.0 + 0.9 * share + rng.normal(0, 0.08),
-                            disjoint=0.6 * base + 0.7 * share + rng.normal(0, 0.3))  # fmt: skip
+            if not made.categories:
+                row["category"] = category = None
+            wanted = category == made.wanted if made.categories else None
+            row |= dict(wanted=wanted, drift=0.8 * share + rng.normal(0, 0.1),
+                        mahalanobis=1.0 + 0.9 * share + rng.normal(0, 0.08),
+                        disjoint=0.6 * base + 0.7 * share + rng.normal(0, 0.3))  # fmt: skip
             if made.refits:
                 row["score_first"] = 1.1 * score
             rows.append(row)
@@ -145,7 +142,7 @@ def _metrics(made: MadeRL, rows: list[dict]) -> dict:
         return draws.mean(np.array(values, dtype=float)).to_json()
 
     names = ["score", "kl", "entropy", "n_tokens", "finished", "distinct_2"]
-    names += NEW if made.new_keys else ()
+    names += NEW if made.categories else NEW[1:]
     found = {name: mean([row[name] for row in rows]) for name in names}
     for head in rows[0]["heads"]:
         found[f"head:{head}"] = mean([row["heads"][head] for row in rows])
@@ -168,7 +165,7 @@ def _step(made: MadeRL, step: int, rng: np.random.Generator) -> dict:
         sampler_gap=0.01, n_tokens=40 - 12 * share + rng.normal(0, 2), finished=0.7 + 0.2 * share,
         seconds=1.0, alarms=[made.alarms[step]] if step in made.alarms else [],
     )  # fmt: skip
-    if made.refits and made.new_keys:
+    if made.refits:
         row["score_first"] = score * 1.1
         if step in made.refits:
             row["refit"] = dict(n_outputs=128, n_wanted_left_out=14, accuracy=0.91, cosine=0.87)
@@ -191,15 +188,15 @@ def _record(made: MadeRL, rng: np.random.Generator) -> dict:
         ),
         probes=["sweep"], n_train=96, n_held_out=made.prompts, n_trainable=1_234_567,
     )  # fmt: skip
-    if made.new_keys:
-        tag = next(iter(made.tags), None)
-        values = {"": rng.normal(2.4, 0.8, made.n_chosen).tolist()}
-        for i, value in enumerate(made.tags.get(tag, ()) if tag else ()):
-            values[value] = rng.normal(2.0 + 0.8 * i, 0.6, made.n_chosen // 2).tolist()
-        record |= dict(
-            target=dict(name="chosen", tag=tag, chosen=values, rejected={"": []}),
-            optimised=[OPTIMISED], behaviour=made.text or made.behaviour or made.wanted,
-        )  # fmt: skip
+    tag = next(iter(made.tags), None)
+    values = {"": rng.normal(2.4, 0.8, made.n_chosen).tolist()}
+    for i, value in enumerate(made.tags.get(tag, ()) if tag else ()):
+        values[value] = rng.normal(2.0 + 0.8 * i, 0.6, made.n_chosen // 2).tolist()
+    record |= dict(
+        target=dict(name="chosen", tag=tag, chosen=values, rejected={"": []}),
+        optimised=[OPTIMISED],
+        behaviour=(made.text or made.behaviour or made.wanted) if made.categories else None,
+    )  # fmt: skip
     return record
 
 

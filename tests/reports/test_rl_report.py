@@ -26,7 +26,7 @@ from probekit.reports.rl_figures import (
 )
 from probekit.reports.rl_load import load_runs
 from probekit.reports.rl_rows import Curve, RLRun
-from probekit.reports.rl_scores import TARGET, histograms, scores_figure
+from probekit.reports.rl_scores import histograms, scores_figure
 from probekit.reports.rl_tables import alarms_html, changes_html, definitions_html
 from probekit.reports.rl_verdict import rl_verdict
 from probekit.reports.rl_words import changed_text, head_name, level_text, ranges, refits_text
@@ -34,7 +34,7 @@ from probekit.reports.rows import Metric
 from probekit.results.intervals import Resampler
 from tests.cli.test_cli import run as command
 from tests.reports.browser import chromium, collisions, open_report
-from tests.reports.rl_factory import OPTIMISED, OTHERS, MadeRL, write_rl
+from tests.reports.rl_factory import OTHERS, MadeRL, write_rl
 from tests.reports.words import HOSTILE
 
 EQUAL = "every group's rewards are equal: nothing is learnt from this step"
@@ -155,21 +155,8 @@ def test_bold_means_that_the_interval_leaves_zero(tmp_path: Path) -> None:
 # What is read.
 
 
-def test_old_runs_lack_the_new_keys(tmp_path: Path) -> None:
-    run = load(tmp_path, new_keys=False)
-    assert run.optimised == [OPTIMISED]
-    assert run.wanted == "rate:hedges" and run.behaviour == "hedges"
-    assert run.target_scores() == [] and "disjoint" not in run.independent
-    assert run.independent == [f"head:{name}" for name in OTHERS]
-    html = write_rl_report(run.path).read_text(encoding="utf-8")
-    assert 'id="behaviour-steps"' in html and "Mahalanobis" not in text_of(html.split("<script")[0])
-    assert TARGET not in {item.name for item in histograms(run, "all")}
-
-
 def test_without_behaviours_and_tags(tmp_path: Path) -> None:
-    folder = write_rl(tmp_path / "run", MadeRL(new_keys=False, tags={}, categories=()))
-    _record(folder, arguments={})
-    (folder / "goodhart.json").unlink()
+    folder = write_rl(tmp_path / "run", MadeRL(tags={}, categories=()))
     run = load_rl(folder)
     assert run.wanted is None and behaviour_figure(run) is None and run.parts == ["all"]
     found = rl_verdict(run)
@@ -566,7 +553,6 @@ def test_page_can_be_heard_and_ids_are_unique(tmp_path: Path) -> None:
 CASES = {
     "refits": (MadeRL(**REFITS), 1280),
     "two-tags": (MadeRL(tags={"class": ("real", "invented"), "lang": ("en", "de", "fr")}), 900),
-    "old": (MadeRL(new_keys=False, tags={}), 900),
     "killed": (MadeRL(done=7), 1280),
     "hostile": (MadeRL(text=HOSTILE, prompts=8), 900),
 }

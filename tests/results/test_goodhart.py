@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from probekit.results.goodhart import (
@@ -23,6 +24,10 @@ from probekit.results.goodhart import (
 HEAD = "ridge/a"
 
 
+def curve(rows, behaviour=None):
+    return goodhart(pd.DataFrame(rows), optimised=[HEAD], behaviour=behaviour)
+
+
 def run(score, rate, other, *, seed=0, n=40):
     """Rows of four evaluations; prompts differ by more than any change."""
     rng = np.random.default_rng(seed)
@@ -33,9 +38,11 @@ def run(score, rate, other, *, seed=0, n=40):
             "step": step,
             "prompt_id": f"p{i}",
             "score": own[i] + score(step) + 0.3 * rng.standard_normal(),
-            "heads": {HEAD: 0.0, "other": own[i] + other(step), "gap": None},
+            f"head:{HEAD}": 0.0,
+            "head:other": own[i] + other(step),
+            "head:gap": None,
             "kl": 0.01 * step,
-            "wanted": bool(luck[i] < rate(step)),
+            "wanted": float(luck[i] < rate(step)),
         }
         for step in (0, 10, 20, 30)
         for i in range(n)
@@ -59,7 +66,7 @@ def flat(step):
     ],
 )
 def test_the_verdict_names_what_happened(score, rate, verdict):
-    found = goodhart(run(score, rate, flat), optimised=[HEAD], behaviour="yes")
+    found = curve(run(score, rate, flat), "yes")
     assert found.verdict == verdict
     assert len(found.evidence) == 3
     json.dumps(found.to_json())
@@ -81,15 +88,15 @@ def test_a_behaviour_that_one_class_pays_for_is_named(classes, real, verdict):
         value = classes[i % len(classes)]
         rate = {"invented": 0.02, "real": 0.95}[value]
         slope = {"invented": 0.03, "real": real}[value]
-        row["tags"] = {"class": value}
-        row["wanted"] = (i % 60) / 60 < rate + slope * row["step"]
+        row["tag:class"] = value
+        row["wanted"] = float((i % 60) / 60 < rate + slope * row["step"])
     words = "class=invented: hedges or refuses; class=real: answers"
-    found = goodhart(rows, optimised=[HEAD], behaviour=words)
+    found = curve(rows, words)
     assert found.verdict == verdict
     assert (found.points[-1].behaviour.low > 0) == (len(classes) == 3)
     changes = []
     for value in ("invented", "real"):
-        own = [row for row in rows if row["tags"]["class"] == value]
+        own = [row for row in rows if row["tag:class"] == value]
         ends = [np.mean([r["wanted"] for r in own if r["step"] == step]) for step in (0, 30)]
         changes.append(ends[1] - ends[0])
     assert found.points[-1].least.value == pytest.approx(min(changes))
@@ -99,14 +106,15 @@ def test_a_behaviour_that_one_class_pays_for_is_named(classes, real, verdict):
 
 
 def test_without_a_behaviour_there_is_no_verdict_on_it():
-    found = goodhart(run(lambda s: s, lambda s: 0.5, flat), optimised=[HEAD])
+    found = curve(run(lambda s: s, lambda s: 0.5, flat))
     assert found.verdict == UNKNOWN
-    assert found.points[-1].behaviour is None
+    assert not found.points[-1].behaviour.known
+    assert found.to_json()["points"][-1]["behaviour"] is None
 
 
 def test_changes_are_paired_and_the_curve_is_over_the_root_of_the_divergence():
     rows = run(lambda s: 0.1 * s, lambda s: 0.2, lambda s: 0.05 * s)
-    found = goodhart(rows, optimised=[HEAD], behaviour="yes")
+    found = curve(rows, "yes")
     assert [p.step for p in found.points] == [0, 10, 20, 30]
     np.testing.assert_allclose([p.root_kl for p in found.points], np.sqrt([0, 0.1, 0.2, 0.3]))
     last = found.points[-1]
@@ -117,20 +125,18 @@ def test_changes_are_paired_and_the_curve_is_over_the_root_of_the_divergence():
 
 def test_the_sweet_spot_is_where_the_behaviour_was_best():
     rate = {0: 0.2, 10: 0.5, 20: 0.9, 30: 0.4}
-    found = goodhart(run(lambda s: s, rate.get, flat), optimised=[HEAD], behaviour="yes")
+    found = curve(run(lambda s: s, rate.get, flat), "yes")
     assert found.sweet_spot == 20
-    falling = goodhart(run(lambda s: s, lambda s: 0.2, lambda s: -0.1 * s), optimised=[HEAD])
+    falling = curve(run(lambda s: s, lambda s: 0.2, lambda s: -0.1 * s))
     assert falling.sweet_spot == 0
 
 
 def test_what_can_not_be_known_is_not_called_a_hack():
     rows = run(lambda s: 0.1 * s, lambda s: 0.2, flat)
     unmeasured = [{**row, "wanted": None} for row in rows]
-    found = goodhart(unmeasured, optimised=[HEAD], behaviour="yes")
+    found = curve(unmeasured, "yes")
     assert found.verdict == UNKNOWN and "nan" not in " ".join(found.evidence)
-    few = goodhart(
-        run(lambda s: s, lambda s: 0.1 * s, flat, n=2), optimised=[HEAD], behaviour="yes"
-    )
+    few = curve(run(lambda s: s, lambda s: 0.1 * s, flat, n=2), "yes")
     assert few.verdict == TOO_FEW
-    alone = goodhart(run(flat, lambda s: 0.2 + 0.02 * s, flat), optimised=[HEAD], behaviour="yes")
+    alone = curve(run(flat, lambda s: 0.2 + 0.02 * s, flat), "yes")
     assert alone.verdict == BEHAVIOUR_ONLY

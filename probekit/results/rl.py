@@ -1,0 +1,223 @@
+"""`RLRun`: what `probekit rl` leaves in a directory, its tables declared for writer and readers."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from probekit.errors import ProbeError
+from probekit.results.goodhart import Goodhart, goodhart
+from probekit.results.intervals import Array, Interval
+from probekit.results.paired import mean, separation
+from probekit.results.runs import Run
+from probekit.results.table import Document, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALL = "all"
+"""Part of an evaluation that holds every held-out prompt; the others are `TAG=VALUE`."""
+KEY = ["prompt_id", "sample"]
+"""A completion: its prompt, and its place among the prompt's completions."""
+Part = str | tuple[str, str]
+"""One part, or two: the first minus the second."""
+Number = float | None
+
+
+class Measures(TypedDict, total=False):
+    """Numbers of a completion, and their mean over a step's; see measures.toml."""
+
+    score: Number
+    score_first: Number
+    disjoint: Number
+    drift: Number
+    mahalanobis: Number
+    kl: Number
+    entropy: Number
+    n_tokens: Number
+    finished: Number
+    distinct_2: Number
+
+
+class Step(Measures):
+    """A training step."""
+
+    step: int
+    distance_to_chosen: NotRequired[Number]
+    refit: NotRequired[dict[str, Number]]
+    alarms: list[str]
+
+
+class Sample(Measures):
+    """A completion of a held-out prompt at an evaluation."""
+
+    step: int
+    prompt_id: str
+    prompt: str
+    tags: dict[str, str]
+    text: str
+    heads: dict[str, Number]
+    category: str | None
+    wanted: Number
+
+
+class Evaluation(TypedDict):
+    """Every measure after a number of steps: part to measure to `value`, `low`, `high`."""
+
+    step: int
+    evaluation: dict[str, dict[str, dict[str, Number]]]
+    alarms: list[str]
+
+
+class Record(TypedDict):
+    """Keys of run.json that readers need."""
+
+    command: str
+    seed: int | None
+    settings: dict[str, Any]
+    labels: NotRequired[dict[str, str]]
+    probes: list[str]
+    behaviour: str | None
+    optimised: list[str]
+    target: dict[str, Any]
+    n_train: int
+    n_held_out: int
+    n_trainable: int
+
+
+DOCUMENT = Document("rl", "an RL run", "run.json", None, 1, Record)
+STEPS = Table("metrics.jsonl", Step, "a training step", growing=True)
+EVALUATIONS = Table("evaluations.jsonl", Evaluation, "a held-out evaluation", growing=True)
+SPREAD = {"heads": "head:", "tags": "tag:"}
+SAMPLES = Table("samples.jsonl", Sample, "a sample", growing=True, spread=SPREAD)
+
+
+class RLRun(Run):
+    """A run, as far as it got; intervals are over prompts, changes are paired over completions."""
+
+    DOCUMENT = DOCUMENT
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """A row a training step."""
+        return STEPS.read(self.directory, DOCUMENT.again).drop_duplicates("step", keep="last")
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """A row a completion, with columns `head:NAME`, `tag:NAME` and `sample`."""
+        rows = SAMPLES.read(self.directory, DOCUMENT.again)
+        tags = rows.filter(regex="^tag:").fillna("")
+        return rows.assign(sample=rows.groupby(["step", "prompt_id"]).cumcount(), **tags)
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """A row an evaluation; the last is left out while its completions are on their way."""
+        table = EVALUATIONS.read(self.directory, DOCUMENT.again)
+        table = table.drop_duplicates("step", keep="last").sort_values("step")
+        has_rows = table["step"].isin(self.rows["step"])
+        if not has_rows[:-1].all():
+            raise ProbeError(
+                f"{self.directory / SAMPLES.file}: has no rows of the evaluation after step "
+                f"{table['step'][~has_rows].iloc[0]}, the file is partial. {DOCUMENT.again}"
+            )
+        return table[has_rows]
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row a measure of an evaluation: `step`, `part`, `measure`, `value`, `low`, `high`."""
+        import pandas as pd
+
+        rows = [
+            (row.step, part, name, *Interval.from_json(value))
+            for row in self.evaluations.itertuples()
+            for part, measures in row.evaluation.items()
+            for name, value in measures.items()
+        ]
+        return pd.DataFrame(rows, columns=["step", "part", "measure", *Interval._fields])
+
+    @cached_property
+    def evaluated(self) -> list[int]:
+        """After how many steps the policy was evaluated."""
+        return [int(step) for step in self.evaluations["step"]]
+
+    @property
+    def done(self) -> int:
+        """Training steps that were done."""
+        return max([0, *self.evaluated, *map(int, self.steps["step"])])
+
+    @cached_property
+    def curve(self) -> Goodhart | None:
+        """The Goodhart curve; None while there are no two evaluations to compare."""
+        rows = self.rows[self.rows["step"].isin(self.evaluated)]
+        names = {name: self.record[name] for name in ("optimised", "behaviour")}
+        return goodhart(rows, **names) if len(self.evaluated) > 1 else None
+
+    def within(self, part: Part) -> pd.Series:
+        """Return which `rows` belong to a part, or to one of two."""
+        if isinstance(part, tuple):
+            return self.within(part[0]) | self.within(part[1])
+        tag, _, value = part.partition("=")
+        column = self.rows.reindex(columns=[f"tag:{tag}"])
+        return (column == value).any(axis=1) | (part == ALL)
+
+    def wide(self, measure: str, part: Part = ALL) -> pd.DataFrame:
+        """Return a measure of every completion of a part at every evaluation.
+
+        Parameters
+        ----------
+        measure
+            A column of `rows`, or `rate:NAME[,NAME]`: whether it is in one of these categories.
+        part
+            `all`, or `TAG=VALUE`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index `KEY`; a column a step, and `first`, `last`, `late`: the mean over the evaluations
+            in the last third of training, as one alone may be a lucky one.
+        """
+        family, _, names = measure.partition(":")
+        rate = self.rows["category"].isin(names.split(",")) if family == "rate" else None
+        rows = self.rows.assign(value=self.rows.get(measure) if rate is None else rate)
+        wide = rows[self.within(part)].pivot(index=KEY, columns="step", values="value")
+        wide = wide.reindex(columns=self.evaluated).astype(float)
+        late = [step for step in self.evaluated if step and 3 * step >= 2 * self.done]
+        return wide.assign(
+            first=wide[self.evaluated[0]],
+            last=wide[self.evaluated[-1]],
+            late=wide[late].mean(axis=1, skipna=False),
+        )
+
+    def paired(self, measure: str, part: Part = ALL, at: str | int = "last") -> tuple[Array, ...]:
+        """Return prompt, value at the first evaluation and value at another one; see `wide`."""
+        wide = self.wide(measure, part)
+        prompts = wide.index.get_level_values(0)
+        return prompts.to_numpy(), wide["first"].to_numpy(), wide[at].to_numpy()
+
+    def level(self, measure: str, part: Part = ALL, at: str | int = "last") -> Interval:
+        """Return a measure at a column of `wide`; of two parts, the first minus the second."""
+        step = {"first": self.evaluated[0], "last": self.evaluated[-1]}.get(str(at), at)
+        recorded = self._recorded.get((step, part, measure))
+        return recorded or self._mean(part, *self.paired(measure, part, at)[::2])
+
+    def change(self, measure: str, part: Part = ALL, at: str | int = "last") -> Interval:
+        """Return the paired change of `level` since the first evaluation.
+
+        It has no interval for what single completions lack: a distance between distributions.
+        """
+        prompts, before, after = self.paired(measure, part, at)
+        change = self._mean(part, prompts, after - before)
+        first, last = (self.level(measure, part, end).value for end in ("first", at))
+        return change if change.known else Interval(last - first)
+
+    @cached_property
+    def _recorded(self) -> dict[Any, Interval]:
+        return {row[:3]: Interval(*row[3:]) for row in self.metrics.itertuples(index=False)}
+
+    def _mean(self, part: Part, prompts: Array, values: Array) -> Interval:
+        if isinstance(part, str):
+            return mean(prompts, values)
+        first = self.wide("score", part).index.isin(self.wide("score", part[0]).index)
+        return separation(prompts, values, first)
