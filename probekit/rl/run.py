@@ -219,7 +219,7 @@ def _record(
     """Return run.json: settings, model, heads, their target and the prompts."""
     settings = json.loads(json.dumps(dataclasses.asdict(trainer.config)))
     return {
-        **run_record("rl", dict(arguments or settings), seed=trainer.config.seed),
+        **run_record(DOCUMENT.command, dict(arguments or settings), seed=trainer.config.seed),
         "settings": settings,
         "probes": [str(directory) for directory in probes],
         "behaviour": str(trainer.wanted) if trainer.wanted else None,

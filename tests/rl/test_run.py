@@ -23,6 +23,7 @@ from probekit.models.load import load_model
 from probekit.partial import LOCK, hold
 from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
+from probekit.results.rl import SAMPLES
 from probekit.rl import RLConfig, Trainer
 from probekit.rl.head_data import HeadData
 from probekit.rl.interrupts import Interrupts
@@ -374,11 +375,11 @@ def test_an_interrupt_in_an_evaluation_is_made_up_for(tiny_llama, fitted, tmp_pa
     cut = trainer(tiny_llama, fitted, tmp_path / "b")
     inner = cut.logs.append
 
-    def append(name, lines):
-        if name == "samples.jsonl" and cut._done == 4:
-            inner(name, lines[:2])
+    def append(table, lines):
+        if table is SAMPLES and cut._done == 4:
+            inner(table, lines[:2])
             raise KeyboardInterrupt
-        inner(name, lines)
+        inner(table, lines)
 
     cut.logs.append = append
     with pytest.raises(KeyboardInterrupt):
