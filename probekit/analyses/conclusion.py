@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Findings = dict[str, Any]
-"""Of one optimiser: see `windows.optimizer_findings`."""
+Findings = dict[str, Any]  # see windows.optimizer_findings
 
 
 def conclude(
@@ -21,11 +20,10 @@ def conclude(
     Returns
     -------
     dict
-        `optimizer`: the first one, of which a headline speaks. `by_optimizer`: for each its
-        `finding`, what `standardising` does, and whether the best losses from both starts overlap
-        in their ranges over seeds (`starts_overlap`). `outside_span`: share of a start's variance
-        that plain SGD never changes, as it lies outside the span of the pairs. `separable`: whether
-        a hyperplane separates the fit pairs.
+        `optimizer`: the first one, for a headline. `by_optimizer`: `finding`, `standardising`, and
+        whether the best losses from both starts overlap over seeds (`starts_overlap`).
+        `outside_span`: share of a start's variance that plain SGD never changes. `separable`:
+        whether a hyperplane separates the fit pairs.
     """
     rank = round(geometry["raw"]["rank"])
     return {
@@ -83,9 +81,8 @@ def standardising(found: Findings) -> str | None:
     if any(window[end] for window in (own, other) for end in ("open_low", "open_high")):
         return None
     change = other["decades"] - own["decades"]
-    if abs(change) <= found["grid_decades"]:
-        return "same"
-    return "widens" if change > 0 else "narrows"
+    same = abs(change) <= found["grid_decades"]
+    return "same" if same else "widens" if change > 0 else "narrows"
 
 
 def _overlap(found: Findings) -> bool:
