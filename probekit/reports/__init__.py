@@ -1,17 +1,35 @@
-"""Results on disk -> rows -> plotly figures -> one self-contained HTML file.
+"""Results on disk -> frames -> plotly figures -> one self-contained HTML file.
 
 Nothing here imports plotly until a report is written.
 """
 
-from probekit.reports.dynamics import write_dynamics_report
-from probekit.reports.load import load_sweep
-from probekit.reports.old_study import write_study_report
-from probekit.reports.rl import write_rl_report
-from probekit.reports.rl_load import load_rl
-from probekit.reports.steer import write_steer_report
-from probekit.reports.steer_load import load_steer
-from probekit.reports.study_load import load_study
-from probekit.reports.sweep import write_sweep_report
+from typing import TYPE_CHECKING
+
+from probekit.lazy import lazy
+
+if TYPE_CHECKING:
+    from probekit.reports.dynamics import write_dynamics_report
+    from probekit.reports.load import load_sweep
+    from probekit.reports.old_study import write_study_report
+    from probekit.reports.rl import write_rl_report
+    from probekit.reports.rl_load import load_rl
+    from probekit.reports.steer import write_steer_report
+    from probekit.reports.steer_load import load_steer
+    from probekit.reports.study_load import load_study
+    from probekit.reports.sweep import write_sweep_report
+else:
+    __getattr__ = lazy(
+        __name__,
+        dynamics="write_dynamics_report",
+        load="load_sweep",
+        old_study="write_study_report",
+        rl="write_rl_report",
+        rl_load="load_rl",
+        steer="write_steer_report",
+        steer_load="load_steer",
+        study_load="load_study",
+        sweep="write_sweep_report",
+    )
 
 __all__ = [
     "load_rl",

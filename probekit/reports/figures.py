@@ -71,13 +71,13 @@ def lines(
     marks
         Vertical lines in every panel.
     tops
-        Places with a text along the top of every panel.
+        Places with a text above every panel, as many as have room, the last one first.
     levels
         Name and value of straight lines through every panel, named on the right; with `same`.
     ticks
         Names of places on the horizontal axis, as many of them as fit.
     """
-    panels, ends = list(data["panel"].unique()), ["value", "low", "high"]
+    panels, ends, lift = list(data["panel"].unique()), ["value", "low", "high"], 18 if tops else 4
     layout = Panels.fitting(len(panels), across, each)
     figure = layout.figure(shared_yaxes="all" if same else False)
     texts = [
@@ -97,7 +97,7 @@ def lines(
         _vertical(figure, rows, cell, titled=cell["col"] == 1 or not same)
         figure.update_xaxes(title_text=x_title if layout.is_last(index) else None, **cell)
         if len(panels) > 1:
-            look.panel_title(figure, f"<b>{plot_text(panel, layout.letters)}</b>", index)
+            look.panel_title(figure, f"<b>{plot_text(panel, layout.letters)}</b>", index, lift=lift)
     figure.update_xaxes(showgrid=False, nticks=6, type="log" if log_x else None)
     if ticks := ticks or (look.decades(data["x"]) if log_x else {}):
         _ticks(figure, layout, ticks)
@@ -110,7 +110,7 @@ def lines(
     legend = [*(str(name) for name in data["name"].unique() if name), *shown_marks]
     return look.finish(
         figure, title=title, subtitle=subtitle, height=layout.height, legend=legend, bottom=56,
-        head=30 if len(panels) > 1 else 10, right=122 if levels else 16,
+        head=(30 if len(panels) > 1 else 10) + 14 * bool(tops), right=122 if levels else 16,
     )  # fmt: skip
 
 
@@ -134,10 +134,10 @@ def _upright(
     for places, color in marks.values():
         for x in places:
             look.mark(figure, x, color, cell)
-    for x, text in tops:
+    for x, text in look.apart(tops, look.WIDTH / layout.across - 80):
         figure.add_annotation(
-            x=x, y=1, yref=f"{look.axis('y', index)} domain", yanchor="top", text=text,
-            showarrow=False, font={"size": 10.5, "color": look.GREY}, bgcolor="white", **cell,
+            x=x, y=1, yref=f"{look.axis('y', index)} domain", yanchor="bottom", text=text,
+            showarrow=False, font={"size": 10.5, "color": look.GREY}, **cell,
         )  # fmt: skip
 
 

@@ -94,19 +94,24 @@ def listed(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
+def spans(steps: Sequence[int]) -> list[tuple[int, int]]:
+    """Return first and last of every stretch of consecutive steps."""
+    found: list[tuple[int, int]] = []
+    for step in sorted(set(steps)):
+        if found and found[-1][1] == step - 1:
+            found[-1] = (found[-1][0], step)
+        else:
+            found.append((step, step))
+    return found
+
+
 def ranges(steps: Sequence[int]) -> str:
     """Return steps as `3, 7–9`, and many at one distance as `5, 9, …, 237`."""
     distinct = sorted(set(steps))
     distances = {after - before for before, after in pairwise(distinct)}
     if len(distinct) > EVEN and len(distances) == 1 and distances != {1}:
         return f"{distinct[0]}, {distinct[1]}, …, {distinct[-1]}"
-    spans: list[list[int]] = []
-    for step in distinct:
-        if spans and spans[-1][-1] == step - 1:
-            spans[-1] = [spans[-1][0], step]
-        else:
-            spans.append([step])
-    return ", ".join(DASH.join(map(str, span)) for span in spans)
+    return ", ".join(DASH.join(map(str, dict.fromkeys(span))) for span in spans(steps))
 
 
 def shorten(text: str, limit: int = 40) -> str:

@@ -94,11 +94,11 @@ def axis(letter: str, index: int) -> str:
     return letter if index == 0 else f"{letter}{index + 1}"
 
 
-def panel_title(figure: go.Figure, text: str, index: int, shift: int = 0) -> None:
-    """Write a title above a panel, at its left edge or `shift` pixels from there."""
+def panel_title(figure: go.Figure, text: str, index: int, shift: int = 0, lift: int = 4) -> None:
+    """Write a title `lift` pixels above a panel, at its left edge or `shift` pixels from there."""
     figure.add_annotation(
         text=text, x=0, xref=f"{axis('x', index)} domain", xanchor="left", xshift=shift,
-        y=1, yref=f"{axis('y', index)} domain", yanchor="bottom", yshift=4,
+        y=1, yref=f"{axis('y', index)} domain", yanchor="bottom", yshift=lift,
         showarrow=False, align="left", font={"size": 12},
     )  # fmt: skip
 
@@ -295,6 +295,17 @@ def thinned(labels: Sequence[object], most: float) -> list[int]:
     first = next((at for at, label in enumerate(labels) if str(label).lstrip("-").isdigit()), 0)
     shown = list(range(first, len(labels), step))
     return [*range(0, first, step), *(shown if step == 1 or not first else shown[1:])]
+
+
+def apart(labels: Sequence[tuple[float, str]], pixels: float) -> list[tuple[float, str]]:
+    """Return the labels that have room on an axis of so many pixels, the last one before others."""
+    span = max((x for x, _ in labels), default=0.0) - min((x for x, _ in labels), default=0.0)
+    shown: list[tuple[float, str]] = []
+    for x, text in reversed(labels):
+        room = text_width(text, 10.5) + 10
+        if all(abs(x - other) * pixels >= room * span for other, _ in shown):
+            shown.append((x, text))
+    return shown
 
 
 def padded(values: pd.DataFrame, more: Iterable[float] = ()) -> tuple[float, float]:
