@@ -7,8 +7,10 @@ from it, the reference lists it, and a run writes its labels beside its values, 
 from __future__ import annotations
 
 import difflib
+import functools
+import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
 from pydantic.config import JsonDict
@@ -46,9 +48,9 @@ RULES = {
 
 
 def split(value: object) -> object:
-    """Return text as a tuple of its parts between commas; anything else as it is."""
+    """Return text as a tuple of its different parts between commas; anything else as it is."""
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+        return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
     return value
 
 
@@ -70,6 +72,7 @@ def setting(
     group: str,
     common: bool = False,
     option: str | None = None,
+    repeat: bool = False,
     **rule: Any,  # noqa: ANN401 - bounds, in pydantic's words
 ) -> Any:  # noqa: ANN401 - stands where the field's default would
     """Return a field of a settings model. The docstring under it is its sentence: help and documentation.
@@ -86,11 +89,41 @@ def setting(
         Whether `--help` shows its option; all are in the reference and in `--print-config`.
     option
         Spelling of its option where that is not the key's, such as `--coeff` for `coeffs`.
+    repeat
+        Whether the option may be repeated, each time with one of several texts.
     rule
         Bounds: `ge`, `gt`, `le`, `lt`.
     """
-    extra: JsonDict = {"group": group, "common": common, "option": option}
+    extra: JsonDict = {"group": group, "common": common, "option": option, "repeat": repeat}
     return Field(default, title=title, json_schema_extra=extra, **rule)
+
+
+class Key(NamedTuple):
+    """A key of a settings model, for command line and documentation."""
+
+    title: str
+    sentence: str
+    type: Any
+    """Without None."""
+    optional: bool
+    """Whether it may be None."""
+    default: Any
+    group: str
+    common: bool
+    option: str | None
+    repeat: bool
+    owner: type[Settings]
+    """The model that declares it."""
+
+    @classmethod
+    def of(cls, field: FieldInfo, owner: type[Settings]) -> Key:
+        """Read a field that `setting` made."""
+        extra, words = field.json_schema_extra, " ".join((field.description or "").split())
+        assert isinstance(extra, dict)
+        kinds = typing.get_args(field.annotation)
+        optional = type(None) in kinds
+        kind = next(k for k in kinds if k is not type(None)) if optional else field.annotation
+        return cls(field.title or "", words, kind, optional, field.default, owner=owner, **extra)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -107,22 +140,31 @@ class Settings:
     @classmethod
     def _in_one_line(cls, data: Any, build: Any) -> Self:  # noqa: ANN401 - pydantic's own
         given = data.kwargs if isinstance(data, ArgsKwargs) else data
-        if line := unknown_key(given or {}, cls.fields()):
+        if line := unknown_key(given or {}, cls.keys()):
             raise cls.error(line)
         try:
             return build(data)  # type: ignore[no-any-return]
         except ValidationError as error:
-            raise cls.error(problem(error)) from None
+            owner = cls.keys()[str(error.errors()[0]["loc"][0])].owner
+            raise owner.error(problem(error)) from None
 
     @classmethod
-    def fields(cls) -> Mapping[str, FieldInfo]:
-        """Return the keys with their types, defaults, titles and sentences, in their order."""
-        return cls.__pydantic_fields__  # type: ignore[attr-defined,no-any-return]
+    @functools.cache
+    def keys(cls) -> dict[str, Key]:
+        """Return what there is to know of every key, a class's own before those that it inherits."""
+        found: dict[str, Key] = {}
+        for owner in cls.__mro__[:-1]:
+            fields: Mapping[str, FieldInfo] = owner.__pydantic_fields__  # type: ignore[attr-defined]
+            own = fields.keys() & owner.__dict__["__annotations__"].keys() - found.keys()
+            found |= {
+                name: Key.of(fields[name], owner) for name in owner.__annotations__ if name in own
+            }
+        return found
 
     @classmethod
     def labels(cls) -> dict[str, str]:
         """Return the label of every key, for a run's record."""
-        return {key: field.title or key for key, field in cls.fields().items()}
+        return {name: key.title for name, key in cls.keys().items()}
 
 
 def problem(error: ValidationError) -> str:

@@ -19,22 +19,22 @@ MODELS = (CacheConfig, DynamicsConfig, RLConfig, SamplingConfig, SteerConfig, Sw
 KEYS = [
     pytest.param(model, key, id=f"{model.__name__}.{key}")
     for model in MODELS
-    for key in model.fields()
+    for key in model.keys()
 ]
 
 
 @pytest.mark.parametrize(("model", "key"), KEYS)
 def test_a_key_has_a_label_and_a_sentence_that_stands_alone(model, key):
-    field = model.fields()[key]
-    assert 0 < len(field.title.split()) <= 8
-    assert len(field.description.split()) >= 4 and field.description.endswith((".", ")."))
-    assert not field.description.startswith(("Of ", "Its ", "It "))
-    assert model.labels()[key] == field.title
+    known = model.keys()[key]
+    assert 0 < len(known.title.split()) <= 8
+    assert len(known.sentence.split()) >= 4 and known.sentence.endswith(".")
+    assert not known.sentence.startswith(("Of ", "Its ", "It "))
+    assert model.labels()[key] == known.title
 
 
 def test_labels_differ():
     for model in MODELS:
-        assert len(set(model.labels().values())) == len(model.fields())
+        assert len(set(model.labels().values())) == len(model.keys())
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_choices_are_those_of_the_code_that_follows_them():
     from probekit.steering.operators import MODES
 
     def choices(model, key):
-        return set(typing.get_args(model.fields()[key].annotation))
+        return set(typing.get_args(model.keys()[key].type))
 
     assert choices(RLConfig, "target") == set(TARGETS)
     assert choices(SteerConfig, "mode") == set(MODES)

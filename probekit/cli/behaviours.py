@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import echo_json, json_option
+from probekit.cli.options import JSON, echo_json
 
 
 @click.command()
@@ -14,9 +14,9 @@ from probekit.cli.options import echo_json, json_option
 @click.option(
     "--labelled",
     metavar="FILE",
-    help="Rows of prompt, completion and label: measure precision and recall on them.",
+    help="Rows of prompt, completion and label on which precision and recall are measured.",
 )
-@json_option
+@JSON
 def behaviours(source: str, labelled: str | None, *, as_json: bool) -> None:
     """Show a behaviours file, and measure it against completions labelled by hand.
 

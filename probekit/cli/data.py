@@ -6,14 +6,7 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import (
-    data_options,
-    echo_json,
-    force_option,
-    json_option,
-    out_option,
-    read_data,
-)
+import probekit.cli.options as opt
 
 
 @click.group()
@@ -23,8 +16,8 @@ def data() -> None:
 
 @data.command()
 @click.argument("file")
-@data_options
-@json_option
+@opt.READING
+@opt.JSON
 def check(file: str, **options: Any) -> None:  # noqa: ANN401
     """Validate a data file and print its kind, counts, lengths, duplicates, leaks and lint.
 
@@ -34,20 +27,20 @@ def check(file: str, **options: Any) -> None:  # noqa: ANN401
     """
     from probekit.data import check as check_dataset
 
-    report = check_dataset(read_data(file, options))
+    report = check_dataset(opt.read_data(file, options))
     if options["as_json"]:
-        return echo_json(report.to_json())
+        return opt.echo_json(report.to_json())
     for line in _lines(report):
         click.echo(line)
 
 
 @data.command()
-@click.option("--probe", required=True, type=click.Path(), help="Directory written by fit.")
-@click.option("--prompts", required=True, help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME.")
-@click.option("--store", type=click.Path(), help="Of the fit.  [default: where the fit found it]")
-@out_option("Directory to write train.jsonl and held_out.jsonl to.")
-@force_option
-@json_option
+@opt.PROBE
+@opt.prompts_option(purpose="to divide")
+@opt.STORE
+@opt.out_option("Directory to write train.jsonl and held_out.jsonl to.")
+@opt.FORCE
+@opt.JSON
 def split(
     probe: str, prompts: str, store: str | None, out: str, *, force: bool, as_json: bool
 ) -> None:
@@ -65,7 +58,7 @@ def split(
 
     found = write_split(open_prompts(prompts), groups_of(probe, store), out, force=force)
     if as_json:
-        return echo_json({**found, "path": out})
+        return opt.echo_json({**found, "path": out})
     click.echo(
         f"{out}: {found['train']} prompts to train on, {found['held_out']} held out, "
         f"{found['left_out']} left out of groups that the fit has not seen"

@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from probekit.cli.options import (
-    echo_json,
-    force_option,
-    json_option,
-    out_option,
-    progress_bar,
-)
+import probekit.cli.options as opt
+from probekit.cli.settings import SettingsCommand
+
+if TYPE_CHECKING:
+    from probekit.analyses.config import DynamicsConfig
 
 
-@click.command()
-@click.option("--probe", required=True, type=click.Path(), help="Directory written by fit.")
-@out_option("Directory to write.")
-@click.option("--store", type=click.Path(), help="The store of the fit, where it was moved.")
-@click.option(
-    "--steps", default=300, show_default=True, type=click.IntRange(min=1), help="Training steps."
-)
-@click.option(
-    "--learning-rates",
-    default="1e-6:1",
-    show_default=True,
-    help="LOW:HIGH[:PER_DECADE], or a list with commas.",
-)
-@click.option(
-    "--optimizers", default="adamw,sgd", show_default=True, help="adamw, sgd, or both with a comma."
-)
-@click.option(
-    "--batch-pairs",
-    default=64,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Pairs of a minibatch.",
-)
-@click.option(
-    "--seeds", default=3, show_default=True, type=click.IntRange(min=3), help="Starts tried."
-)
-@click.option(
-    "--seed", default=0, show_default=True, help="Of the first start and its minibatches."
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
-@force_option
-@json_option
-def dynamics(probe: str, out: str, store: str | None, **options: Any) -> None:  # noqa: ANN401
+@click.command(cls=SettingsCommand, settings="probekit.analyses.config:DynamicsConfig")
+@opt.PROBE
+@opt.out_option("Directory to write the analysis to.")
+@opt.STORE
+@opt.THREADS
+@opt.FORCE
+@opt.JSON
+def dynamics(
+    probe: str,
+    out: str,
+    store: str | None,
+    config: DynamicsConfig,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Train a Bradley-Terry head as matrix, vector and rescaled vector over learning rates.
 
     The head is the chosen one of a fit to pairs; the report split is not read.
@@ -59,7 +39,7 @@ def dynamics(probe: str, out: str, store: str | None, **options: Any) -> None:  
     """
     import torch
 
-    from probekit.analyses import DynamicsConfig, Pairs, head_dynamics, parse_learning_rates
+    from probekit.analyses import Pairs, head_dynamics
     from probekit.container import atomic_directory, refuse_existing, write_json
     from probekit.provenance import run_record
     from probekit.reports.dynamics import dynamics_words, write_dynamics_report
@@ -67,26 +47,16 @@ def dynamics(probe: str, out: str, store: str | None, **options: Any) -> None:  
 
     target = Path(out)
     refuse_existing(target, force=options["force"], marker=DynamicsRun.DOCUMENT.file)
-    names = [part.strip() for part in options["optimizers"].split(",") if part.strip()]
-    config = DynamicsConfig(
-        learning_rates=parse_learning_rates(options["learning_rates"]),
-        optimizers=tuple(dict.fromkeys(names)),
-        steps=options["steps"],
-        batch_pairs=options["batch_pairs"],
-        n_seeds=options["seeds"],
-        seed=options["seed"],
-    )
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     pairs = Pairs.open(probe, store)
-    with progress_bar() as progress:
+    with opt.progress_bar() as progress:
         found = head_dynamics(
             pairs.fit, pairs.choose, config,
             l2=pairs.head.l2, standardize=pairs.standardize, progress=progress,
         )  # fmt: skip
-    record = run_record(
-        "dynamics", {"probe": probe, "out": out, "store": store, **options}, seed=options["seed"]
-    )
+    arguments = {"probe": probe, "out": out, "store": store, **options, **asdict(config)}
+    record = run_record("dynamics", arguments, seed=config.seed)
     head = {**pairs.head.cell._asdict(), "head": pairs.head.head, "l2": pairs.head.l2}
     with atomic_directory(target, force=options["force"]) as folder:
         provenance = {"store": pairs.head.provenance, "run": record}
@@ -98,7 +68,7 @@ def dynamics(probe: str, out: str, store: str | None, **options: Any) -> None:  
     words = dynamics_words(DynamicsRun.open(target))
     if options["as_json"]:
         conclusion = {**found.conclusion, **words}
-        return echo_json({**head, **found.summary(), "conclusion": conclusion, "paths": paths})
+        return opt.echo_json({**head, **found.summary(), "conclusion": conclusion, "paths": paths})
     click.echo(words["headline"])
     for point in words["points"]:
         click.echo(f"  {point}")

@@ -6,43 +6,45 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import (
-    DEFAULT_MODEL,
-    echo_json,
-    force_option,
-    json_option,
-    log,
-    model_options,
-    out_option,
-    progress_bar,
-    quiet_libraries,
-)
+import probekit.cli.options as opt
 
 
 @click.command()
-@click.option("--recipe", "source", required=True, help="TOML file, or the name of a shipped one.")
-@out_option("Directory to write.")
 @click.option(
-    "--model",
-    default=DEFAULT_MODEL,
+    "--recipe", "source", required=True, help="Recipe: a TOML file, or the name of a shipped one."
+)
+@opt.out_option("Directory to write the pairs to.")
+@opt.MODEL
+@click.option("--prompts", help=f"Prompts to answer, instead of the recipe's: {opt.SOURCE}.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    help="Completions of each prompt and side, instead of the recipe's number.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    help="Longest completion in tokens, instead of the recipe's.",
+)
+@click.option(
+    "--batch",
+    default=128,
     show_default=True,
-    help="Name, hub id, directory or GGUF file.",
+    help="Sequences that are decoded together, which bounds the memory.",
 )
+@opt.LIMIT
+@opt.DTYPE
+@opt.LOADING
+@opt.batch_tokens_option(hidden=True)
 @click.option(
-    "--prompts", help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME.  [default: the recipe's]"
+    "--seed",
+    default=0,
+    show_default=True,
+    help="Seed of the sampling; the same seed gives the same completions.",
 )
-@click.option(
-    "--samples", type=click.IntRange(min=1), help="Completions of each prompt and variant."
-)
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Of a completion.")
-@click.option("--batch", default=128, show_default=True, help="Sequences decoded together.")
-@click.option("--limit", type=click.IntRange(min=1), help="Use the first N prompts.")
-@click.option("--dtype", default="auto", show_default=True, help="Of the forward pass.")
-@model_options
-@click.option("--seed", default=0, show_default=True, help="Of the sampling.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
-@force_option
-@json_option
+@opt.RESUME
+@opt.FORCE
+@opt.JSON
 def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
     """Let a model answer prompts plainly and under conditions, and pair the answers by class.
 
@@ -56,12 +58,10 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
 
     from probekit.data.prompts import open_prompts
     from probekit.errors import DataError
-    from probekit.models.load import load_model
     from probekit.studies import Recipe
     from probekit.studies import elicit as run
 
-    if options["force"] and options["resume"]:
-        raise click.UsageError("--force starts again and --resume continues: give one of them.")
+    opt.refuse_both(options)
     recipe = Recipe.load(source)
     given = {k: options[k] for k in ("samples", "max_new_tokens") if options[k] is not None}
     recipe = dataclasses.replace(recipe, **given)
@@ -69,16 +69,8 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
     if not where:
         raise DataError(f"{source}: names no prompts. Pass --prompts.")
     prompts = open_prompts(where, limit=options["limit"])
-    quiet_libraries(options["threads"])
-    loaded = load_model(
-        options["model"],
-        dtype=options["dtype"],
-        device=options["device"],
-        revision=options["revision"],
-        trust_remote_code=options["trust_remote_code"],
-        log=log,
-    )
-    with progress_bar() as progress:
+    loaded = opt.open_model(options)
+    with opt.progress_bar() as progress:
         found = run(
             loaded, recipe, prompts, out, batch=options["batch"], seed=options["seed"],
             resume=options["resume"], force=options["force"],
@@ -86,7 +78,7 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
             progress=lambda done, total: progress("sampling", done, total),
         )  # fmt: skip
     if options["as_json"]:
-        return echo_json(
+        return opt.echo_json(
             {
                 "n_pairs": found.n_pairs,
                 "drops": found.drops,

@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from probekit.cli.options import (
-    echo_json,
-    force_option,
-    json_option,
-    out_option,
-    progress_bar,
-    seed_option,
-)
+import probekit.cli.options as opt
+from probekit.cli.settings import SettingsCommand
+
+if TYPE_CHECKING:
+    from probekit.probes.config import SweepConfig
 
 
-@click.command()
+@click.command(cls=SettingsCommand, settings="probekit.probes.config:SweepConfig")
 @click.argument("store", type=click.Path())
-@out_option("Directory to write.")
-@click.option(
-    "--kind",
-    default="auto",
-    show_default=True,
-    help="logistic, mean-difference, ridge or bradley-terry; several with commas.",
-)
-@click.option(
-    "--head",
-    default="linear",
-    show_default=True,
-    type=click.Choice(["linear", "projection"]),
-    help="Of bradley-terry: exact convex solve, or a trained matrix.",
-)
-@click.option(
-    "--layers", default="all", show_default=True, help="all, or layers and slices: 0,4,8:24:2,-1."
-)
-@click.option("--positions", help="Position rules of the store.  [default: all of them]")
-@click.option("--sites", help="Sites of the store.  [default: all but the embedding]")
-@click.option(
-    "--stratify", metavar="TAG", help="Tag whose values are spread evenly over the splits."
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
-@seed_option
-@force_option
-@json_option
-def fit(store: str, out: str, **options: Any) -> None:  # noqa: ANN401
+@opt.out_option("Directory to write probes, sweep and report to.")
+@opt.THREADS
+@opt.FORCE
+@opt.JSON
+def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # noqa: ANN401
     """Fit a head to every layer and position, choose one, and report it held out.
 
     Groups are split into fit, choose and report; the report split is read once, for the chosen cell.
@@ -58,7 +34,7 @@ def fit(store: str, out: str, **options: Any) -> None:  # noqa: ANN401
 
     from probekit.activations.store import ActivationStore
     from probekit.container import atomic_directory, refuse_existing, write_json
-    from probekit.probes import SweepConfig, fit_sweep
+    from probekit.probes import fit_sweep
     from probekit.probes.scoring import reference_rows
     from probekit.reports import write_sweep_report
 
@@ -66,21 +42,12 @@ def fit(store: str, out: str, **options: Any) -> None:  # noqa: ANN401
     refuse_existing(target, force=options["force"], marker="sweep.json")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    config = SweepConfig(
-        kinds=options["kind"],
-        head=options["head"],
-        layers=options["layers"],
-        positions=options["positions"],
-        sites=options["sites"],
-        seed=options["seed"],
-        stratify=options["stratify"],
-    )
-    with ActivationStore.open(store) as source, progress_bar() as progress:
+    with ActivationStore.open(store) as source, opt.progress_bar() as progress:
         result = fit_sweep(source, config, progress=progress)
         result = result.with_reference(reference_rows(source, result.probe))
     with atomic_directory(target, force=options["force"]) as folder:
         result.save(folder)
-        arguments = {"store": store, "out": out, **options}
+        arguments = {"store": store, "out": out, **options, **asdict(config)}
         write_json(folder / "run.json", {**result.fit, "arguments": arguments})
         write_sweep_report(folder)
     summary = {
@@ -94,7 +61,7 @@ def fit(store: str, out: str, **options: Any) -> None:  # noqa: ANN401
         },
     }
     if options["as_json"]:
-        return echo_json(summary)
+        return opt.echo_json(summary)
     for line in summary_lines(summary):
         click.echo(line)
 

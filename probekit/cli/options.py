@@ -11,63 +11,139 @@ from typing import Any, TypeVar
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Command], Command]
 
 DEFAULT_MODEL = "smollm2-135m"
+SOURCE = "jsonl[.gz], csv, parquet, hf:NAME or demo:NAME"
 
 
-def with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
-    """Add options to a command; its help shows the last one first."""
-    for option in options:
-        command = option(command)
-    return command
+def with_options(*options: Decorator[Any]) -> Decorator[Any]:
+    """Return several options as one decorator; help shows them in this order."""
+
+    def add(command: Any) -> Any:  # noqa: ANN401 - a click command
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
-def out_option(help_text: str) -> Callable[[Command], Command]:
+def out_option(help_text: str = "Directory to write the results to.") -> Decorator[Any]:
     """Return the `--out/-o` option."""
     return click.option("-o", "--out", required=True, type=click.Path(), help=help_text)
 
 
-def force_option(command: Command) -> Command:
-    """Add `--force`."""
-    return click.option("--force", is_flag=True, help="Replace what is at --out.")(command)
+def prompts_option(
+    name: str = "prompts", purpose: str = "to write completions of"
+) -> Decorator[Any]:
+    """Return the `--prompts` option."""
+    return click.option("--prompts", name, required=True, help=f"Prompts {purpose}: {SOURCE}.")
 
 
-def json_option(command: Command) -> Command:
-    """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(
-        command
-    )
-
-
-def seed_option(command: Command) -> Command:
-    """Add `--seed`."""
+def batch_tokens_option(*, hidden: bool = False) -> Decorator[Any]:
+    """Return the `--batch-tokens` option of commands without a setting of that name."""
     return click.option(
-        "--seed", default=0, show_default=True, help="Seed of splits, controls and intervals."
-    )(command)
-
-
-def data_options(command: Command) -> Command:
-    """Add the options that say how rows are read."""
-    return with_options(
-        command,
-        click.option(
-            "--split", default="train", show_default=True, help="Split of a hf: data set."
-        ),
-        click.option("--limit", type=click.IntRange(min=1), help="Read only the first N rows."),
-        click.option(
-            "--tag", "tags", multiple=True, metavar="FIELD", help="Use a top-level field as a tag."
-        ),
-        click.option("--layout", help="Public column layout; recognised when not given."),
-        click.option(
-            "--data-kind",
-            type=click.Choice(["label", "rating", "pair"]),
-            help="Kind of rows; inferred from the fields when not given.",
-        ),
+        "--batch-tokens",
+        default=4096,
+        show_default=True,
+        type=click.IntRange(min=1),
+        hidden=hidden,
+        help="Padded tokens of a forward pass, which bounds the memory.",
     )
+
+
+PROBE = click.option(
+    "--probe", required=True, type=click.Path(), help="Directory that probekit fit wrote."
+)
+STORE = click.option(
+    "--store",
+    type=click.Path(),
+    help="Activation store of the fit, where it is no longer at the path that the fit recorded.",
+)
+DATA = click.option("--data", required=True, help=f"Rows to read: {SOURCE}.")
+LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Use only the first N prompts.")
+BEHAVIOURS = click.option(
+    "--behaviours",
+    help="Behaviours file, or the name of a shipped one, that sorts completions into categories.",
+)
+FORCE = click.option("--force", is_flag=True, help="Replace what is already at --out.")
+RESUME = click.option(
+    "--resume", is_flag=True, help="Continue an interrupted run with the same settings."
+)
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout."
+)
+THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), help="Number of CPU threads that torch uses."
+)
+DTYPE = click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    help="Type of the model's numbers: auto, float32, bfloat16 or float16.",
+)
+MODEL = click.option(
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="Model to run: built-in name, hub id, folder or .gguf file.",
+)
+READING = with_options(
+    click.option(
+        "--data-kind",
+        type=click.Choice(["label", "rating", "pair"]),
+        help="Kind of the rows, which is inferred from their fields when not given.",
+    ),
+    click.option(
+        "--layout", help="Public column layout of the file, which is recognised when not given."
+    ),
+    click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="FIELD",
+        help="Use a top-level field of the rows as a tag; may be repeated.",
+    ),
+    click.option("--limit", type=click.IntRange(min=1), help="Read only the first N rows."),
+    click.option(
+        "--split", default="train", show_default=True, help="Split of a data set given as hf:NAME."
+    ),
+)
+"""How rows are read."""
+LOADING = with_options(
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Device to run on: auto, cpu or cuda[:N].",
+    ),
+    click.option("--revision", help="Revision of a model from the hub, a branch or a commit."),
+    click.option(
+        "--trust-remote-code",
+        is_flag=True,
+        help="Run the code that ships with a model from the hub.",
+    ),
+    THREADS,
+)
+"""How a model is loaded."""
+SAME_MODEL = with_options(
+    click.option("--model", help="Model to run, instead of the one that the probe was fitted on."),
+    click.option(
+        "--dtype", help="Type of the model's numbers, instead of the one that the fit recorded."
+    ),
+    LOADING,
+)
+"""How the model of a probe is loaded."""
+
+
+def refuse_both(options: dict[str, Any]) -> None:
+    """Refuse `--force` together with `--resume`."""
+    if options["force"] and options["resume"]:
+        raise click.UsageError("--force starts again and --resume continues: give one of them.")
 
 
 def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a Dataset
-    """Open a data source as the data options say."""
+    """Open a data source as the options of `READING` say."""
     from probekit.data import open_dataset
 
     return open_dataset(
@@ -80,23 +156,19 @@ def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
     )
 
 
-def model_options(command: Command) -> Command:
-    """Add the options that say how a model is loaded."""
-    return with_options(
-        command,
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch."),
-        click.option(
-            "--trust-remote-code", is_flag=True, help="Run code that ships with a hub repository."
-        ),
-        click.option("--revision", help="Revision of a hub model."),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N]."),
-        click.option(
-            "--batch-tokens",
-            default=4096,
-            show_default=True,
-            type=click.IntRange(min=1),
-            help="Padded tokens of a batch: the bound on memory.",
-        ),
+def open_model(options: dict[str, Any], probe: Any = None) -> Any:  # noqa: ANN401 - a LoadedModel
+    """Load the model that the options of `LOADING` name, else the one that a probe was fitted on."""
+    from probekit.models.load import load_model
+
+    fitted = {} if probe is None else probe.provenance
+    quiet_libraries(options["threads"])
+    return load_model(
+        options["model"] or str(fitted.get("model")),
+        dtype=options["dtype"] or str(fitted.get("forward_dtype", "auto")),
+        device=options["device"],
+        revision=options["revision"] or fitted.get("revision"),
+        trust_remote_code=options["trust_remote_code"],
+        log=log,
     )
 
 

@@ -6,18 +6,23 @@ from pathlib import Path
 
 import click
 
-from probekit.cli.options import echo_json, force_option, json_option
+from probekit.cli.options import FORCE, JSON, echo_json
 
 
 @click.command()
 @click.argument("directory", type=click.Path())
 @click.option(
-    "--with", "compare", multiple=True, type=click.Path(),
+    "--with",
+    "compare",
+    multiple=True,
+    type=click.Path(),
     help="Another RL run to draw together with this one; may be repeated.",
-)  # fmt: skip
-@click.option("-o", "--out", type=click.Path(), help="File.  [default: DIRECTORY/report.html]")
-@force_option
-@json_option
+)
+@click.option(
+    "-o", "--out", type=click.Path(), help="File to write, instead of DIRECTORY/report.html."
+)
+@FORCE
+@JSON
 def report(
     directory: str, compare: tuple[str, ...], out: str | None, *, force: bool, as_json: bool
 ) -> None:

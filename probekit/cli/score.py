@@ -8,59 +8,41 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import (
-    data_options,
-    echo_json,
-    force_option,
-    json_option,
-    log,
-    model_options,
-    progress_bar,
-    quiet_libraries,
-    read_data,
-)
+import probekit.cli.options as opt
 
 
 @click.command()
-@click.option("--probe", required=True, type=click.Path(), help="Directory written by fit.")
-@click.option("--data", required=True, help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME.")
-@click.option("-o", "--out", type=click.Path(), help="File to write.  [default: stdout]")
-@click.option("--model", help="Model to run.  [default: the one the probe was fitted on]")
-@click.option("--dtype", help="Forward pass.  [default: the one of the fit]")
-@click.option("--layer", type=int, help="Another layer's probe of the same fit.")
-@click.option("--position", help="Another position's probe of the same fit.")
-@model_options
-@data_options
-@force_option
-@json_option
+@opt.PROBE
+@opt.DATA
+@click.option(
+    "-o", "--out", type=click.Path(), help="File to write the scores to, instead of stdout."
+)
+@click.option("--layer", type=int, help="Score with the probe of this layer of the same fit.")
+@click.option("--position", help="Score with the probe of this position of the same fit.")
+@opt.SAME_MODEL
+@opt.batch_tokens_option()
+@opt.READING
+@opt.FORCE
+@opt.JSON
 def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # noqa: ANN401
-    """Score rows with a probe: one JSON line a text, with its id, score and side.
+    """Score rows with a probe: one opt.JSON line a text, with its id, score and side.
 
     \b
     Example:
       probekit score --probe sweep --data demo:researchers_pairs --out scores.jsonl
     """
     from probekit.container import atomic_file, refuse_existing, write_json
-    from probekit.models.load import load_model
     from probekit.probes import Probe
     from probekit.probes.scoring import Scorer, score_examples
     from probekit.provenance import run_record
 
     if out is not None:
         refuse_existing(Path(out), force=options["force"])
-    quiet_libraries(options["threads"])
     fitted = Probe.load(probe, layer=options["layer"], position=options["position"])
-    dataset = read_data(data, options)
-    loaded = load_model(
-        options["model"] or str(fitted.provenance.get("model")),
-        dtype=options["dtype"] or str(fitted.provenance.get("forward_dtype", "auto")),
-        device=options["device"],
-        revision=options["revision"] or fitted.provenance.get("revision"),
-        trust_remote_code=options["trust_remote_code"],
-        log=log,
-    )
+    dataset = opt.read_data(data, options)
+    loaded = opt.open_model(options, fitted)
     scorer = Scorer(fitted, loaded, batch_tokens=options["batch_tokens"])
-    with progress_bar() as progress:
+    with opt.progress_bar() as progress:
         rows = score_examples(
             scorer,
             dataset.examples(),
@@ -70,7 +52,7 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if out is None:
             if options["as_json"]:
-                return echo_json({"scores": [json.loads(line) for line in lines]})
+                return opt.echo_json({"scores": [json.loads(line) for line in lines]})
             for line in lines:
                 click.echo(line, nl=False)
             return
@@ -79,6 +61,6 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     record = run_record("score", {"probe": probe, "data": data, "out": out, **options})
     write_json(Path(out + ".run.json"), {**record, "data": dataset.fingerprint})
     if options["as_json"]:
-        echo_json({"path": out, "n": dataset.n_examples})
+        opt.echo_json({"path": out, "n": dataset.n_examples})
     else:
         click.echo(f"{out}: {dataset.n_examples} scores")

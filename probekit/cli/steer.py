@@ -6,111 +6,64 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from probekit.cli.options import (
-    echo_json,
-    force_option,
-    json_option,
-    log,
-    model_options,
-    out_option,
-    progress_bar,
-    quiet_libraries,
-    with_options,
+import probekit.cli.options as opt
+from probekit.cli.settings import SettingsCommand
+
+if TYPE_CHECKING:
+    from probekit.steering.config import SteerConfig
+
+JUDGE = opt.with_options(
+    click.option(
+        "--judge-url", help="OpenAI-compatible endpoint of a model that names categories too."
+    ),
+    click.option(
+        "--judge-model",
+        default="default",
+        show_default=True,
+        help="Name of the model at the judge's endpoint.",
+    ),
+    click.option(
+        "--judge-key-env",
+        default="PROBEKIT_JUDGE_KEY",
+        show_default=True,
+        help="Environment variable that holds the key of the judge's endpoint.",
+    ),
+    click.option(
+        "--judge-timeout",
+        default=30.0,
+        show_default=True,
+        help="Seconds to wait for an answer of the judge.",
+    ),
 )
 
 
-def _sweep_options(command: Any) -> Any:  # noqa: ANN401 - a click command
-    return with_options(
-        command,
-        click.option("--rerank-prompts", default=16, show_default=True, help="Prompts of it."),
-        click.option(
-            "--rerank-coeff",
-            type=float,
-            help="Strength of it.  [default: half the smaller usable side]",
-        ),
-        click.option("--rerank", is_flag=True, help="Steer at every layer too, and rank layers."),
-        click.option(
-            "--damage-bound",
-            default=1.5,
-            show_default=True,
-            help="Usable while perplexity is at most this many times the unsteered, and distinct "
-            "bigrams are not fewer by this factor.",
-        ),
-        click.option(
-            "--random-controls", default=9, show_default=True, help="Random directions beside it."
-        ),
-        click.option("--batch", default=64, show_default=True, help="Sequences decoded together."),
-        click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from."),
-        click.option("--temperature", default=1.0, show_default=True, help="0 is greedy."),
-        click.option(
-            "--max-new-tokens", default=32, show_default=True, help="Length of a completion."
-        ),
-        click.option("--samples", default=2, show_default=True, help="Completions of each prompt."),
-        click.option(
-            "--layers", help="Layers and slices to steer: 12 or 8:20:4.  [default: the probe's]"
-        ),
-        click.option(
-            "--where",
-            default="both",
-            show_default=True,
-            help="Tokens to steer: both, prompt, generated, prompt_end, first:K or token:I.",
-        ),
-        click.option(
-            "--mode",
-            default="add",
-            show_default=True,
-            type=click.Choice(["add", "ablate", "clamp"]),
-            help="Add the direction, project it out, or set the component along it.",
-        ),
-        click.option(
-            "--coeff",
-            "coeffs",
-            default="-0.3:0.3:0.1",
-            show_default=True,
-            help="LOW:HIGH:STEP (both ends taken) or a list, in mean residual norms of the layer; "
-            "ablate has none.",
-        ),
-    )
-
-
-def _judge_options(command: Any) -> Any:  # noqa: ANN401 - a click command
-    return with_options(
-        command,
-        click.option("--judge-timeout", default=30.0, show_default=True, help="Seconds an answer."),
-        click.option(
-            "--judge-key-env",
-            default="PROBEKIT_JUDGE_KEY",
-            show_default=True,
-            help="Environment variable with the endpoint's key.",
-        ),
-        click.option("--judge-model", default="default", show_default=True, help="Model to ask."),
-        click.option("--judge-url", help="OpenAI-compatible endpoint that names behaviours too."),
-        click.option("--behaviours", help="Behaviours file, or the name of a shipped one."),
-    )
-
-
-@click.command()
-@click.option("--probe", required=True, type=click.Path(), help="Directory written by fit.")
-@click.option("--prompts", required=True, help="jsonl[.gz], csv, parquet, hf:NAME or demo:NAME.")
-@out_option("Directory to write.")
-@_sweep_options
-@click.option("--vector", type=click.Path(), help="Steer along a .safetensors or .gguf vector.")
-@_judge_options
-@click.option("--limit", default=16, show_default=True, help="Use the first N prompts; 0 for all.")
-@click.option("--model", help="Model to run.  [default: the one the probe was fitted on]")
-@click.option("--dtype", help="Forward pass.  [default: the one of the fit]")
-@model_options
+@click.command(cls=SettingsCommand, settings="probekit.steering.config:SteerConfig")
+@opt.PROBE
+@opt.prompts_option()
+@opt.out_option("Directory to write the sweep to.")
 @click.option(
-    "--seed", default=0, show_default=True, help="Of sampling, random directions and intervals."
+    "--vector", type=click.Path(), help="Steer along this .safetensors or .gguf vector instead."
 )
-@click.option("--resume", is_flag=True, help="Continue an interrupted sweep.")
-@force_option
-@json_option
-def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: ANN401
+@opt.BEHAVIOURS
+@JUDGE
+@click.option(
+    "--limit", default=16, show_default=True, help="Use only the first N prompts; 0 uses all."
+)
+@opt.SAME_MODEL
+@opt.RESUME
+@opt.FORCE
+@opt.JSON
+def steer(
+    probe: str,
+    prompts: str,
+    out: str,
+    config: SteerConfig,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Steer a model with a probe's direction and find out whether it is causal.
 
     For every strength the model writes, and the unsteered model reads what it wrote: probe scores,
@@ -125,44 +78,46 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
     from probekit.container import refuse_existing
     from probekit.data.prompts import open_prompts
     from probekit.errors import DataError
-    from probekit.models.load import load_model
     from probekit.probes import Probe
     from probekit.reports import write_steer_report
-    from probekit.steering import SteerConfig, SteeringVector, steer_sweep
+    from probekit.steering import SteeringVector, steer_sweep
 
-    if options["force"] and options["resume"]:
-        raise click.UsageError("--force starts again and --resume continues: give one of them.")
-    if options["rerank_coeff"] is not None and not options["rerank"]:
+    opt.refuse_both(options)
+    if config.rerank_coeff is not None and not config.rerank:
         raise click.UsageError("--rerank-coeff is the strength of --rerank: pass that too.")
     if not options["resume"]:
         refuse_existing(Path(out), force=options["force"], marker="steer.json")
     if options["limit"] < 0:
         raise DataError(f"limit {options['limit']}: expected 0 or more prompts.")
-    names = SteerConfig.__dataclass_fields__.keys() & options.keys()
-    config = SteerConfig(**{name: options[name] for name in names})
     behaviours, judge = _classifiers(options)
     vector = SteeringVector.load(options["vector"]) if options["vector"] else None
     if vector is not None:
         vector = dataclasses.replace(vector, source=f"{options['vector']} ({vector.source})")
     fitted = Probe.load(probe)
     rows = open_prompts(prompts, limit=options["limit"] or None)
-    quiet_libraries(options["threads"])
-    loaded = load_model(
-        options["model"] or str(fitted.provenance.get("model")),
-        dtype=options["dtype"] or str(fitted.provenance.get("forward_dtype", "auto")),
-        device=options["device"],
-        revision=options["revision"] or fitted.provenance.get("revision"),
-        trust_remote_code=options["trust_remote_code"],
-        log=log,
-    )
-    with progress_bar() as progress, _kept(Path(out)):
+    loaded = opt.open_model(options, fitted)
+    with opt.progress_bar() as progress, _kept(Path(out)):
         result = steer_sweep(
-            loaded, probe, rows, out, config,
-            vector=vector, behaviours=behaviours, judge=judge,
-            resume=options["resume"], force=options["force"],
-            arguments={"probe": probe, "prompts": prompts, "out": out, **options},
-            progress=progress, finish=write_steer_report,
-        )  # fmt: skip
+            loaded,
+            probe,
+            rows,
+            out,
+            config,
+            vector=vector,
+            behaviours=behaviours,
+            judge=judge,
+            resume=options["resume"],
+            force=options["force"],
+            arguments={
+                "probe": probe,
+                "prompts": prompts,
+                "out": out,
+                **options,
+                **dataclasses.asdict(config),
+            },
+            progress=progress,
+            finish=write_steer_report,
+        )
     target = Path(out)
     summary = {
         **{key: result.summary[key] for key in ("probe", "n", "usable", "doses", "ablation")},
@@ -177,7 +132,7 @@ def steer(probe: str, prompts: str, out: str, **options: Any) -> None:  # noqa: 
         },
     }
     if options["as_json"]:
-        return echo_json(summary)
+        return opt.echo_json(summary)
     for line in summary_lines(result.summary):
         click.echo(line)
     click.echo(f"report   {summary['paths']['report']}")
@@ -194,7 +149,7 @@ def _kept(out: Path) -> Iterator[None]:
         folder = Journal.path_beside(out)
         n = len(list(folder.glob("*.jsonl")))
         if n:
-            log(f"{n} finished conditions are kept in {folder}; --resume continues")
+            opt.log(f"{n} finished conditions are kept in {folder}; --resume continues")
         raise
 
 

@@ -8,43 +8,40 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import (
-    DEFAULT_MODEL,
-    echo_json,
-    force_option,
-    json_option,
-    log,
-    out_option,
-)
+import probekit.cli.options as opt
 
 
 @click.command()
 @click.argument("name")
-@out_option("Directory of the study; one that was begun goes on.")
+@opt.out_option("Directory of the study; one that was begun goes on.")
+@opt.MODEL
 @click.option(
-    "--model", default=DEFAULT_MODEL, show_default=True, help="Name, hub id or directory."
+    "--quick", is_flag=True, help="Run every stage small, which shows the path and not an effect."
 )
-@click.option("--quick", is_flag=True, help="Every stage, small: shows the path, not an effect.")
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    help="Answers to each question and side, in place of the study's own number.",
+    help="Answers to each question and side, instead of the study's own number.",
 )
-@click.option("--device", help="Device of every stage: auto, cpu or cuda[:N].")
+@click.option("--device", help="Device that every stage runs on: auto, cpu or cuda[:N].")
 @click.option(
-    "--batch-tokens", type=click.IntRange(min=1), help="Padded tokens of a batch, in every stage."
+    "--batch-tokens",
+    type=click.IntRange(min=1),
+    help="Padded tokens of a forward pass in every stage, which bounds the memory.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+@opt.THREADS
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Stages at once; they share the cores.",
+    help="Stages that run at the same time and share the cores.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of every stage.")
-@force_option
-@json_option
+@click.option(
+    "--seed", default=0, show_default=True, help="Seed that every stage of the study gets."
+)
+@opt.FORCE
+@opt.JSON
 def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
     """Run a study from data to report; stages whose output is there and valid are skipped.
 
@@ -70,11 +67,11 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
         execute=_execute,
         options=tuple(speed),
         arguments={"study": name, "out": out, **options},
-        log=log,
+        log=opt.log,
         **{key: options[key] for key in ("model", "seed", "quick", "samples", "jobs", "force")},
     )
     if options["as_json"]:
-        echo_json({"path": str(done.path), "seconds": done.seconds, "stages": done.stages})
+        opt.echo_json({"path": str(done.path), "seconds": done.seconds, "stages": done.stages})
     else:
         click.echo(done.path)
 

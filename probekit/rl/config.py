@@ -10,9 +10,9 @@ from pydantic import field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from probekit.errors import ModelError, ProbekitError
-from probekit.models.sampling_config import SamplingConfig
+from probekit.models.sampling_config import MOST, DrawConfig, SamplingConfig
 from probekit.rl.extra import ExtraReward
-from probekit.settings import CHECKED, Settings, Texts, setting
+from probekit.settings import CHECKED, Texts, setting
 
 _steps = partial(setting, group="Steps")
 _sampling = partial(setting, group="Sampling")
@@ -27,7 +27,7 @@ _run = partial(setting, group="Run")
 
 
 @dataclass(frozen=True, config=CHECKED)
-class RLConfig(Settings):
+class RLConfig(DrawConfig):
     """Settings of a run."""
 
     error: ClassVar[type[ProbekitError]] = ModelError
@@ -39,12 +39,8 @@ class RLConfig(Settings):
     """Completions of each prompt in a step, compared with each other (G)."""
     balance: str | None = _steps(None, "Balanced by", common=True)
     """Tag whose values are drawn equally often, or in shares as in TAG=VALUE:3,VALUE:1."""
-    max_new_tokens: int = _sampling(40, "New tokens at most", common=True)
+    max_new_tokens: int = _sampling(40, "New tokens at most", ge=1, le=MOST, common=True)
     """Longest completion in tokens."""
-    temperature: float = _sampling(1.0, "Temperature", common=True)
-    """Sampling temperature, which divides the logits."""
-    top_p: float = _sampling(1.0, "Top-p")
-    """Draw from the smallest set of tokens that holds this much probability (1904.09751)."""
     target: Literal["max", "clip", "gaussian", "kde", "chosen"] = _reward(
         "chosen", "Target", common=True
     )
@@ -60,7 +56,7 @@ class RLConfig(Settings):
     ood_penalty: float = _reward(0.0, "Out-of-distribution penalty", ge=0)
     """Taken from the reward for each unit by which a completion is further from the first head's rows
     than 95 % of those held back."""
-    rewards: Texts = _reward((), "Further rewards", common=True, option="--reward")
+    rewards: Texts = _reward((), "Further rewards", common=True, option="--reward", repeat=True)
     """Further reward as NAME=WEIGHT, where NAME is length, repetition, pattern:REGEX or
     module:function; may be repeated."""
     refit_every: int = _refits(0, "Refit every", ge=0, common=True)
@@ -81,7 +77,7 @@ class RLConfig(Settings):
     epochs: int = _loss(1, "Passes over a step", ge=1)
     """Passes over the completions of a step; more than one needs the clip."""
     clip: float | None = _loss(0.2, "Clip", gt=0)
-    """Clip of PPO's probability ratio; none is plain REINFORCE."""
+    """Clip of PPO's probability ratio; `--set clip=none` leaves plain REINFORCE."""
     kl_coeff: float = _loss(0.02, "KL weight", ge=0, common=True)
     """Weight of the divergence from the frozen model (KL)."""
     kl_in: Literal["loss", "reward"] = _loss("loss", "KL in")
@@ -109,8 +105,6 @@ class RLConfig(Settings):
     """Scale of the LoRA adapter, alpha; its update is multiplied by alpha / rank."""
     lora_targets: str = _weights("all-linear", "LoRA layers")
     """Layers that get a LoRA adapter: all-linear, or module names with commas."""
-    batch: int = _run(64, "Sequences decoded together")
-    """Sequences that are decoded together, which bounds the memory of sampling."""
     batch_tokens: int = _run(4096, "Padded tokens a forward pass", ge=1)
     """Padded tokens of a forward pass and of a part of a step's gradient, which bounds the memory."""
     eval_every: int = _evaluation(10, "Evaluated every", ge=1, common=True)
@@ -119,7 +113,7 @@ class RLConfig(Settings):
     """Held-out prompts that are evaluated, equally many of every value of the balanced tag."""
     eval_samples: int = _evaluation(1, "Completions of an evaluated prompt", ge=1)
     """Completions of each held-out prompt at an evaluation."""
-    seed: int = _run(0, "Seed", common=True)
+    seed: int = _run(0, "Seed", ge=0, le=1 << 62, common=True)
     """Seed of prompts, sampling, adapter and intervals."""
     engine: Literal["embedded", "trl"] = _run("embedded", "Engine", common=True)
     """Who writes and learns: the embedded loop, or TRL's GRPOTrainer (trl)."""
@@ -163,7 +157,6 @@ class RLConfig(Settings):
                     f"{key}: got {getattr(self, key)!r}, which engine {self.engine!r} cannot do. Use the "
                     "embedded one."
                 )
-        self.sampling()
         return self
 
     @property
@@ -182,11 +175,4 @@ class RLConfig(Settings):
 
     def sampling(self) -> SamplingConfig:
         """Return how a step's completions are drawn."""
-        return SamplingConfig(
-            max_new_tokens=self.max_new_tokens,
-            samples=self.group,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-            batch=self.batch,
-        )
+        return SamplingConfig.of(self, self.group)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from probekit.errors import ProbekitError, SteeringError
-from probekit.models.sampling_config import SamplingConfig
-from probekit.settings import CHECKED, Settings, setting
+from probekit.models.sampling_config import MOST, DrawConfig, SamplingConfig
+from probekit.settings import CHECKED, setting
 from probekit.steering.grid import parse_coeffs
 from probekit.steering.where import EXPECTED, Where
 
@@ -22,7 +22,7 @@ _run = partial(setting, group="Run")
 
 
 @dataclass(frozen=True, config=CHECKED)
-class SteerConfig(Settings):
+class SteerConfig(DrawConfig):
     """Settings of a sweep. Strengths are in mean residual norms of the steered layer."""
 
     error: ClassVar[type[ProbekitError]] = SteeringError
@@ -37,14 +37,10 @@ class SteerConfig(Settings):
     layers: str | None = _steering(None, "Steered layers", common=True)
     """Layers to steer, such as 12 or 8:20:4, each along its own probe's direction; without it the
     probe's layer is steered."""
-    samples: int = _sampling(2, "Completions a prompt", common=True)
+    samples: int = _sampling(2, "Completions a prompt", ge=1, le=MOST, common=True)
     """Completions of each prompt at each strength."""
-    max_new_tokens: int = _sampling(32, "New tokens at most", common=True)
+    max_new_tokens: int = _sampling(32, "New tokens at most", ge=1, le=MOST, common=True)
     """Longest completion in tokens."""
-    temperature: float = _sampling(1.0, "Temperature", common=True)
-    """Temperature that divides the logits; 0 takes the most probable token."""
-    top_p: float = _sampling(1.0, "Top-p")
-    """Draw from the smallest set of tokens that holds this much probability (1904.09751)."""
     random_controls: int = _controls(9, "Random directions", ge=0, le=999, common=True)
     """Random directions of the same norm, taken through the same strengths as controls."""
     damage_bound: float = _controls(1.5, "Damage bound", gt=1)
@@ -56,10 +52,8 @@ class SteerConfig(Settings):
     """Strength at which layers are ranked; without it half of the usable range's smaller side."""
     rerank_prompts: int = _rerank(16, "Prompts of the layer ranking", ge=1)
     """Prompts on which layers are ranked, with one completion for each strength."""
-    seed: int = _run(0, "Seed", common=True)
+    seed: int = _run(0, "Seed", ge=0, le=1 << 62, common=True)
     """Seed of sampling, random directions and intervals."""
-    batch: int = _run(64, "Sequences decoded together")
-    """Sequences that are decoded together, which bounds the memory of sampling."""
     batch_tokens: int = _run(4096, "Padded tokens a forward pass", ge=1)
     """Padded tokens of a forward pass, which bounds the memory."""
 
@@ -79,22 +73,10 @@ class SteerConfig(Settings):
             )
         return where
 
-    @model_validator(mode="after")
-    def _can_be_sampled(self) -> Self:
-        self.sampling()
-        return self
-
     def grid(self) -> list[float]:
         """Return the coefficients, ascending, with 0; only 0 for ablate."""
         return [0.0] if self.mode == "ablate" else parse_coeffs(self.coeffs)
 
     def sampling(self, samples: int | None = None) -> SamplingConfig:
         """Return how completions are drawn."""
-        return SamplingConfig(
-            max_new_tokens=self.max_new_tokens,
-            samples=self.samples if samples is None else samples,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-            batch=self.batch,
-        )
+        return SamplingConfig.of(self, self.samples if samples is None else samples)

@@ -88,9 +88,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(pairs, tiny_llama, tmp_path, c
     cases = {
         "is not a probe": rl(pairs, out, "--probe", tmp_path / "there"),
         "weights_fingerprint is": rl(pairs, out, "--model", other),
-        "group: got 1": rl(pairs, out, "--group", "1"),
+        "--group: got 1": rl(pairs, out, "--group", "1"),
         "balance 'side'": rl(pairs, out, "--balance", "side"),
-        "target: got 'best'": rl(pairs, out, "--target", "best"),
+        "--target: got 'best'": rl(pairs, out, "--target", "best"),
         "LoRA targets": rl(pairs, out, "--lora-targets", "nowhere"),
         "holds no chosen scores by tag 'x'": rl(pairs, out, "--target-tag", "x"),
         "no such file": rl(pairs, out, "--prompts", tmp_path / "none.jsonl"),
@@ -99,7 +99,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(pairs, tiny_llama, tmp_path, c
             pairs, out, "--behaviours", "sentiment", "--behaviour", "lies"
         ),
         "two or more": rl(pairs, out, "--limit", "1"),
-        "max_new_tokens: got 0": rl(pairs, out, "--max-new-tokens", "0"),
+        "--max-new-tokens: got 0": rl(pairs, out, "--max-new-tokens", "0"),
         "knows none": rl(pairs, out, "--toward", "ab"),
         "expected NAME=WEIGHT": rl(pairs, out, "--reward", "length"),
         "layer 9": rl(pairs, out, "--ensemble-layers", "9"),
