@@ -68,28 +68,27 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return the chosen cell, its held-out metric beside the controls, and the report's path."""
+    from probekit.reports.formats import spanned
+    from probekit.results.intervals import Interval
+
+    def written(metrics: dict[str, Any]) -> str:
+        return spanned(Interval.from_json(metrics[metric]), digits=3)
+
     chosen, metric, n = summary["chosen"], summary["primary"], summary["n"]
     lines = [
         f"chosen   {chosen['kind']} at {chosen['site']} layer {chosen['layer']}, position "
         f"{chosen['position']} (on the choose split)",
         f"held out {n['report']} of {n['examples']}, {n['report_groups']} groups; "
         "95 % bootstrap intervals over groups",
-        f"  {metric + ':':<20}{_interval(summary['report'][metric])}",
+        f"  {metric + ':':<20}{written(summary['report'])}",
     ]
     for name, metrics in summary["controls"].items():
         if metric in metrics:
-            lines.append(f"  {name.replace('_', ' '):<20}{_interval(metrics[metric])}")
+            lines.append(f"  {name.replace('_', ' '):<20}{written(metrics)}")
     for tag, values in summary["by_tag"].items():
         # A tag that is the label itself leaves one class a value: nothing to tell apart.
-        known = any(m[metric]["value"] == m[metric]["value"] for m in values.values())
+        known = any(Interval.from_json(m[metric]).known for m in values.values())
         if len(values) <= 4 and known:
-            words = ", ".join(f"{v} {_interval(m[metric])}" for v, m in values.items())
+            words = ", ".join(f"{value} {written(m)}" for value, m in values.items())
             lines.append(f"by {tag}: {words}")
     return [*lines, f"report   {summary['paths']['report']}"]
-
-
-def _interval(metric: dict[str, float]) -> str:
-    value, low, high = (
-        float("nan") if metric[key] is None else metric[key] for key in ("value", "low", "high")
-    )
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 from probekit.cli.options import FORCE, JSON, echo_json
+
+WRITERS = {
+    "fit": "probekit.reports.sweep:write_sweep_report",
+    "steer": "probekit.reports.steer:write_steer_report",
+    "rl": "probekit.reports.rl:write_rl_report",
+    "dynamics": "probekit.reports.dynamics:write_dynamics_report",
+    "study": "probekit.studies:write_study_report",
+}
+"""Command that wrote a directory, and the function that draws its report."""
 
 
 @click.command()
@@ -33,32 +43,21 @@ def report(
       probekit report sweep --out sweep.html
       probekit report run --with run-kl --with run-refit --out runs.html
     """
-    from probekit.reports import (
-        write_dynamics_report,
-        write_rl_report,
-        write_steer_report,
-        write_sweep_report,
-    )
+    from probekit.errors import ProbeError
     from probekit.results.runs import command_of
 
-    folder, file = Path(directory), Path(out) if out else None
-    kind = command_of(folder)
-    if kind == "rl":
-        path = write_rl_report(
-            folder, out=file, force=force, compare=[Path(other) for other in compare]
-        )
-    elif compare:
+    folder, kind = Path(directory), command_of(Path(directory))
+    if compare and kind != "rl":
         raise click.UsageError("--with compares RL runs, which this directory is not.")
-    elif kind == "study":
-        from probekit.studies import write_study_report
-
-        path = write_study_report(folder, out=file, force=force)
-    else:
-        writers = {
-            "steer": write_steer_report,
-            "dynamics": write_dynamics_report,
-        }
-        path = writers.get(kind, write_sweep_report)(folder, out=file, force=force)
+    if kind not in WRITERS:
+        raise ProbeError(
+            f"{folder}: got the output of probekit {kind}, expected that of {', '.join(WRITERS)}. "
+            "It has no report."
+        )
+    module, _, name = WRITERS[kind].partition(":")
+    more = {"compare": [Path(other) for other in compare]} if kind == "rl" else {}
+    write = getattr(import_module(module), name)
+    path = write(folder, out=Path(out) if out else None, force=force, **more)
     if as_json:
         echo_json({"path": str(path)})
     else:

@@ -9,7 +9,6 @@ from probekit.lazy import lazy
 
 if TYPE_CHECKING:
     from probekit.reports.dynamics import write_dynamics_report
-    from probekit.reports.load import load_sweep
     from probekit.reports.old_study import write_study_report
     from probekit.reports.rl import write_rl_report
     from probekit.reports.rl_load import load_rl
@@ -21,7 +20,6 @@ else:
     __getattr__ = lazy(
         __name__,
         dynamics="write_dynamics_report",
-        load="load_sweep",
         old_study="write_study_report",
         rl="write_rl_report",
         rl_load="load_rl",
@@ -35,7 +33,6 @@ __all__ = [
     "load_rl",
     "load_steer",
     "load_study",
-    "load_sweep",
     "write_dynamics_report",
     "write_rl_report",
     "write_steer_report",

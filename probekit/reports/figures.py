@@ -166,12 +166,12 @@ def _levels(
     figure: go.Figure, layout: Panels, levels: Mapping[str, float], ends: tuple[float, float]
 ) -> None:
     """Draw straight lines through every panel, and name them right of the last one of a row."""
-    figure.update_yaxes(range=list(ends))
+    figure.update_yaxes(range=list(ends), showgrid=False)
     names = [(value, f"{name} {number(value)}") for name, value in levels.items()]
     for index in range(layout.n):
         for order, value in enumerate(levels.values()):
             line = {"color": look.BLACK, "width": 1, "dash": look.LEVELS[order % len(look.LEVELS)]}
-            figure.add_hline(y=value, line=line, layer="between", **layout.cell(index))
+            figure.add_hline(y=value, line=line, layer="below", **layout.cell(index))
         if index + 1 == layout.n or layout.cell(index)["col"] == layout.across:
             look.right_labels(figure, names, index, ends, layout.each)
 
@@ -262,12 +262,12 @@ def histograms(
         figure.update_xaxes(title_text=title_x, showgrid=False, **layout.cell(index))
     if zero:
         figure.add_vline(x=0, line={"color": look.BLACK, "width": 1, "dash": "dash"})
-        look.above(figure, 0.0, zero)
+        figure.add_trace(look.key(zero, look.BLACK), row=1, col=1)
     figure.update_yaxes(
         title_text=counted or "Share", tickformat=None if counted else ".0%", rangemode="tozero"
     )
-    legend = [str(name) for name in names] if len(names) > 1 else []
-    head = 30 if len(panels) > 1 or zero else 10
+    legend = [*(str(name) for name in names if len(names) > 1 or zero), *([zero] if zero else [])]
+    head = 30 if len(panels) > 1 else 10
     return look.finish(
         figure, title=title, subtitle=subtitle, height=layout.height, legend=legend, head=head
     )

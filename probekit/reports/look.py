@@ -335,7 +335,9 @@ def bin_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     width = span / min(40, max(10, math.ceil(span / width)))
     first = math.floor(low / width)
     last = max(math.ceil(high / width), first + 1)
-    return np.arange(first, last + 1, dtype=np.float64) * width
+    edges = np.arange(first, last + 1, dtype=np.float64) * width
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # rounding leaves no value out
+    return edges
 
 
 def powers(values: pd.DataFrame, bounds: tuple[float, float]) -> dict[str, object]:

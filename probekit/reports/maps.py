@@ -56,7 +56,8 @@ def heatmap(
         if len(panels) > 1:
             look.panel_title(figure, f"<b>{plot_text(panel, 60)}</b>", index)
     bare = {"showgrid": False, "showline": False, "ticks": "", "tickmode": "array"}
-    across, down = look.thinned(columns, 26), look.thinned(names, each / 14)
+    across = look.thinned(columns, room * len(columns) / 21)
+    down = look.thinned(names, each / 14)
     figure.update_xaxes(
         tickvals=across, ticktext=[plot_text(columns[at], 18) for at in across], tickangle=0,
         range=[-0.5, len(columns) - 0.5], **bare,
@@ -99,7 +100,7 @@ def _cells(
     common = {
         "x": list(range(len(columns))), "y": list(range(len(names))), "hoverongaps": False,
         "xgap": int(len(columns) <= 40), "ygap": int(len(columns) <= 40),
-        "customdata": grid(rows["hover"]).fillna("").to_numpy().tolist(),
+        "customdata": grid(rows["hover"]).astype(object).fillna("").to_numpy().tolist(),
         "hovertemplate": "%{customdata}<extra></extra>",
     }  # fmt: skip
     values, missing = grid(rows["value"]), grid(rows["value"].isna().replace({False: None}))
@@ -114,7 +115,7 @@ def _cells(
     if room >= (22 if rows["value"].min() < 0 else 17.5):
         size = 9 if room < 24 else 10 if compact else 11
         coloured.update(
-            text=text.fillna("").to_numpy().tolist(),
+            text=text.astype(object).fillna("").to_numpy().tolist(),
             texttemplate="%{text}",
             textfont={"size": size},
         )

@@ -1,44 +1,38 @@
-"""`report.html` of a fit: which figures and tables, in which order, with which captions."""
+"""`report.html` of a fit: frames to figures; the words are in sweep.html.j2."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from html import escape
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from probekit.reports.load import load_sweep
-from probekit.reports.output import write_page
-from probekit.reports.rows import EMBEDDING, Sweep, layers_of, positions_of, series_of, tag_values
-from probekit.reports.verdict import Verdict, verdict
-from probekit.reports.words import (
-    CHANCE,
-    CONTROL_MEANINGS,
-    INTERVAL,
-    control_name,
-    metric_name,
-    number,
-    ordered_controls,
-    upper_first,
-    with_interval,
-)
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
 
-if TYPE_CHECKING:
-    from probekit.reports.old_page import Plot, Section
+from probekit.reports.figures import POINT, forest, histograms, lines, scatter
+from probekit.reports.formats import compact, count, interval, number, plot_text, sentence, spanned
+from probekit.reports.maps import heatmap
+from probekit.reports.page import write_page
+from probekit.results.findings import by_key
+from probekit.results.intervals import NO_VALUE, Interval
+from probekit.results.measures import measure
+from probekit.results.paired import Line, least_squares
+from probekit.results.sweep import SweepRun
 
-_BARS = f"Bars: {INTERVAL}."
-FEW = 20
-"""Below this many rows the caption warns of the interval."""
+TOGETHER, FEW_VALUES, SHOWN, PARTS, COLUMNS = 3, 12, 10, 16, 4
+"""At most: lines in a panel, distinct ratings drawn apart, examples in a list, values of a tag, measures."""
+SPAN = 0.2
+"""The colours cover at least this much above chance, so that noise does not look like a map."""
 
 
 def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
-    """Write the report of a fit as one self-contained HTML file and return its path.
+    """Write the report of a fit as one HTML file and return its path.
 
     Parameters
     ----------
     directory
-        What `probekit fit --out` wrote: `sweep.json`, `predictions.jsonl` and, where there is
-        one, `run.json`.
+        What `probekit fit --out` wrote.
     out
         Where to write; `report.html` in `directory` by default.
     force
@@ -49,241 +43,288 @@ def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool 
     ProbeError
         When `directory` is not the output of a fit, is partial, or is of a newer probekit.
     OutputError
-        When `out` exists and `force` is not set, or can not be written.
+        When `out` exists and `force` is not set, or cannot be written.
     """
-    sweep = load_sweep(Path(directory))
-    return write_page(Path(directory), lambda: render_sweep(sweep), out=out, force=force)
+    run = SweepRun.open(Path(directory))
+    path = Path(out) if out is not None else run.directory / "report.html"
+    return write_page("sweep.html.j2", _context(run), path, force=force)
 
 
-def render_sweep(sweep: Sweep) -> str:
-    """Return the report of a sweep as HTML."""
-    from probekit.reports.old_page import render_page
-
-    found = verdict(sweep)
-    store = sweep.provenance.get("store") or {}
-    data = store.get("data") or {}
-    source = str(data.get("source") or "") if isinstance(data, dict) else str(data)
-    name = Path(source).name.removeprefix("demo:") or f"{sweep.data_kind} data"
-    model = Path(str(store.get("model") or "")).name or "a model"
-    lead = (
-        f'<div class="verdict"><p class="headline">{escape(found.headline)}</p>'
-        f"<p>{escape(found.conclusion)}</p></div>"
-    )
-    return render_page(
-        title=f"{name} on {model}",
-        eyebrow=f"probekit layer sweep, {sweep.data_kind} data",
-        lead=lead,
-        sections=list(_sections(sweep, found)),
-        footer=f"Intervals are {INTERVAL}s. Groups never straddle the splits. "
-        "This file holds everything it shows and loads nothing.",
-    )
-
-
-def _sections(sweep: Sweep, found: Verdict) -> Iterator[Section]:
-    from probekit.reports import tables
-    from probekit.reports.examples import examples_html
-    from probekit.reports.old_page import Section
-
-    yield Section("result", "Result and controls", [
-        f'<div class="beside">{tables.chosen_table(sweep)}{tables.metrics_table(sweep)}</div>',
-        _controls(sweep),
-        tables.controls_table(sweep, found),
-    ])  # fmt: skip
-    yield Section("where", "Where it is read", list(_where(sweep)))
-    yield Section("how", "How held-out rows are scored", list(_scores(sweep)))
-    by_tag = list(_by_tag(sweep))
-    if by_tag:
-        yield Section("tags", "By tag", by_tag)
-    yield Section("examples", "Best and worst examples", [examples_html(sweep)])
-    yield Section("provenance", "Provenance", [tables.provenance_table(sweep)])
+def _context(run: SweepRun) -> dict[str, Any]:
+    """Return what the template shows."""
+    record, cells, examples = run.record, cells_of(run), run.examples
+    report, controls = run.chosen["report", "", "all"], run.controls
+    ranked = examples.dropna(subset="merit").to_dict("records")
+    best = min(SHOWN, (len(ranked) + 1) // 2)
+    names = [name for name in report if name not in ("chosen", "rejected", run.primary.name)]
+    columns = [run.primary.name, *names][:COLUMNS]
+    sizes = {
+        name.removeprefix("tag:"): values.value_counts().to_dict()
+        for name, values in examples.filter(like="tag:").items()
+    }
+    by_tag = {
+        tag: dict(sorted(((v, sizes.get(tag, {}).get(v, 0)) for v in values), key=lambda s: -s[1]))
+        for tag, values in record["by_tag"].items()
+    }
+    few_values = [tag for tag, values in sizes.items() if 2 <= len(values) <= 4][:2]
+    rows = {"chosen probe": run.value()} | {
+        measure("control", c).label: run.value(c) for c in controls
+    }
+    title = f"Chosen probe and controls: {run.primary.label}"
+    figures = {"controls": _forest(run, rows, title, _n(run))}
+    if len(record["rows"]) > 1:
+        figures |= {"heatmap": heatmap_of(run), "curves": _curves(run, cells)}
+    if len(record["cosine"]["layers"]) > 1:
+        figures["cosine"] = _cosine(run)
+    if record["reliability"]["bins"]:
+        figures["reliability"] = _reliability(run)
+    return {
+        "run": run, "record": record, "over": "groups", "unit": _unit(run), "figures": figures,
+        "rivals": by_key(run.findings[name] for name in controls if name != "length_partialled"),
+        "scores": {tag: _scores(run, tag) for tag in ["", *few_values]}, "columns": columns,
+        "tags": {tag: (_tag(run, tag, values), values) for tag, values in by_tag.items() if values},
+        "measured": lambda values: [interval(values.get(c, NO_VALUE), digits=2) for c in columns],
+        "best_read": ranked[:best], "worst_read": ranked[best:][-SHOWN:][::-1],
+        "places": cells["place"].unique(), "together": together(cells),
+        "is_spread": 1 < examples["target"].nunique() <= FEW_VALUES,
+    }  # fmt: skip
 
 
-def _controls(sweep: Sweep) -> Plot:
-    from probekit.reports.forest import controls_figure
-    from probekit.reports.old_page import Plot
-
-    meanings = "; ".join(
-        f"{control_name(name)}, {CONTROL_MEANINGS[name]}"
-        for name in ordered_controls(list(sweep.controls))
-        if name in CONTROL_MEANINGS
-    )
-    metric = metric_name(sweep.primary)
-    return Plot(
-        "controls",
-        controls_figure(sweep),
-        f"Held-out {escape(metric)} of the chosen probe (diamond) and of every control. Bars: {INTERVAL}, "
-        "unless said otherwise. "
-        "The shaded band carries the probe's interval down to the controls"
-        + (
-            f"; the dashed line is chance ({number(CHANCE[sweep.primary])})"
-            if sweep.primary in CHANCE
-            else ""
-        )
-        + f". <i>Controls</i>: {escape(meanings)}.",
-        f"Forest plot. {metric} of the chosen probe {with_interval(sweep.best)}. "
-        + verdict(sweep).conclusion,
-    )
+def _unit(run: SweepRun) -> str:
+    return "pairs" if run.record["data_kind"] == "pair" else "examples"
 
 
-def _where(sweep: Sweep) -> Iterator[Plot | str]:
-    from probekit.reports.cosine import cosine_figure
-    from probekit.reports.curves import curves_figure
-    from probekit.reports.heatmap import heatmap_figure
-    from probekit.reports.old_page import Plot
-
-    metric = metric_name(sweep.primary)
-    columns = len(layers_of(sweep.rows))
-    cell = f"{sweep.chosen.site} layer {sweep.chosen.layer}, position {sweep.chosen.position}"
-    if len(sweep.rows) == 1:
-        yield "<p>Only one cell was fitted, so there is no map and no curve to draw.</p>"
-    else:
-        yield Plot(
-            "heatmap",
-            heatmap_figure(sweep),
-            f"Each square is one probe, fitted on the fit split; its {escape(metric)} on the "
-            "choose split is written in it where it fits, always shown on pointing, with the "
-            f"{INTERVAL}. The lightest colour is chance or below. A grey square has no value, an "
-            "empty one was not fitted. "
-            + (
-                "<i>emb</i>: the embedding, before any layer."
-                if EMBEDDING in layers_of(sweep.rows)
-                else ""
-            ),
-            f"Heat map of {metric} by layer and position on the choose split; chosen: {cell}.",
-            width=max(480, 160 + 70 * columns) if columns <= 8 else None,
-        )
-        yield Plot(
-            "curves",
-            curves_figure(sweep),
-            _curves_caption(sweep),
-            f"Curves of {metric} over layers for each position on the choose split, with controls.",
-        )
-    if len(sweep.cosine_layers) > 1:
-        yield Plot(
-            "cosine",
-            cosine_figure(sweep),
-            "Cosine between the unit directions fitted at each pair of layers. A block near 1 "
-            "means that those layers hold the same direction; two unrelated directions give about "
-            "0. Grey: no value. No interval: directions are those of one fit.",
-            "Matrix of cosines between the directions of all layers at the chosen position.",
-            width=600,
-        )
-
-
-def _curves_caption(sweep: Sweep) -> str:
-    from probekit.reports.curves import TOGETHER
-
-    metric = escape(upper_first(metric_name(sweep.primary)))
-    if len(layers_of(sweep.rows)) == 1:
-        return (
-            f"{metric} of every position at the only layer, choose split. {_BARS} Lines: controls "
-            "on the report split."
-        )
-    panels = len(series_of(sweep.rows)) * len(positions_of(sweep.rows)) > TOGETHER
-    where = (
-        "Light grey curves, where drawn, repeat the other positions; thin broken ones are a random "
-        "direction and shuffled labels at the same cells."
-        if panels
-        else "Thin broken curves: a random direction and shuffled labels at the chosen position."
-    )
+def _n(run: SweepRun, split: str = "report") -> str:
+    """Return what a split holds, as a subtitle."""
+    n = run.record["n"]
     return (
-        f"{metric} of the probe fitted at each layer, choose split. Bands: {INTERVAL}. Straight "
-        "lines: probes on length alone and on TF-IDF features, scored on the report split, and "
-        f"chance. The ring is the chosen cell. {where}"
+        f"{split} split, n = {count(n[split])} {_unit(run)} in {count(n[f'{split}_groups'])} groups"
     )
 
 
-def _scores(sweep: Sweep) -> Iterator[Plot | str]:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.reliability import reliability_figure
-
-    few = [tag for tag, values in tag_values(sweep.predictions).items() if 2 <= len(values) <= 4]
-    for tag in [None, *few[:2]]:
-        yield _score_plot(sweep, tag)
-    if sum(item.n for item in sweep.reliability):
-        yield Plot(
-            "reliability",
-            reliability_figure(sweep),
-            f"{_RELIABILITY[sweep.data_kind]} Below: how many each bin holds.",
-            "Reliability diagram: observed against predicted, with counts of each bin.",
-            width=600,
-        )
-
-
-_RELIABILITY = {
-    "label": "Points on the dashed line are calibrated: of the examples given probability p, a "
-    "fraction p is of the class. ECE: mean distance from the line, weighted by bin. Bars: 95 % "
-    "Wilson intervals.",
-    "pair": "Points on the dashed line are calibrated: of the pairs given probability p, a "
-    "fraction p is preferred that way. Every pair is counted in both orders, so the diagram is "
-    "symmetric about 0.5. ECE: mean distance from the line, weighted by bin. Bars: 95 % Wilson "
-    "intervals.",
-    "rating": "Each point is a tenth of the held-out predictions: their mean against the mean of "
-    "the true ratings. On the dashed line a predicted rating can be taken at face value. "
-    "Bars: 1.96 standard errors of the mean.",
-}
-
-
-def _score_plot(sweep: Sweep, tag: str | None) -> Plot:
-    from probekit.reports.distributions import distribution_figure
-    from probekit.reports.old_page import Plot
-    from probekit.reports.predicted import is_spread, predicted_figure
-
-    name = (
-        "scores"
-        if tag is None
-        else f"scores-by-tag-{sorted(tag_values(sweep.predictions)).index(tag)}"
-    )
-    by = f", by {escape(tag)}" if tag else ""
-    if sweep.data_kind == "rating":
-        spread = (
-            " Ratings take few values, so points are spread a little up and down to be told apart."
-            if is_spread(sweep)
-            else ""
-        )
-        caption = (
-            f"One point a held-out example{by}. Dashed: prediction equals truth. Solid: least "
-            "squares of true on predicted rating; a slope of 1 means that a predicted difference "
-            f"is a true one.{spread}"
-        )
-        return Plot(
-            name, predicted_figure(sweep, tag), caption,
-            "Scatter plot of true against predicted rating with the identity and a fitted line.",
-            width=620,
-        )  # fmt: skip
-    if sweep.data_kind == "pair":
-        caption = (
-            f"Counts of held-out scores{by}. Left: chosen and rejected completions; the less they "
-            "overlap, the better. Right: margins of the same pairs; right of the dashed line the "
-            "chosen one scores higher, and that fraction is the pair accuracy. Counts, no interval."
-        )
-    else:
-        caption = (
-            f"Counts of held-out scores by true class{by}. The dashed line is where the probe "
-            "says that both classes are equally likely. Counts, no interval."
-        )
-    return Plot(
-        name, distribution_figure(sweep, tag), caption,
-        "Histograms of held-out scores, one colour a side or class.",
+def _forest(run: SweepRun, rows: dict[str, Interval], title: str, subtitle: str) -> go.Figure:
+    """Draw the chosen head above what it is compared with."""
+    data = pd.DataFrame(list(rows.values()), columns=Interval._fields).assign(name=list(rows))
+    data["main"] = data.index == 0
+    return forest(
+        data, title=title, subtitle=subtitle, x_title=run.primary.axis_title, digits=2,
+        reference=run.primary.chance,
     )  # fmt: skip
 
 
-def _by_tag(sweep: Sweep) -> Iterator[Plot | str]:
-    from probekit.reports.forest import tag_figure, value_counts
-    from probekit.reports.old_page import Plot
-    from probekit.reports.tables import tag_table
+def _tag(run: SweepRun, tag: str, sizes: dict[str, int]) -> go.Figure:
+    """Draw the chosen head on the largest values of a tag."""
+    rows = {"all": run.value()}
+    for value, n in list(sizes.items())[:PARTS]:
+        rows[f"{plot_text(value, 26)}  (n = {count(n)})"] = run.value(part=f"{tag}={value}")
+    left_out = f", {PARTS} largest of {len(sizes)}" if len(sizes) > PARTS else ""
+    return _forest(run, rows, f"{sentence(run.primary.label)}{_by(tag)}", _n(run) + left_out)
 
-    for index, (tag, values) in enumerate(sweep.by_tag.items()):
-        if not values:
-            continue
-        metric, counts = metric_name(sweep.primary), value_counts(sweep.predictions, tag)
-        small = min((counts.get(value, 0) for value in values), default=0) < FEW
-        yield Plot(
-            f"tag-{index}",
-            tag_figure(sweep, tag),
-            f"Held-out {escape(metric)} within each value of <bdi>{escape(tag)}</bdi>, under the "
-            f"same probe. {_BARS} The shaded band is the interval over all rows."
-            + (f" With fewer than {FEW} rows a bootstrap interval is too narrow." if small else ""),
-            f"Forest plot of {metric} for each value of {tag}.",
-        )
-        yield tag_table(sweep, tag, counts)
+
+def _by(tag: str) -> str:
+    return f", by {plot_text(tag, 30)}" if tag else ""
+
+
+def cells_of(run: SweepRun) -> pd.DataFrame:
+    """Return the primary measure of every cell and of its controls on the choose split, as drawn.
+
+    Columns `x` (the layer; -1 for the embedding, which is drawn left of layer 0), `place` (its name),
+    `whole` (kind and site), `series` (what tells kinds and sites apart), and others of `lines`.
+    """
+    rows = run.metrics.query("split == 'choose' and measure == @run.primary.name")
+    kind = (rows["kind"] + " " + rows["head"].fillna("")).str.strip()
+    embedding = (rows["site"] == "resid_pre") & (rows["layer"] == 0)
+    embedding &= kind.isin(kind[rows["site"] == "resid_post"])
+    site, x = rows["site"].where(~embedding, "resid_post"), rows["layer"].where(~embedding, -1)
+    whole = kind + ", " + site
+    series = site if kind.nunique() == 1 < site.nunique() else whole if kind.nunique() > 1 else kind
+    place = x.map(lambda at: "emb" if at < 0 else str(at))
+    hover = x.map(lambda at: "embedding" if at < 0 else f"layer {at}")
+    rows = rows.assign(
+        x=x, place=place, whole=whole, series=series, hover=hover, look="main", share=False, panel="",
+        axis=sentence(run.primary.label),
+    )  # fmt: skip
+    return rows.sort_values("x", kind="stable")
+
+
+def heatmap_of(run: SweepRun) -> go.Figure:
+    """Draw the primary measure by layer and position, a panel each kind and site."""
+    cells, label = cells_of(run).query("control == ''"), run.primary.label
+    hover = [
+        f"{row.hover}, {plot_text(row.position)}<br>{label} "
+        f"{spanned(Interval(row.value, row.low, row.high), digits=3)}<br>l2 {compact(row.l2)}"
+        for row in cells.itertuples()
+    ]
+    data = cells.assign(panel=cells["whole"], x=cells["place"], y=cells["position"], hover=hover)
+    low = cells["value"].min() if run.primary.chance is None else run.primary.chance
+    return heatmap(
+        data, title=f"{sentence(label)} by layer, position", x_title="Layer", y_title="Position",
+        subtitle=f"{_n(run, 'choose')}, {count(len(cells))} cells",
+        ends=(low, max(low + SPAN, cells["value"].max())), frames=[cells["chosen"]],
+    )  # fmt: skip
+
+
+def together(cells: pd.DataFrame) -> bool:
+    """Return whether all lines are drawn in one panel."""
+    return len(cells.drop_duplicates(["position", "series"])) <= TOGETHER
+
+
+def _curves(run: SweepRun, cells: pd.DataFrame) -> go.Figure:
+    """Draw the primary measure over layers; over positions where there is one layer."""
+    levels = {measure("control", name).label: run.value(name).value for name in ("tfidf", "length")}
+    levels["chance"] = math.nan if run.primary.chance is None else run.primary.chance
+    what, ticks = "layer", dict(zip(cells["x"], cells["place"], strict=True))
+    if len(ticks) > 1:
+        data = _over_layers(cells)
+    else:
+        data, what = cells[cells["control"] == ""], "position"
+        ticks = dict(enumerate(plot_text(name, 14) for name in data["position"].unique()))
+        at = pd.factorize(data["position"])[0] + 0.16 * pd.factorize(data["series"])[0]
+        data = data.assign(x=at, name=data["series"], look="points", hover=data["position"])
+    panels = data["panel"].nunique()
+    return lines(
+        data[POINT], title=f"{sentence(run.primary.label)} over {what}s", ticks=ticks, same=True,
+        subtitle=_n(run, "choose"), x_title=sentence(what), each=330 if panels == 1 else None,
+        levels={name: value for name, value in levels.items() if not math.isnan(value)},
+        across=math.ceil(panels / 3) if panels > 9 else None,
+    )  # fmt: skip
+
+
+def _over_layers(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines of every head, in one panel while few, else in a panel each position.
+
+    With them go the controls at the chosen kind and site and a ring around the chosen cell.
+    """
+    heads = cells[cells["control"] == ""]
+    ring = heads[heads["chosen"]].assign(name="chosen", look="ring")
+    [position], [series] = ring["position"], ring["series"]
+    controls = cells[(cells["control"] != "") & (cells["series"] == series)]
+    names = controls["control"].map(lambda name: measure("control", name).label)
+    if together(cells):
+        several = ", " + heads["series"] if heads["series"].nunique() > 1 else ""
+        heads = heads.assign(name=(heads["position"] + several).map(plot_text))
+        names = names[controls["position"] == position] + f" (at {plot_text(position, 14)})"
+        controls = controls.loc[names.index]
+    else:
+        heads = heads.assign(name=heads["series"])
+    data = pd.concat([heads, controls.assign(name=names, look="control"), ring])
+    if together(cells):
+        return data
+    chosen = np.where(data["position"] == position, " (chosen)", "")
+    return data.assign(panel=data["position"] + chosen)
+
+
+def _cosine(run: SweepRun) -> go.Figure:
+    cosine = run.record["cosine"]
+    layers = cosine["layers"]
+    matrix = pd.DataFrame(cosine["matrix"], index=layers, columns=layers, dtype=float)
+    data = matrix.rename_axis("y").reset_index().melt("y", var_name="x").assign(panel="")
+    hover = [f"layers {row.x} and {row.y}: {number(row.value, 3)}" for row in data.itertuples()]
+    return heatmap(
+        data.assign(hover=hover), title="Cosine between directions", x_title="Layer", y_title="Layer",
+        subtitle=f"{cosine['kind']}, {cosine['site']}, position {plot_text(cosine['position'], 20)}; "
+        f"n = {len(layers)} layers, fit split", ends=(-1, 1), diverging=True, square=True,
+        frames=[data[key] == run.record["chosen"]["layer"] for key in ("x", "y")],
+    )  # fmt: skip
+
+
+def _scores(run: SweepRun, tag: str) -> dict[str, go.Figure]:
+    """Return how held-out examples are scored, in parts by the values of a tag where one is given."""
+    rows, kind = run.examples.sort_index(), run.record["data_kind"]
+    rows = rows.assign(part=rows[f"tag:{tag}"] if tag else "").dropna(subset="part")
+    if kind == "rating":
+        return {"predicted": _predicted(run, rows, tag)}
+    if kind == "label":
+        names = rows["target"].map(lambda at: plot_text(run.record["classes"][int(at)], 30))
+        rows = rows.assign(value=rows["score"], name=names).sort_values("target", kind="stable")
+        return {"scores": _histograms(run, rows, "Scores by class", tag, "P = 0.5")}
+    margins = rows.assign(value=rows["merit"], name="margin")
+    columns = {"chosen": "score", "rejected": "score_rejected"}
+    sides = [rows.assign(value=rows[column], name=name) for name, column in columns.items()]
+    return {
+        "scores": _histograms(run, pd.concat(sides), "Scores by side", tag),
+        "margins": _histograms(run, margins, "Margins", tag, "margin 0"),
+    }
+
+
+def _histograms(
+    run: SweepRun, rows: pd.DataFrame, title: str, tag: str, zero: str = ""
+) -> go.Figure:
+    """Draw the column `value` by `name`, a panel each part; how many there are stands above."""
+
+    def size(part: pd.DataFrame) -> str:
+        values = part.groupby("name", sort=False)["value"]
+        above = {name: f"{(v > 0).sum()} of {len(v)} above 0" for name, v in values}
+        ns = above if zero else {name: f"n = {len(v)}" for name, v in values}
+        return ", ".join(f"{name}: {n}" for name, n in ns.items())
+
+    sizes = {part: size(inside) for part, inside in rows.groupby("part")}
+    panels = rows["part"].map(lambda part: f"{plot_text(part, 26)}; {sizes[part]}")
+    return histograms(
+        rows.assign(panel=panels), title=title + _by(tag), counted=sentence(_unit(run)), zero=zero,
+        subtitle=_n(run) + ("" if tag else f"; {sizes['']}"),
+        x_title=f"{title.split()[0].removesuffix('s')} ({measure('sweep', 'margin').unit})",
+    )  # fmt: skip
+
+
+def _predicted(run: SweepRun, rows: pd.DataFrame, tag: str) -> go.Figure:
+    """Draw true against predicted ratings, with the line where they are equal and the best one."""
+
+    def fitted(rows: pd.DataFrame) -> Line:
+        return least_squares(rows["prediction"].to_numpy(), rows["target"].to_numpy())
+
+    rows, unit = rows.dropna(subset="merit"), measure("sweep", "mae").unit
+    texts = {
+        part: f"{plot_text(part, 26)} (n = {len(inside)}, r = {number(fitted(inside).r)})"
+        for part, inside in rows.groupby("part")
+    }
+    hover = [
+        f"{plot_text(row.id, 30)}<br>predicted {number(row.prediction)}, true {number(row.target)}"
+        for row in rows.itertuples()
+    ]
+    points = rows.assign(
+        x=rows["prediction"], value=rows["target"] + _apart(rows["target"]), look="points", hover=hover,
+        name=rows["part"].map(texts) if tag else "held-out example",
+    )  # fmt: skip
+    line, x = fitted(rows), points["x"].agg(["min", "max"])
+    ends = pd.DataFrame({"x": x, "value": line.slope * x + line.intercept, "look": "line"})
+    ends = ends.assign(name=f"least squares, slope {number(line.slope)}", hover="").dropna()
+    return scatter(
+        pd.concat([points, ends]).assign(low=math.nan, high=math.nan, label=""), diagonal="identity",
+        title=f"True against predicted{_by(tag)}", subtitle=f"{_n(run)}; r = {number(line.r)}",
+        x_title=f"Predicted rating ({unit})", y_title=f"True rating ({unit})", height=460,
+    )  # fmt: skip
+
+
+def _apart(values: pd.Series) -> Any:  # noqa: ANN401 - an array
+    """Return shifts that unstack points of few distinct values: multiples of the golden ratio."""
+    distinct = np.unique(values)
+    if not 1 < len(distinct) <= FEW_VALUES:
+        return 0.0
+    return (np.arange(len(values)) * 0.6180339887498949 % 1 - 0.5) * np.diff(distinct).min() / 2
+
+
+def _reliability(run: SweepRun) -> go.Figure:
+    """Draw what was observed against what was predicted, with the number of each bin."""
+    kind, record = run.record["data_kind"], run.record
+    bins = pd.DataFrame(record["reliability"]["bins"]).astype(float)
+    ends = {"value": "observed", "low": "observed_low", "high": "observed_high"}
+    hover = [
+        f"predicted {number(row.predicted, 3)}, bin {number(row.low)} to {number(row.high)}<br>observed "
+        f"{spanned(Interval(row.observed, row.observed_low, row.observed_high), digits=3)}<br>n = {row.n:.0f}"
+        for row in bins.itertuples()
+    ]
+    data = pd.DataFrame({name: bins[key] for name, key in ends.items()} | {"hover": hover}).assign(
+        name="observed", x=bins["predicted"], look="path",
+        label="" if kind == "rating" else bins["n"].map(count),
+    )  # fmt: skip
+    error = measure("sweep", "mae" if kind == "rating" else "ece")
+    value = run.chosen["report", "", "all"].get(error.name, NO_VALUE)
+    what = f"P({plot_text((record['classes'] or ('', 'chosen'))[1], 24)})"
+    what = f"rating ({error.unit})" if kind == "rating" else what
+    return scatter(
+        data, title="Reliability", diagonal="perfect calibration", height=400,
+        subtitle=f"{_n(run)}; {error.label} = {spanned(value, digits=3)}",
+        x_title=f"Predicted {what}", y_title=f"Observed {what}",
+        ends=None if kind == "rating" else (-0.07, 1.05),
+    )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Means, paired changes and ratios of values over groups, each with its bootstrap interval."""
+"""Means, paired changes and ratios of values over groups with bootstrap intervals; a straight line."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,24 @@ def separation(groups: Groups, values: Array, inside: NDArray[np.bool_]) -> Inte
         return NO_VALUE
     rows = np.stack([values * inside, inside, values * ~inside, ~inside], axis=1)
     return _over(groups, rows, lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3])
+
+
+class Line(NamedTuple):
+    """A least-squares line and Pearson's r; NaN where either side has no spread."""
+
+    slope: float = np.nan
+    intercept: float = np.nan
+    r: float = np.nan
+
+
+def least_squares(x: Array, y: Array) -> Line:
+    """Return the line y = slope * x + intercept, shape (n,) each; NaN is left out."""
+    whole = np.isfinite(x) & np.isfinite(y)
+    x, y = x[whole], y[whole]
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Line()
+    slope, intercept = np.polyfit(x, y, 1)
+    return Line(float(slope), float(intercept), float(np.corrcoef(x, y)[0, 1]))
 
 
 def _over(groups: Groups, rows: Array, formula: Formula) -> Interval:

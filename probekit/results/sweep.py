@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing_extensions import TypedDict
 from probekit.errors import ProbeError
 from probekit.results.findings import Finding, against
 from probekit.results.intervals import NO_VALUE, Interval
-from probekit.results.measures import measure, measures
+from probekit.results.measures import Measure, measure, measures
 from probekit.results.runs import Run
 from probekit.results.table import Document, Table
 
@@ -117,13 +118,12 @@ class SweepRun(Run):
     def metrics(self) -> pd.DataFrame:
         """A row a measure: columns `OF`, then `measure`, `value`, `low`, `high`.
 
-        `split` is `choose` or, of the chosen head alone, `report`; `control` is empty for the head
+        `split` is `choose` or, for the chosen head alone, `report`; `control` is empty for the head
         itself; `part` is `all` or TAG=VALUE.
         """
         import pandas as pd
 
         record, rows = self.record, []
-        order = list(measures("control"))
 
         def add(
             head: HeadRow, split: str, values: Values, control: str = "", part: str = "all"
@@ -137,7 +137,8 @@ class SweepRun(Run):
             for name, values in row["controls"].items():
                 add(row, "choose", values, name)
         add(record["chosen"], "report", record["report"])
-        for name in sorted(record["controls"], key=lambda n: order.index(n) if n in order else 99):
+        order = [*measures("control"), *record["controls"]]
+        for name in sorted(record["controls"], key=order.index):
             add(record["chosen"], "report", record["controls"][name], name)
         for tag, parts in record["by_tag"].items():
             for value, values in parts.items():
@@ -160,41 +161,60 @@ class SweepRun(Run):
     def examples(self) -> pd.DataFrame:
         """A row a held-out example or pair, and how well it is read: `merit`, best first.
 
-        The margin of a pair, whose other side is in columns `*_rejected`; the probability of the true
-        class; minus the absolute error of a rating.
+        The margin of a pair, the texts of whose other side are in `*_rejected`; the probability of the
+        true class; minus the absolute `error` of a rating.
         """
         rows, kind = self.rows, self.record["data_kind"]
         if kind == "pair":
             rows = rows.assign(nth=rows.groupby(["id", "side"]).cumcount())
-            chosen, rejected = (rows[rows["side"] == side] for side in ("chosen", "rejected"))
-            rows = chosen.merge(rejected, on=["id", "nth"], suffixes=("", "_rejected"))
+            sides = [rows[rows["side"] == side] for side in ("chosen", "rejected")]
+            other = sides[1][["id", "nth", "score", "n_tokens", "completion"]]
+            rows = sides[0].merge(other, on=["id", "nth"], suffixes=("", "_rejected"))
             merit = rows["score"] - rows["score_rejected"]
         elif kind == "label":
             merit = rows["prediction"].where(rows["target"] == 1, 1 - rows["prediction"])
         else:
-            merit = -(rows["prediction"] - rows["target"]).abs()
+            rows = rows.assign(error=rows["prediction"] - rows["target"])
+            merit = -rows["error"].abs()
         return rows.assign(merit=merit).sort_values("merit", ascending=False, kind="stable")
 
-    def value(self, name: str, control: str = "") -> Interval:
-        """Return a measure of the chosen head, or of a control in its place, on the report split."""
-        values = self.record["controls"].get(control, {}) if control else self.record["report"]
-        return Interval.from_json(values[name]) if name in values else NO_VALUE
+    @cached_property
+    def chosen(self) -> dict[tuple[str, str, str], dict[str, Interval]]:
+        """Measures of the chosen head by split, control and part; see `metrics`."""
+        rows = self.metrics[self.metrics["chosen"]]
+        groups = rows.groupby(["split", "control", "part"], sort=False)
+        return {
+            key: {row.measure: Interval(row.value, row.low, row.high) for row in part.itertuples()}
+            for key, part in groups
+        }
+
+    @property
+    def primary(self) -> Measure:
+        """The measure that cells are chosen by."""
+        return measure("sweep", self.record["primary"])
+
+    @property
+    def controls(self) -> list[str]:
+        """Names of the controls of the chosen head, in reading order."""
+        return [control for split, control, _ in self.chosen if split == "report" and control]
+
+    def value(self, control: str = "", part: str = "all") -> Interval:
+        """Return the primary measure of the chosen head, or of a control, on the report split."""
+        values: dict[str, Interval] = self.chosen.get(("report", control, part), {})
+        return values.get(self.primary.name, NO_VALUE)
 
     @cached_property
-    def findings(self) -> list[Finding]:
-        """Where the primary measure lies against chance and every control.
+    def findings(self) -> dict[str, Finding]:
+        """Where the primary measure lies against chance and every control, by their names.
 
-        `length_partialled` is no rival but the head itself without what length explains: its own
-        measure is held against chance.
+        `length_partialled` is no rival but the head itself without what length explains: it is held
+        against chance.
         """
-        name = self.record["primary"]
-        best, chance = self.value(name), measure("sweep", name).chance
-        found = [] if chance is None else [against("chance", name, best, chance)]
-        known = [*measures("control"), *self.record["controls"]]
-        for control in dict.fromkeys(c for c in known if c in self.record["controls"]):
-            value = self.value(name, control)
-            if control != "length_partialled":
-                found.append(against(control, name, best, value.value))
-            elif chance is not None:
-                found.append(against(control, name, value, chance))
+        name, best, chance = self.primary.name, self.value(), self.primary.chance
+        level = math.nan if chance is None else chance
+        found = {"chance": against("chance", name, best, level)}
+        for control in self.controls:
+            value = self.value(control)
+            rival = (value, level) if control == "length_partialled" else (best, value.value)
+            found[control] = against(control, name, *rival)
         return found

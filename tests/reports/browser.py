@@ -126,3 +126,30 @@ def collisions(texts: list[list]) -> list[tuple[str, str]]:
             if across > 1.5 and down > 4:
                 found.append((one, other))
     return found
+
+
+def check_drawn(report: Path, folder: Path, *, width: int = 1280) -> dict:
+    """Open a report and hold every figure to the rules; return what the browser found.
+
+    Nothing goes wrong and nothing is loaded; every figure of the page is drawn, on the screen and in
+    print, and no text lies over another or outside of its figure.
+    """
+    seen = open_report(report, folder, width=width)
+    found = seen.found
+    assert found["problems"] == seen.console == found["resources"] == []
+    drawn = [figure["id"] for figure in found["figures"]]
+    assert drawn == re.findall(r'data-for="([^"]+)"', report.read_text(encoding="utf-8"))
+    assert found["scroll"] <= found["inner"]
+    assert found["png"] == "data:image/png;base64,"
+    assert found["after"] == [figure["svgWidth"] for figure in found["figures"]]
+    for figure in [*found["figures"], *found["printed"]]:
+        types = figure["types"]
+        assert figure["svgs"] >= 2, figure["id"]
+        assert figure["scatter"] == types.count("scatter"), figure["id"]
+        assert figure["images"] == types.count("heatmap"), figure["id"]
+        assert collisions(figure["texts"]) == [], figure["id"]
+        for text, left, top, right, bottom in figure["texts"]:
+            inside = left >= -1 and top >= -1 and bottom <= figure["height"] + 1
+            assert inside and right <= figure["svgWidth"] + 1, (figure["id"], text)
+    assert all(figure["svgWidth"] <= 680 for figure in found["printed"])
+    return found

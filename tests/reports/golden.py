@@ -50,10 +50,16 @@ class _Text(HTMLParser):
             self.lines[-1] += data
 
 
-def page_text(html: str) -> str:
-    """Return the visible text, a block a line, and every figure's traces with rounded numbers."""
+def parse(html: str) -> _Text:
+    """Return a page's `lines` of text and its `figures` by their ids, as plotly's JSON."""
     parser = _Text()
     parser.feed(html)
+    return parser
+
+
+def page_text(html: str) -> str:
+    """Return the visible text, a block a line, and every figure's traces with rounded numbers."""
+    parser = parse(html)
     lines = [" ".join(line.split()) for line in parser.lines]
     text = [line for line in lines if line]
     for name, figure in parser.figures.items():
