@@ -32,14 +32,29 @@ def test_the_blocks_of_a_page_run(page, tmp_path, real_model):
         assert done.returncode == 0, f"{page.name}:\n{text}\n{done.stderr}"
 
 
+def anchors(page):
+    """Return what a link to the page may name after `#`: its headings, as GitHub spells them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+            file, _, anchor = target.partition("#")
+            path = page.parent / file if file else page
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path), target
 
 
 def test_the_command_reference_is_what_the_help_says():
     from tests.make_cli_reference import reference
 
     assert (ROOT / "docs" / "cli.md").read_text() == reference()
+
+
+def test_the_measures_are_what_the_package_says():
+    from tests.make_measures_reference import reference
+
+    assert (ROOT / "docs" / "measures.md").read_text() == reference()
