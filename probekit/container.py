@@ -52,7 +52,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise OutputError(
-                f"{path}: can not be written ({error.strerror}). Choose another --out."
+                f"{path}: cannot be written ({error.strerror}). Choose another --out."
             ) from error
         raise
 

@@ -16,7 +16,7 @@ class DataError(ProbekitError):
 
 
 class ModelError(ProbekitError):
-    """A model can not be found, loaded, or hooked where it was asked."""
+    """A model cannot be found, loaded, or hooked where it was asked."""
 
 
 class StoreError(ProbekitError):
@@ -28,12 +28,12 @@ class ProbeError(ProbekitError):
 
 
 class OutputError(ProbekitError):
-    """An output path exists already, can not be written, or the disk is full."""
+    """An output path exists already, cannot be written, or the disk is full."""
 
 
 class SteeringError(ProbekitError):
-    """A steering vector, strength or place can not be used on the model at hand."""
+    """A steering vector, strength or place cannot be used on the model at hand."""
 
 
 class BehaviourError(ProbekitError):
-    """A behaviours file is malformed, or a judge can not be asked as it says."""
+    """A behaviours file is malformed, or a judge cannot be asked as it says."""

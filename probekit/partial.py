@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from probekit.container import disk_errors, write_json
 from probekit.errors import OutputError, ProbekitError
@@ -15,25 +18,28 @@ LOCK = "lock"
 """File of a folder that a process holds."""
 
 
-def hold(folder: Path, error: type[ProbekitError] = OutputError) -> IO[str]:
-    """Make a folder, and take it for this process until what is returned is closed.
+@contextmanager
+def hold(folder: Path, error: type[ProbekitError] = OutputError) -> Iterator[None]:
+    """Make a folder, and keep other processes out of it while the block lasts.
 
     Raises
     ------
     ProbekitError
         Of the class `error`, when another process holds it.
     """
+    lock = FileLock(folder / LOCK, blocking=False, thread_local=False)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / LOCK).open("w")
+        try:
+            lock.acquire()
+        except Timeout as cause:
+            raise error(
+                f"{folder}: another process is working in it. Wait for it or stop it."
+            ) from cause
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as cause:
-        handle.close()
-        raise error(
-            f"{folder}: another process is working in it. Wait for it or stop it."
-        ) from cause
-    return handle
+        yield
+    finally:
+        lock.release()
 
 
 class PartialFolder:
@@ -45,7 +51,7 @@ class PartialFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._held = ExitStack()
 
     @classmethod
     def path_beside(cls, out: Path) -> Path:
@@ -71,7 +77,7 @@ class PartialFolder:
         continued = resume and known is not None
         if continued and known is not None:
             self._same(known, json.loads(json.dumps(settings)))
-        self._lock = hold(self.path, self.ERROR)
+        self._held.enter_context(hold(self.path, self.ERROR))
         try:
             if not continued:
                 self._empty()
@@ -84,9 +90,7 @@ class PartialFolder:
 
     def close(self) -> None:
         """Let another process take the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._held.close()
 
     def remove(self) -> None:
         """Delete the folder; its work is whole."""

@@ -20,9 +20,8 @@ from probekit.activations.config import CacheConfig
 from probekit.activations.gather import plan_batches, read_batch
 from probekit.activations.layers import parse_layers
 from probekit.activations.positions import PositionRule, parse_positions
-from probekit.activations.store import ActivationStore
+from probekit.activations.store import ActivationStore, TokenTable
 from probekit.activations.table import Cell
-from probekit.activations.token_table import TokenTable
 from probekit.activations.workdir import WorkDir
 from probekit.activations.writer import assemble, write_examples
 from probekit.container import disk_errors, refuse_existing
@@ -184,7 +183,7 @@ class _Capture:
             raise DataError(f"{self.dataset.source}: every row is longer than {self.max_length}.")
 
     def _fits(self, rows: list[tuple[Example, Rendered]]) -> bool:
-        """Return whether a row (or both sides of a pair) is kept; raise where it can not be."""
+        """Return whether a row (or both sides of a pair) is kept; raise where it cannot be."""
         for example, row in rows:
             where = f"{self.dataset.source}: row {example.id}"
             if len(row.ids) > self.max_length:
@@ -230,18 +229,18 @@ class _Capture:
 
     def _write_batch(self, reader: TokenTable, batch: NDArray[np.int64]) -> None:
         rows = [reader.row(int(i)) for i in batch]
-        found = read_batch(self.backend, rows, self.places, self.rules, self.loaded.device)
+        acts = read_batch(self.backend, rows, self.places, self.rules, self.loaded.device)
         # Ascending rows let neighbours go out in one write.
         order = np.argsort(batch)
         ragged = np.concatenate([reader.ragged_rows(int(i)) for i in batch])
-        for cell, values in found.items():
+        for cell, values in acts.items():
             into = ragged if cell.position == "all" else batch
             if cell.position != "all":
                 into, values = into[order], values[order]
             self.work.write(cell, into, values, float16=self.config.store_dtype == "float16")
 
     def _check_space(self, reader: TokenTable) -> None:
-        """Refuse to start what can not fit: flat rows and the final file, both on the same disk."""
+        """Refuse to start what cannot fit: flat rows and the final file, both on the same disk."""
         per_row = self.backend.d_model * (2 if self.config.store_dtype == "float16" else 4)
         sizes = [
             int(reader.ragged[-1]) if cell.position == "all" else len(reader.lengths)

@@ -64,7 +64,7 @@ class Selection:
 
 
 def plan_batches(lengths: NDArray[np.integer], batch_tokens: int) -> list[NDArray[np.int64]]:
-    """Return batches of row indices, longest rows first, each at most `batch_tokens` when padded.
+    """Return batches of row indices, (n_batch,) each, longest first, of `batch_tokens` when padded.
 
     Sorting by length leaves almost no padding; the longest first shows a lack of memory at once.
     A row longer than the budget gets a batch of its own.

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.activations.table import Cell, Examples
-from probekit.activations.token_table import TokenTable
 from probekit.data.rows import Kind
 from probekit.errors import StoreError
+from probekit.models.chat import Rendered
 
 FORMAT = "probekit.activations"
 FORMAT_VERSION = 1
@@ -66,8 +66,8 @@ class ActivationStore:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """Model, data, settings, versions and time of the capture."""
-        found: dict[str, Any] = json.loads(self._file.attrs["provenance"])
-        return found
+        provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
+        return provenance
 
     @property
     def kind(self) -> Kind:
@@ -108,7 +108,7 @@ class ActivationStore:
         Raises
         ------
         StoreError
-            When the store does not hold the cell or its data can not be read.
+            When the store does not hold the cell or its data cannot be read.
         """
         if cell.position == RAGGED:
             raise StoreError(f"{self.path}: {cell} is ragged. Read it with read_ragged.")
@@ -141,10 +141,10 @@ class ActivationStore:
     def _dataset(self, cell: Cell) -> h5py.Dataset:
         name = f"activations/{cell}"
         if name not in self._file:
-            held = sorted({other.position for other in self._cells()})
+            stored = sorted({other.position for other in self._cells()})
             layers = sorted({other.layer for other in self._cells() if other.site == cell.site})
             raise StoreError(
-                f"{self.path}:/{name}: is not in the store. It holds positions {', '.join(held)} "
+                f"{self.path}:/{name}: is not in the store. It holds positions {', '.join(stored)} "
                 f"and, of {cell.site}, layers {_brief(layers)}."
             )
         return self._file[name]
@@ -154,7 +154,7 @@ class ActivationStore:
             return dataset[()].astype(np.float32, copy=False)  # type: ignore[no-any-return]
         except OSError as error:
             raise StoreError(
-                f"{self.path}:{dataset.name}: can not be read ({error}). Cache it again."
+                f"{self.path}:{dataset.name}: cannot be read ({error}). Cache it again."
             ) from error
 
     def _check_shapes(self) -> None:
@@ -184,10 +184,10 @@ def _open_hdf5(path: Path) -> h5py.File:
 
 
 def _check_header(path: Path, file: h5py.File) -> None:
-    found = file.attrs.get("format")
-    if found != FORMAT:
+    name = file.attrs.get("format")
+    if name != FORMAT:
         raise StoreError(
-            f"{path}: is HDF5 but not a probekit store (format is {found!r}, expected {FORMAT!r}). "
+            f"{path}: is HDF5 but not a probekit store (format is {name!r}, expected {FORMAT!r}). "
             "Make one with probekit cache."
         )
     version = int(file.attrs.get("format_version", 0))
@@ -230,3 +230,34 @@ def _brief(numbers: list[int]) -> str:
     if numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2:
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers))
+
+
+class TokenTable:
+    """Rows of an examples group by index; spans are in memory, token ids stay in the file."""
+
+    def __init__(self, group: h5py.Group) -> None:
+        self._ids = group["token_ids"]
+        self._offsets = group["token_offsets"][()]
+        self._span = group["span"][()]
+        self._turn_end = group["turn_end"][()]
+        self._has_prompt = group["has_prompt"][()]
+        self.lengths: NDArray[np.int64] = np.diff(self._offsets)
+        """Tokens of each row, shape (n_examples,)."""
+        counts = self._span[:, 1] - self._span[:, 0]
+        self.ragged: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        """Offsets of each row's completion tokens in a ragged matrix, shape (n_examples + 1,)."""
+
+    def row(self, index: int) -> Rendered:
+        """Return one row's token ids and spans."""
+        turn_end = int(self._turn_end[index])
+        return Rendered(
+            self._ids[self._offsets[index] : self._offsets[index + 1]],
+            int(self._span[index, 0]),
+            int(self._span[index, 1]),
+            turn_end if turn_end >= 0 else None,
+            bool(self._has_prompt[index]),
+        )
+
+    def ragged_rows(self, index: int) -> NDArray[np.int64]:
+        """Return where one row's completion tokens lie in a ragged matrix, shape (n_tokens,)."""
+        return np.arange(self.ragged[index], self.ragged[index + 1])

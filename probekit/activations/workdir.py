@@ -88,7 +88,7 @@ class WorkDir(PartialFolder):
     def blocks(
         self, cell: Cell, n_rows: int, d_model: int, *, megabytes: int = 16
     ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield (first row, values) over the cell's file in blocks of bounded size."""
+        """Yield first row and values (n, d_model) over the cell's file in blocks of bounded size."""
         kind = np.dtype(self.dtype(cell))
         step = max(1, megabytes * 2**20 // (d_model * kind.itemsize))
         with self._file(cell).open("rb") as handle:

@@ -63,12 +63,12 @@ class _Table:
         self._column("token_ids", np.int32)
         self._column("token_offsets", np.int64)
         self._add("token_offsets", np.zeros(1))
-        own = {
+        columns = {
             "label": ("label", np.int8),
             "rating": ("score", np.float64),
             "pair": ("side", _TEXT),
         }
-        self._column(*own[kind])
+        self._column(*columns[kind])
 
     def append(self, block: list[tuple[Example, Rendered]]) -> None:
         """Add rows to every column."""
@@ -99,7 +99,7 @@ class _Table:
             self._add("side", [example.side for example in examples])
         names = {name for example in examples for name in example.tags}
         if bad := sorted(name for name in names if "/" in name or name in ("", ".")):
-            raise DataError(f"tag {bad[0]!r}: can not be a column name. Rename it without '/'.")
+            raise DataError(f"tag {bad[0]!r}: cannot be a column name. Rename it without '/'.")
         for name in sorted(names | set(self._group.get("tags", ()))):
             if f"tags/{name}" not in self._group:
                 # A tag first seen here: the rows before it have none.
@@ -155,7 +155,7 @@ def assemble(
 
 
 def _storable(text: str) -> str:
-    """Replace what an HDF5 string can not hold; the token ids stay as the model saw them."""
+    """Replace what an HDF5 string cannot hold; the token ids stay as the model saw them."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 

@@ -6,14 +6,12 @@ from probekit.lazy import lazy
 
 if TYPE_CHECKING:
     from probekit.analyses.config import DynamicsConfig, parse_learning_rates
-    from probekit.analyses.dynamics import HeadDynamics, head_dynamics
-    from probekit.analyses.pairs import Pairs
+    from probekit.analyses.dynamics import HeadDynamics, Pairs, head_dynamics
 else:
     __getattr__ = lazy(
         __name__,
         config="DynamicsConfig parse_learning_rates",
-        dynamics="HeadDynamics head_dynamics",
-        pairs="Pairs",
+        dynamics="HeadDynamics Pairs head_dynamics",
     )
 
 __all__ = ["DynamicsConfig", "HeadDynamics", "Pairs", "head_dynamics", "parse_learning_rates"]

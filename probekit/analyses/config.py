@@ -29,20 +29,20 @@ def parse_learning_rates(text: str) -> list[float]:
         When the text is malformed, or names fewer than 3 or more than 61 rates.
     """
     try:
-        found = _range(text) if ":" in text else [float(part) for part in text.split(",")]
+        rates = _range(text) if ":" in text else [float(part) for part in text.split(",")]
     except ValueError as error:
         raise ProbeError(f"learning rates {text!r}: {error}. Expected {EXPECTED}.") from error
-    found = sorted(set(found))
-    if not all(0 < rate < math.inf for rate in found):
+    rates = sorted(set(rates))
+    if not all(0 < rate < math.inf for rate in rates):
         raise ProbeError(
-            f"learning rates {text!r}: {found[0]:g} to {found[-1]:g} is not all positive and "
+            f"learning rates {text!r}: {rates[0]:g} to {rates[-1]:g} is not all positive and "
             f"finite. Expected {EXPECTED}."
         )
-    if not 3 <= len(found) <= MOST:
+    if not 3 <= len(rates) <= MOST:
         raise ProbeError(
-            f"learning rates {text!r}: names {len(found)}. Expected 3 to {MOST}, {EXPECTED}."
+            f"learning rates {text!r}: names {len(rates)}. Expected 3 to {MOST}, {EXPECTED}."
         )
-    return found
+    return rates
 
 
 def _range(text: str) -> list[float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,11 @@ from probekit.analyses.parametrisations import (
     train_vectors,
 )
 from probekit.analyses.windows import optimizer_findings
+from probekit.errors import ProbeError
+from probekit.probes.probe import Probe
 from probekit.probes.spectrum import Scaling
 from probekit.results.dynamics import DynamicsRun, TrainedVector
+from probekit.rl.head_data import HeadData
 
 Progress = Callable[[str, int, int], None]
 WIDE = 2048
@@ -51,9 +55,9 @@ class HeadDynamics:
     exact: list[dict[str, Any]]
     geometry: dict[str, dict[str, float]]
     mechanism: dict[str, dict[str, float]]
-    """Of each optimiser: the step factor; of each start: its scales."""
+    """Step factor of each optimiser, scales of each start."""
     findings: dict[str, dict[str, Any]]
-    """Of each optimiser: see `windows.optimizer_findings`."""
+    """Findings of each optimiser: see `windows.optimizer_findings`."""
     conclusion: dict[str, Any]
     runs: list[TrainedVector] = field(repr=False)
 
@@ -95,7 +99,7 @@ def head_dynamics(
     config
         Settings.
     l2, standardize
-        Of the fitted head: its penalty on features divided by their root mean square, for the
+        Penalty of the fitted head on features divided by their root mean square, for the
         exact solution.
     progress
         Called with `training`, runs done and runs in all.
@@ -150,13 +154,13 @@ class _Data:
 
     def look(self, vectors: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return mean loss and accuracy of (k, d_model) vectors on both splits."""
-        found = []
+        rows = []
         for split in (self.fit, self.choose):
             margin = split @ vectors.T
             right = (margin > 0).double() + 0.5 * (margin == 0)
             loss = torch.nn.functional.softplus(-margin).double().mean(dim=0)
-            found.append((loss, right.mean(dim=0)))
-        return found
+            rows.append((loss, right.mean(dim=0)))
+        return rows
 
 
 def _runs(data: _Data, config: DynamicsConfig, steps: Sequence[int]) -> Iterator[TrainedVector]:
@@ -236,19 +240,62 @@ def _mechanism(
     """
     d = fit.shape[1]
     length = float(np.sqrt(np.mean(np.sum(fit.astype(np.float64) ** 2, axis=1))))
-    found: dict[str, dict[str, float]] = {
+    mechanism: dict[str, dict[str, float]] = {
         "step_factor": {name: step_factor(name, d) for name in config.optimizers}
     }
     for name in ("direct", "projection"):
         first = [run["loss"][0] for run in runs if run["parametrisation"] == name]
         scale = start_scale(name, d)
-        found[name] = {
+        mechanism[name] = {
             "start_scale": scale,
             "margin": scale * length,
             "loss": float(np.mean(first)),
         }
-    found["data"] = {
+    mechanism["data"] = {
         "rms_length": length,
         "mean_l1": float(np.abs(fit).astype(np.float64).sum(axis=1).mean()),
     }
-    return found
+    return mechanism
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A Bradley-Terry head with the differences of its fit and its choose split.
+
+    The report split is not read: no analysis may spend it.
+    """
+
+    head: Probe
+    fit: NDArray[np.float32]
+    """Chosen minus rejected at the head's cell, shape (n_fit, d_model), raw activation units."""
+    choose: NDArray[np.float32]
+    """Shape (n_choose, d_model)."""
+    standardize: bool
+    """Whether the fit divided features by their root mean square."""
+
+    @classmethod
+    def open(cls, directory: str | Path, store: str | Path | None = None) -> Pairs:
+        """Read the chosen head of a fit, and its pairs from the store the fit names or from `store`.
+
+        Raises
+        ------
+        ProbeError
+            When the directory is not a fit, its chosen head is of another kind, or the store is
+            gone or another one.
+        StoreError
+            When the store cannot be read.
+        """
+        head = Probe.load(directory)
+        if head.kind != "bradley-terry":
+            raise ProbeError(
+                f"{directory}: its chosen probe is {head.kind} on {head.data_kind} rows, expected "
+                "bradley-terry. Fit a store of pairs with --kind bradley-terry."
+            )
+        data = HeadData.open(directory, head, store)
+        splits = data.task.splits
+        return cls(
+            head,
+            data.task.design(data.acts, splits.fit).astype(np.float32),
+            data.task.design(data.acts, splits.choose).astype(np.float32),
+            data.standardize,
+        )

@@ -68,8 +68,17 @@ def exact_solutions(
     Losses are means over pairs without the penalty. `separates`: every fit pair has a positive
     margin, which proves that they are linearly separable and the infimum of the loss is 0; that it
     does not at next to no penalty suggests, and does not prove, that they are not.
+
+    Parameters
+    ----------
+    fit, choose
+        Chosen minus rejected of the two splits, shapes (n_fit, d_model) and (n_choose, d_model).
+    l2
+        Penalty of the head; None leaves its solution out.
+    standardize
+        Divide features by their root mean square first.
     """
-    found = []
+    solutions = []
     for name, penalty in (("own l2", l2), ("no l2", TINY * len(fit))):
         if penalty is None:
             continue
@@ -85,5 +94,5 @@ def exact_solutions(
             row[f"{split}_accuracy"] = float(np.mean((margin > 0) + 0.5 * (margin == 0)))
         row["separates"] = bool((fit.astype(np.float64) @ coef > 0).all())
         row["rms_coef"] = float(np.sqrt(np.mean(coef**2)))
-        found.append(row)
-    return found
+        solutions.append(row)
+    return solutions

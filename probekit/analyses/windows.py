@@ -69,9 +69,9 @@ def last_losses(
     runs: Sequence[TrainedVector], name: str, measure: Measure
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the grid and the last losses on it, shapes (n_rates,) and (n_rates, n_seeds)."""
-    own = _of(runs, name)
-    rates = sorted({run["learning_rate"] for run in own})
-    losses = [[run[measure][-1] for run in own if run["learning_rate"] == r] for r in rates]
+    inside = _of(runs, name)
+    rates = sorted({run["learning_rate"] for run in inside})
+    losses = [[run[measure][-1] for run in inside if run["learning_rate"] == r] for r in rates]
     # A run that left the numbers is as bad as can be, not unknown.
     return np.array(rates), np.nan_to_num(np.array(losses), nan=WORST, posinf=WORST)
 
@@ -97,10 +97,10 @@ def _at_best(runs: Sequence[TrainedVector], name: str) -> dict[str, Any]:
 
 def _contrast(runs: Sequence[TrainedVector]) -> dict[str, float]:
     def accuracy(name: str, rate: float) -> float:
-        own = [
+        accuracies = [
             run["choose_accuracy"][-1] for run in _of(runs, name) if run["learning_rate"] == rate
         ]
-        return float(np.mean(own))
+        return float(np.mean(accuracies))
 
     rows = [
         {
@@ -165,8 +165,8 @@ def _arrival(
         next((s for s, y in zip(steps, run[measure], strict=True) if y <= target), None)
         for run in runs
     ]
-    known = [step for step in first if step is not None]
-    return float(np.median(known)) if len(known) == len(first) else None
+    reached = [step for step in first if step is not None]
+    return float(np.median(reached)) if len(reached) == len(first) else None
 
 
 def _band(values: Sequence[float]) -> dict[str, float]:

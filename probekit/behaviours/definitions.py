@@ -127,7 +127,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Behaviours:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BehaviourError(f"{path}: can not be read ({error}).") from error
+        raise BehaviourError(f"{path}: cannot be read ({error}).") from error
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -244,7 +244,7 @@ def _function(spec: Any, where: str) -> Function:  # noqa: ANN401
         function = getattr(importlib.import_module(module), name)
     except Exception as error:  # importing a module runs it, and it may raise anything
         raise BehaviourError(
-            f"{where}: function {spec!r} can not be imported ({error}). Expected module:function "
+            f"{where}: function {spec!r} cannot be imported ({error}). Expected module:function "
             "of an installed module."
         ) from error
     if not callable(function):

@@ -1,4 +1,4 @@
-"""What `probekit rl` prints while a run goes on and at its end."""
+"""What `probekit rl` prints while a run goes on and at its end, and its TensorBoard events."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import click
 
 from probekit.cli.options import echo_json, log
 from probekit.container import read_jsonl
+from probekit.errors import OutputError
 
 
 class Watch:
     """Follows a run: a line for every step and evaluation, and TensorBoard where it is wanted."""
 
     def __init__(self, steps: int, events: Path | None) -> None:
-        from probekit.rl.tensorboard import Events
-
         self.steps = steps
         self._first: tuple[int, float] | None = None
         self._events = Events(events) if events else None
@@ -97,3 +96,37 @@ def progress_line(row: dict[str, Any], place: str = "") -> str:
 
 def _or_dash(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.4f}"
+
+
+class Events:
+    """Writes rows of a run's log as scalars.
+
+    Raises
+    ------
+    OutputError
+        When TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise OutputError(
+                "tensorboard: is not installed. Run pip install 'probekit[tensorboard]', or leave "
+                "--tensorboard out."
+            ) from error
+        self._make: Any = lambda: SummaryWriter(str(folder))
+        self._writer: Any = None
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Write one row of metrics.jsonl or evaluations.jsonl."""
+        # Made with the first row: the run's directory has to be new when the run begins.
+        self._writer = self._writer or self._make()
+        step = int(row["step"])
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._writer.add_scalar(f"step/{name}", value, step)
+        for part, metrics in row.get("evaluation", {}).items():
+            for name, found in metrics.items():
+                self._writer.add_scalar(f"{part}/{name}", found["value"], step)
+        self._writer.flush()

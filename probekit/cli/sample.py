@@ -55,7 +55,7 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
     from probekit.behaviours.sampled import sampled_rows
     from probekit.container import refuse_existing, write_jsonl
     from probekit.data.prompts import open_prompts
-    from probekit.models.adapter import merge_adapter
+    from probekit.models.load import merge_adapter
 
     target = Path(out)
     refuse_existing(target, force=options["force"])

@@ -141,7 +141,7 @@ def steer(
 @contextlib.contextmanager
 def _kept(out: Path) -> Iterator[None]:
     """Say at an interrupt what of the sweep is kept, and how to go on."""
-    from probekit.steering.journal import Journal
+    from probekit.steering.writer import Journal
 
     try:
         yield

@@ -84,7 +84,7 @@ def _readable(source: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{source}: can not be read ({error.strerror or error}). Check the file."
+            f"{source}: cannot be read ({error.strerror or error}). Check the file."
         ) from error
 
 
@@ -112,7 +112,7 @@ def _jsonl(path: Path, source: str) -> Iterator[Placed]:
                     if line.strip():
                         yield f"{source}:{number}", _object(f"{source}:{number}", line)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            what = f"breaks off after line {number}" if number else "can not be read"
+            what = f"breaks off after line {number}" if number else "cannot be read"
             raise DataError(
                 f"{source}: the gzip stream {what} ({error}). Fetch the file again."
             ) from error
@@ -128,7 +128,7 @@ def _object(place: str, line: str) -> Record:
         ) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 nested lists
         raise DataError(
-            f"{place}: holds JSON that can not be read ({error}). Remove the row."
+            f"{place}: holds JSON that cannot be read ({error}). Remove the row."
         ) from error
     if not isinstance(found, dict):
         raise DataError(f"{place}: is a JSON {type(found).__name__}, expected an object.")

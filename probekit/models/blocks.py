@@ -54,26 +54,26 @@ def block_names(model: Any, names: BlockNames | None = None) -> BlockNames:  # n
     ModelError
         When the architecture is not in the table and no names were given, or they do not exist.
     """
-    found = names or ARCHITECTURES.get(model.config.model_type)
-    if found is None:
+    chosen = names or ARCHITECTURES.get(model.config.model_type)
+    if chosen is None:
         raise ModelError(
             f"model type {model.config.model_type!r}: its blocks are not known. Known: "
             f"{', '.join(ARCHITECTURES)}. Name them with --blocks PATH:ATTN,MLP, for example "
             "--blocks model.layers:self_attn,mlp (see print(model))."
         )
-    blocks = _child(model, found.blocks)
+    blocks = _child(model, chosen.blocks)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
         raise ModelError(
-            f"blocks {found.blocks!r}: is not a list of blocks of {type(model).__name__}. Expected "
+            f"blocks {chosen.blocks!r}: is not a list of blocks of {type(model).__name__}. Expected "
             "the path of its nn.ModuleList, as in --blocks model.layers:self_attn,mlp."
         )
-    for path in (found.attn_out, found.mlp_out):
+    for path in (chosen.attn_out, chosen.mlp_out):
         if _child(blocks[0], path) is None:
             inside = ", ".join(name for name, _ in blocks[0].named_children())
             raise ModelError(
-                f"blocks {found.blocks!r}: a block has no module {path!r}. It has {inside}."
+                f"blocks {chosen.blocks!r}: a block has no module {path!r}. It has {inside}."
             )
-    return found
+    return chosen
 
 
 def block_list(model: Any, names: BlockNames) -> nn.ModuleList:  # noqa: ANN401

@@ -40,7 +40,7 @@ def render(example: Example, tokenizer: Any) -> Rendered:  # noqa: ANN401 - a tr
     because the template wrote them already (never a second BOS). A tokenizer without a template
     joins the turns with blank lines. Raw text is tokenised with the tokenizer's own special tokens
     and closed by its end-of-sequence token. What follows the end of the turn (a template's final
-    newline) is left out: it can not influence anything before it.
+    newline) is left out: it cannot influence anything before it.
 
     Raises
     ------
@@ -114,8 +114,10 @@ def _encode(tokenizer: Any, text: str, *, special: bool) -> tuple[NDArray[np.int
             f"tokenizer {type(tokenizer).__name__}: is a slow one without character offsets, which "
             "completion spans need. Use a model with a tokenizer.json."
         )
-    found = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-    return np.asarray(found["input_ids"], dtype=np.int32), found["offset_mapping"]
+    encoded = tokenizer(
+        text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
+    )
+    return np.asarray(encoded["input_ids"], dtype=np.int32), encoded["offset_mapping"]
 
 
 def _with_span(

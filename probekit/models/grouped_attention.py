@@ -75,8 +75,8 @@ def attend(
     plain = not dropout and not any(
         kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias", "cache")
     )
-    known = attention_mask is not None and attention_mask.shape[1] == 1
-    if not plain or not known or n * heads * length * seen > MOST_SCORES:
+    padding_only = attention_mask is not None and attention_mask.shape[1] == 1
+    if not plain or not padding_only or n * heads * length * seen > MOST_SCORES:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(  # type: ignore[no-any-return]
@@ -94,8 +94,8 @@ def attend(
     else:
         scores = scores + mask
     weights = scores.softmax(-1).view(n * shared, group * length, seen)
-    found = torch.bmm(weights, value.reshape(n * shared, seen, -1))
-    return found.view(n, heads, length, -1).transpose(1, 2).contiguous(), None
+    attended = torch.bmm(weights, value.reshape(n * shared, seen, -1))
+    return attended.view(n, heads, length, -1).transpose(1, 2).contiguous(), None
 
 
 def _register() -> None:

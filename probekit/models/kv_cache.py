@@ -41,7 +41,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         return self._show()
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices`."""
+        """Keep the rows `indices`, shape (n_kept,)."""
         self._buffers = [buffer[indices] for buffer in self._buffers]
         self._show()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ class LoadedModel:
     """SHA-256 over the configuration and a sample of every weight, 16 hex digits."""
     tokenizer_hash: str
     template_hash: str | None
-    """Of the chat template; None when the tokenizer has none."""
+    """Hash of the chat template; None when the tokenizer has none."""
 
     @property
     def dtype(self) -> str:
@@ -111,6 +113,45 @@ def load_model(
         tokenizer_hash=_digest(_vocabulary(tokenizer)),
         template_hash=_digest(tokenizer.chat_template) if tokenizer.chat_template else None,
     )
+
+
+def merge_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
+    """Return the model with the adapter of `folder`, as peft writes it, added to its own weights.
+
+    Its fingerprint stays that of the model below the adapter.
+
+    Raises
+    ------
+    ModelError
+        When there is no adapter, or it is of another model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder}: holds no adapter_config.json. Expected an adapter, such as best/adapter or "
+            "checkpoint/adapter of a run."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # keys that fit nothing are a warning to peft
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = PeftModel.from_pretrained(
+                loaded.model, folder, autocast_adapter_dtype=False, torch_device=str(loaded.device)
+            )
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            saved = set(file.keys())
+        # Layers that the model lacks are passed over in silence.
+        if other := sorted(saved ^ get_peft_model_state_dict(adapted).keys()):
+            raise ValueError(f"{len(other)} layers are in one of them only, such as {other[0]}")
+        return dataclasses.replace(loaded, model=adapted.merge_and_unload())
+    except (OSError, RuntimeError, ValueError, UserWarning) as error:
+        raise ModelError(
+            f"{folder}: the adapter does not fit {loaded.spec} "
+            f"({' '.join(str(error).split())[:200]}). Name the model that it was trained on."
+        ) from error
 
 
 def resolve_device(device: str) -> torch.device:
@@ -195,7 +236,7 @@ def _check_hub(spec: str, revision: str | None) -> None:
         hf_hub_download(spec, "config.json", revision=revision)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model {spec!r}: is not in the local cache, and the hub can not be reached or has no "
+            f"model {spec!r}: is not in the local cache, and the hub cannot be reached or has no "
             f"such model ({type(error).__name__}). Check the name, the network, and for a gated "
             "model that you are logged in."
         ) from error

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from probekit.errors import ModelError
 from probekit.models.chat import Rendered
-from probekit.models.head_input import head_input
 from probekit.models.load import LoadedModel
+from probekit.models.prefix import head_input
 from probekit.models.token_logprobs import token_logprobs, token_logprobs_and_entropies
 
 LOGIT_BYTES = 1 << 28

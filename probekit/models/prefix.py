@@ -1,18 +1,17 @@
-"""Completions behind a cache of their prompts, so that a prompt many of them share runs once."""
+"""Rows in one forward pass: prompts padded on the left, and completions behind prompts they share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from probekit.models.chat import Rendered
-from probekit.models.head_input import head_input
-from probekit.models.left_pad import left_pad, token_positions
 
 
 class SharedPrefix:
@@ -25,7 +24,7 @@ class SharedPrefix:
     rows
         Prompt and completion as one row each.
     device
-        Of the model.
+        Device of the model.
     """
 
     def __init__(self, rows: Sequence[Rendered], device: torch.device | str) -> None:
@@ -47,7 +46,7 @@ class SharedPrefix:
         model
             A transformers model.
         mask
-            Of the short rows, right-padded, shape (n_rows, n_tokens).
+            Mask of the short rows, right-padded, shape (n_rows, n_tokens).
         """
         from transformers.cache_utils import DynamicCache
 
@@ -75,7 +74,7 @@ class SharedPrefix:
 
 
 def plan_shared(rows: Sequence[Rendered], batch_tokens: int) -> list[NDArray[np.int64]]:
-    """Return batches of row indices that keep rows of the same prompt together.
+    """Return batches of row indices, (n_batch,) each, that keep rows of the same prompt together.
 
     Each has at most `batch_tokens` padded tokens, those of its different prompts counted once, or one row.
     """
@@ -98,3 +97,40 @@ def plan_shared(rows: Sequence[Rendered], batch_tokens: int) -> list[NDArray[np.
 def _after(row: Rendered, cut: int) -> Rendered:
     end = None if row.turn_end is None else row.turn_end - cut
     return Rendered(row.ids[cut:], row.start - cut, row.stop - cut, end, row.has_prompt)
+
+
+def left_pad(
+    rows: Sequence[NDArray[np.int32]], device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Return left-padded token ids and their mask, both (n_rows, n_tokens) of int64."""
+    width = max(len(row) for row in rows)
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = row
+        mask[i, width - len(row) :] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def token_positions(mask: Tensor) -> Tensor:
+    """Return every token's position among the real ones, shape of `mask`."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)
+
+
+@contextlib.contextmanager
+def head_input(model: Any, pick: Callable[[Tensor], Tensor]) -> Iterator[None]:  # noqa: ANN401
+    """Let the output matrix see `pick(hidden)` while the block lasts, with hidden (n, n_tokens, d).
+
+    What comes after the matrix (soft caps, scales) works entry by entry, so the logits are those of
+    the picked positions. Also used to make a slice contiguous: `logits_to_keep` alone hands the
+    matrix a strided view, for which torch copies the whole matrix once a sequence.
+    """
+
+    def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (pick(args[0]), *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -33,10 +33,10 @@ def from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN4
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    own = {key: options[key] for key in options if key != "dtype"}
+    tokenizer_options = {key: options[key] for key in options if key != "dtype"}
     use_safetensors = None if "gguf_file" in options else True
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec, **own)
+        tokenizer = AutoTokenizer.from_pretrained(spec, **tokenizer_options)
         model = AutoModelForCausalLM.from_pretrained(
             spec, **options, use_safetensors=use_safetensors
         )

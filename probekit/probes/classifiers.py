@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probekit.probes.base import LinearScore
+from probekit.probes.ridge import LinearScore
 from probekit.probes.solvers import solve_logistic
 from probekit.probes.spectrum import Array, Scaling, Spectrum
 
@@ -46,8 +46,8 @@ class _TwoClasses(LinearScore, ClassifierMixin, BaseEstimator):  # type: ignore[
         self.classes_, code = np.unique(y, return_inverse=True)
         if len(self.classes_) != 2:
             many = "Only binary classification is supported. " if len(self.classes_) > 2 else ""
-            found = "1 class" if len(self.classes_) == 1 else f"{len(self.classes_)} classes"
-            raise ValueError(f"{many}y: the data has {found}, expected 2.")
+            count = "1 class" if len(self.classes_) == 1 else f"{len(self.classes_)} classes"
+            raise ValueError(f"{many}y: the data has {count}, expected 2.")
         return X, code.astype(np.float64)
 
 
@@ -71,6 +71,17 @@ class LogisticProbe(_TwoClasses):
     References
     ----------
     G. Alain and Y. Bengio, linear classifier probes (arXiv:1610.01644).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.probes import LogisticProbe
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((400, 3))
+    >>> y = np.where(X[:, 0] > 0, "yes", "no")
+    >>> probe = LogisticProbe(l2=1.0).fit(X, y)
+    >>> probe.predict(np.array([[2.0, 0, 0], [-2.0, 0, 0]]))
+    array(['yes', 'no'], dtype='<U3')
     """
 
     def __init__(self, l2: float = 1.0, *, standardize: bool = True) -> None:
@@ -97,6 +108,15 @@ class MeanDifferenceProbe(_TwoClasses):
     ----------
     S. Marks and M. Tegmark, The Geometry of Truth (arXiv:2310.06824), mass-mean probing. Differs
     from the paper: no covariance correction, and the score is calibrated.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.probes import MeanDifferenceProbe
+    >>> X = np.array([[0.0, 1], [0, -1], [2, 1], [2, -1]])
+    >>> probe = MeanDifferenceProbe().fit(X, np.array([0, 0, 1, 1]))
+    >>> probe.coef_ / np.linalg.norm(probe.coef_)
+    array([1., 0.])
     """
 
     def fit(self, X: NDArray[Any], y: NDArray[Any]) -> MeanDifferenceProbe:  # noqa: N803
@@ -110,7 +130,19 @@ class MeanDifferenceProbe(_TwoClasses):
 def calibrate(
     projection: Array, sign: Array, direction: Array, *, intercept: bool = True
 ) -> tuple[Array, float]:
-    """Return the direction scaled, and the bias, that make the projection a log-odds."""
+    """Return the direction scaled, (d_model,), and the bias, that make the projection a log-odds.
+
+    Parameters
+    ----------
+    projection
+        Of the rows on the direction, shape (n,).
+    sign
+        +1 or -1, shape (n,).
+    direction
+        Shape (d_model,).
+    intercept
+        Whether there is a bias.
+    """
     scaling = Scaling.fit(projection[:, None], center=intercept, standardize=True)
     # A little penalty keeps the scale finite when the classes are separable.
     w, b = solve_logistic(scaling.apply(projection[:, None]), sign, 1.0, intercept=intercept)

@@ -19,7 +19,15 @@ L2_FACTORS = tuple(10.0 ** (k / 2) for k in range(-5, 5))
 
 @dataclass(frozen=True, config=CHECKED)
 class SweepConfig(Settings):
-    """What to fit and how to judge it."""
+    """What to fit and how to judge it.
+
+    Examples
+    --------
+    >>> from probekit.probes import SweepConfig
+    >>> config = SweepConfig(kinds="logistic,mean-difference", layers="8:24:4")
+    >>> config.layers, config.n_folds
+    ('8:24:4', 5)
+    """
 
     error: ClassVar[type[ProbekitError]] = ProbeError
     kinds: str = _heads("auto", "Kinds of probe", common=True, option="--kind")

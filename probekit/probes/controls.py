@@ -46,13 +46,13 @@ def tfidf_features(examples: Examples, fit_rows: Index) -> Array:
     limit = int(np.clip(TFIDF_NUMBERS // max(1, len(texts)), 500, 20_000))
     # Single letters and digits are words too; without them short texts have no features.
     options: dict[str, Any] = {"token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2)}
-    own = [texts[i] for i in fit_rows]
+    fit_texts = [texts[i] for i in fit_rows]
     for least in (2, 1):
         vectorizer = TfidfVectorizer(
             max_features=limit, sublinear_tf=True, min_df=least, dtype=np.float32, **options
         )
         try:
-            vectorizer.fit(own)
+            vectorizer.fit(fit_texts)
         except ValueError:  # no term is left
             continue
         return np.asarray(vectorizer.transform(texts).toarray(), dtype=np.float64)
@@ -63,6 +63,17 @@ def random_direction(task: Task, acts: NDArray[Any], units: Index, *, seed: int)
     """Return the primary metric of random directions in standardised space: mean and 95 % range.
 
     The sign of each direction is taken in its favour, so the mean lies a little above chance.
+
+    Parameters
+    ----------
+    task
+        The rows and their splits.
+    acts
+        Activations of every example row, shape (n_examples, d_model).
+    units
+        Units that are judged, shape (n_units,).
+    seed
+        Seed of the directions.
     """
     rng = np.random.default_rng(seed)
     scale = acts[_fit_rows(task)].std(axis=0, dtype=np.float64)
@@ -73,12 +84,12 @@ def random_direction(task: Task, acts: NDArray[Any], units: Index, *, seed: int)
 
 
 def in_favour(task: Task, values: Array) -> Array:
-    """Return the metric of each direction or of its opposite, whichever is better."""
+    """Return the metric (n_directions,) of each direction or of its opposite, whichever is better."""
     return np.abs(values) if task.kind == "rating" else np.maximum(values, 1 - values)
 
 
 def spread(values: Array) -> Interval:
-    """Return the mean of repeated draws and the range that holds 95 % of them."""
+    """Return the mean of repeated draws (n_draws,) and the range that holds 95 % of them."""
     if not np.isfinite(values).any():
         return Interval(np.nan, np.nan, np.nan)
     low, high = np.nanquantile(values, [0.025, 0.975])

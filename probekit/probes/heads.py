@@ -62,7 +62,7 @@ class HeadFitter:
 
     @cached_property
     def folds(self) -> NDArray[np.int64]:
-        """Fold of every unit of the fit split."""
+        """Fold of every unit of the fit split, shape (n_fit,)."""
         fit = self.task.splits.fit
         return fold_by_group(self.task.groups[fit], self.n_folds, seed=self.task.seed)
 
@@ -78,7 +78,7 @@ class HeadFitter:
         shuffles
             Heads fitted to shuffled targets, at the l2 of the real one.
         seed
-            Of the shuffles.
+            Seed of the shuffles.
         """
         fit, task = self.task.splits.fit, self.task
         rng = np.random.default_rng(seed)
@@ -165,16 +165,16 @@ def resolve_kinds(text: str, data_kind: str) -> tuple[str, ...]:
     ProbeError
         When a kind is unknown or does not fit the data.
     """
-    known = KINDS[data_kind]
+    possible = KINDS[data_kind]
     if text == "auto":
-        return known[:1]
+        return possible[:1]
     kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for kind in kinds:
-        if kind not in known:
+        if kind not in possible:
             raise ProbeError(
                 f"kind {kind!r}: does not fit a store of {data_kind} rows. Expected auto or "
-                f"{' or '.join(known)}."
+                f"{' or '.join(possible)}."
             )
     if not kinds:
-        raise ProbeError(f"kind {text!r}: names none. Expected auto or {' or '.join(known)}.")
+        raise ProbeError(f"kind {text!r}: names none. Expected auto or {' or '.join(possible)}.")
     return kinds

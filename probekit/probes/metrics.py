@@ -85,7 +85,7 @@ def pair_metrics(chosen: Array, rejected: Array, sample: Resampler) -> Metrics:
 
 
 def pearson(x: Array, y: Array, sample: Resampler) -> Interval:
-    """Return Pearson's correlation."""
+    """Return Pearson's correlation of x and y, shape (n,) each."""
     x, y = x - x.mean(), y - y.mean()  # only against cancellation: the formula centres anyway
     rows = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
 
@@ -100,7 +100,7 @@ def pearson(x: Array, y: Array, sample: Resampler) -> Interval:
 
 
 def auroc(label: NDArray[Any], score: Array, sample: Resampler) -> Interval:
-    """Return the area under the ROC curve; ties count half."""
+    """Return the area under the ROC curve of labels 0 and 1 by score, (n,) each; ties count half."""
     _, place = np.unique(score, return_inverse=True)
     order = np.argsort(place.reshape(-1), kind="stable")
     starts = np.flatnonzero(np.diff(place.reshape(-1)[order], prepend=-1))
@@ -127,6 +127,15 @@ def ece(outcome: Array, probability: Array, sample: Resampler) -> Interval:
 
     Sum over bins of (share of rows) * |mean outcome - mean probability|. It is biased upwards in
     small samples, so it is compared with its controls, not with 0.
+
+    Parameters
+    ----------
+    outcome
+        0 or 1, shape (n,).
+    probability
+        Predicted for it, shape (n,).
+    sample
+        Draws of the same n rows.
     """
     bins = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
     rows = np.zeros((len(outcome), N_BINS + 1))
@@ -139,6 +148,13 @@ def within_group_accuracy(target: Array, prediction: Array, sample: Resampler) -
     """Return how often the better rated of two rows of a group is predicted higher.
 
     Pairs with equal targets do not count, equal predictions count half; NaN without any pair.
+
+    Parameters
+    ----------
+    target, prediction
+        Shape (n,) each.
+    sample
+        Draws of the same n rows, whose groups are compared within.
     """
     rows = np.zeros((len(target), 2))
     order = np.argsort(sample.code, kind="stable")
@@ -151,7 +167,15 @@ def within_group_accuracy(target: Array, prediction: Array, sample: Resampler) -
 
 
 def reliability(outcome: Array, probability: Array) -> list[dict[str, float]]:
-    """Return the ten bins of a reliability diagram with Wilson 95 % intervals."""
+    """Return the ten bins of a reliability diagram with Wilson 95 % intervals.
+
+    Parameters
+    ----------
+    outcome
+        0 or 1, shape (n,).
+    probability
+        Predicted for it, shape (n,).
+    """
     bins = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
     found = []
     for k in np.unique(bins):
@@ -172,12 +196,18 @@ def reliability(outcome: Array, probability: Array) -> list[dict[str, float]]:
 
 
 def rating_reliability(target: Array, prediction: Array) -> list[dict[str, float]]:
-    """Return mean rating against mean prediction in tenths of the predictions, with 95 % intervals."""
-    found = []
+    """Return mean rating against mean prediction in tenths of the predictions, with 95 % intervals.
+
+    Parameters
+    ----------
+    target, prediction
+        Ratings and what was predicted of them, shape (n,) each.
+    """
+    bins = []
     for index in np.array_split(np.argsort(prediction, kind="stable"), min(10, len(target))):
         observed = target[index]
         error = 1.96 * observed.std(ddof=1) / np.sqrt(len(index)) if len(index) > 1 else np.nan
-        found.append(
+        bins.append(
             {
                 "low": float(prediction[index].min()),
                 "high": float(prediction[index].max()),
@@ -188,7 +218,7 @@ def rating_reliability(target: Array, prediction: Array) -> list[dict[str, float
                 "observed_high": float(observed.mean() + error),
             }
         )
-    return found
+    return bins
 
 
 def _wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:

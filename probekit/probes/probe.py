@@ -26,7 +26,19 @@ WEIGHTS, HEADER = "probes.safetensors", "probes.json"
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear head on one cell: score = acts @ coef + bias, normalisation folded in."""
+    """A linear head on one cell: score = acts @ coef + bias, normalisation folded in.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.activations.table import Cell
+    >>> from probekit.probes import Probe
+    >>> cell = Cell(site="resid_post", layer=2, position="mean")
+    >>> coef = np.array([3.0, 4.0])
+    >>> probe = Probe("logistic", None, cell, coef, bias=1.0, l2=None, data_kind="label")
+    >>> probe.score(np.eye(2)), probe.direction
+    (array([4., 5.]), array([0.6, 0.8]))
+    """
 
     kind: str
     """logistic, mean-difference, ridge or bradley-terry."""
@@ -45,7 +57,7 @@ class Probe:
     score_range: tuple[float, float] | None = None
     """Ratings that a score of -1 and 1 stand for."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """Of the choose split."""
+    """Metrics of the choose split."""
     distributions: dict[str, Any] = field(default_factory=dict)
     """Scores of the choose split by side or class, in all and by tag: `chosen` probe only."""
     reference: dict[str, Any] | None = None
@@ -101,11 +113,11 @@ class Probe:
         return np.asarray(acts.astype(np.float64) @ self.coef + self.bias)
 
     def rating(self, score: Array) -> Array | None:
-        """Return scores as ratings in the data's own units, None for other kinds."""
+        """Return scores (n,) as ratings (n,) in the data's own units; None for other kinds."""
         return None if self.score_range is None else from_unit(score, self.score_range)
 
     def probability(self, score: Array) -> Array | None:
-        """Return P(class 1) of scores, None for other kinds."""
+        """Return P(class 1), shape (n,), of scores (n,); None for other kinds."""
         return None if self.classes is None else np.asarray(expit(score))
 
     def toward(self, name: str) -> Probe:
@@ -117,10 +129,10 @@ class Probe:
             When the probe tells other classes apart, or none.
         """
         if self.classes is None or name not in self.classes:
-            known = (
+            classes = (
                 " or ".join(self.classes) if self.classes else "none: it was not fitted to labels"
             )
-            raise ProbeError(f"class {name!r}: the probe knows {known}.")
+            raise ProbeError(f"class {name!r}: the probe knows {classes}.")
         if name == self.classes[1]:
             return self
         reference = self.reference and {
@@ -250,10 +262,10 @@ def _read_header(directory: Path) -> dict[str, Any]:
         )
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
-        known = header.get("format") == FORMAT and bool(header.get("complete"))
+        recognised = header.get("format") == FORMAT and bool(header.get("complete"))
     except (ValueError, AttributeError) as error:
         raise ProbeError(f"{path}: is damaged ({error}). Fit again.") from error
-    if not known:
+    if not recognised:
         raise ProbeError(f"{path}: is not a complete probekit probe file. Fit again.")
     if header["format_version"] > FORMAT_VERSION:
         raise ProbeError(
@@ -274,7 +286,7 @@ def _from_row(
         with safe_open(directory / WEIGHTS, framework="numpy") as file:
             coef, bias = file.get_tensor(f"{name}/coef"), file.get_tensor(f"{name}/bias")
     except (OSError, SafetensorError) as error:
-        raise ProbeError(f"{directory / WEIGHTS}: can not be read ({error}). Fit again.") from error
+        raise ProbeError(f"{directory / WEIGHTS}: cannot be read ({error}). Fit again.") from error
     pair = header["classes"], header["score_range"]
     return Probe(
         kind=row["kind"],

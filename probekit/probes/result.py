@@ -47,7 +47,17 @@ class SweepRow(NamedTuple):
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A finished sweep."""
+    """A finished sweep.
+
+    Examples
+    --------
+    >>> from probekit.activations.store import ActivationStore
+    >>> from probekit.probes import SweepConfig, fit_sweep
+    >>> with ActivationStore.open("acts.h5") as store:
+    ...     result = fit_sweep(store, SweepConfig(kinds="mean-difference", n_boot=20))
+    >>> result.probe is result.probes[result.chosen], sorted(result.controls)[0]
+    (True, 'layer_0')
+    """
 
     task: Task
     chosen: int
@@ -55,7 +65,7 @@ class SweepResult:
     rows: list[SweepRow]
     probes: list[Probe]
     report: Metrics
-    """Of the chosen probe on the report split."""
+    """Metrics of the chosen probe on the report split."""
     controls: dict[str, Metrics]
     """On the report split."""
     by_tag: dict[str, dict[str, Metrics]]

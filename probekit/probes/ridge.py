@@ -1,4 +1,4 @@
-"""`RidgeProbe`: least squares on ratings."""
+"""`RidgeProbe`: least squares on ratings; and what every linear estimator shares."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probekit.errors import DataError
-from probekit.probes.base import LinearScore
 from probekit.probes.solvers import solve_ridge
 from probekit.probes.spectrum import Array, Scaling, Spectrum
+
+
+class LinearScore:
+    """Mixin: `coef_` (d_model,) and `intercept_` in raw activation space give the score."""
+
+    coef_: Array
+    intercept_: float
+
+    def raw_score(self, X: NDArray[Any]) -> Array:  # noqa: N803 - scikit-learn's name
+        """Return X @ coef_ + intercept_, shape (n,)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False)  # noqa: N806
+        return np.asarray(X @ self.coef_ + self.intercept_)
 
 
 class RidgeProbe(LinearScore, RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -41,6 +53,16 @@ class RidgeProbe(LinearScore, RegressorMixin, BaseEstimator):  # type: ignore[mi
     S. Marks et al. and others fit such probes; the rating target follows UltraFeedback
     (arXiv:2310.01377). Differs from scikit-learn's Ridge only by the two maps above: with both off
     it is the same estimator.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.probes import RidgeProbe
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((200, 4))
+    >>> probe = RidgeProbe(l2=1e-6).fit(X, 5 + 2 * X[:, 0])
+    >>> probe.coef_.shape, probe.predict(np.array([[1.0, 0, 0, 0]])).round(3)
+    ((4,), array([7.]))
     """
 
     def __init__(
@@ -74,7 +96,7 @@ def target_range(
     target: Array,
     option: bool | tuple[float, float],  # noqa: FBT001 - mirrors the parameter
 ) -> tuple[float, float] | None:
-    """Return the ratings that map to -1 and 1, or None for no mapping."""
+    """Return the ratings that map to -1 and 1 among targets (n,), or None for no mapping."""
     if option is False:
         return None
     low, high = (float(target.min()), float(target.max())) if option is True else option
@@ -84,7 +106,7 @@ def target_range(
 
 
 def to_unit(rating: Array, bounds: tuple[float, float] | None) -> Array:
-    """Map ratings to [-1, 1]."""
+    """Map ratings (n,) to [-1, 1]."""
     if bounds is None:
         return rating
     low, high = bounds
@@ -92,7 +114,7 @@ def to_unit(rating: Array, bounds: tuple[float, float] | None) -> Array:
 
 
 def from_unit(score: Array, bounds: tuple[float, float] | None) -> Array:
-    """Map scores back to ratings."""
+    """Map scores (n,) back to ratings."""
     if bounds is None:
         return score
     low, high = bounds

@@ -49,14 +49,14 @@ class Scorer:
         scores = np.empty(len(rows))
         lengths = np.array([len(row.ids) for row in rows])
         for batch in plan_batches(lengths, self.batch_tokens):
-            found = read_batch(
+            acts = read_batch(
                 self._backend,
                 [rows[i] for i in batch],
                 [(self.probe.site, self.probe.layer)],
                 [self._rule],
                 self.loaded.device,
             )
-            scores[batch] = self.probe.score(found[self.probe.cell])
+            scores[batch] = self.probe.score(acts[self.probe.cell])
         return scores
 
     def _check_identity(self) -> None:

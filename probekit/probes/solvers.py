@@ -63,16 +63,16 @@ def _gram_left_out(
 ) -> torch.Tensor:
     """Squared error on `rows` when they are left out, by the Gram matrix of the other rows."""
     z, energy = spectrum.features32, torch.from_numpy(spectrum.energy.astype(np.float32))
-    block, own = z[rows], y[rows]
+    block, target = z[rows], y[rows]
     n = len(y) - len(rows)
     # All rows have mean zero, so the others' means follow from the block's.
-    mean, y_mean = -block.sum(dim=0) / n, -own.sum() / n
+    mean, y_mean = -block.sum(dim=0) / n, -target.sum() / n
     gram = torch.diag(energy) - block.T @ block - n * torch.outer(mean, mean)
     values, vectors = torch.linalg.eigh(gram)
-    pull = vectors.T @ (z.T @ y - block.T @ own - n * mean * y_mean)
+    pull = vectors.T @ (z.T @ y - block.T @ target - n * mean * y_mean)
     weights = vectors @ (pull[:, None] / (values.clamp_min(0.0)[:, None] + l2))
     predicted = (block - mean) @ weights + y_mean  # (n_rows, n_penalties)
-    error: torch.Tensor = own[:, None] - predicted
+    error: torch.Tensor = target[:, None] - predicted
     return error.square().sum(dim=0)
 
 
@@ -213,5 +213,5 @@ def logistic_fold_loss(
 
 
 def pick(loss: Array, penalties: Array) -> float:
-    """Return the penalty of the smallest loss, the larger one when they tie."""
+    """Return the penalty of the smallest loss, (n_penalties,) each, the larger one when they tie."""
     return float(penalties[np.flatnonzero(loss <= loss.min() * (1 + 1e-9))].max())

@@ -23,7 +23,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, acts: NDArray[np.floating], *, center: bool, standardize: bool) -> Scaling:
-        """Learn mean and standard deviation; a constant feature gets scale 1 and so weight 0."""
+        """Learn mean and standard deviation of acts (n, d_model); a constant feature gets scale 1."""
         mean = acts.mean(axis=0, dtype=np.float64) if center else np.zeros(acts.shape[1])
         if not standardize:
             return cls(mean, np.ones(acts.shape[1]))
@@ -37,7 +37,7 @@ class Scaling:
         return (acts - self.mean) / self.scale
 
     def unfold(self, weights: Array, bias: float = 0.0) -> tuple[Array, float]:
-        """Return weights and bias in raw activation space: score = acts @ coef + bias."""
+        """Return weights (d_model,) and bias in raw activation space: score = acts @ coef + bias."""
         coef = weights / self.scale
         return coef, float(bias - self.mean @ coef)
 
@@ -90,7 +90,7 @@ class Spectrum:
 
 
 def l2_grid(spectrum: Spectrum, factors: tuple[float, ...]) -> Array:
-    """Return penalties `factor * n * mean feature variance`, so that a grid suits any scale.
+    """Return penalties (n_factors,) `factor * n * mean feature variance`: a grid for any scale.
 
     For standardised features the mean variance is 1 and l2 is `factor * n`.
     """

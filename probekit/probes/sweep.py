@@ -21,11 +21,10 @@ from probekit.probes.controls import (
     spread,
     tfidf_scores,
 )
-from probekit.probes.distributions import score_distributions
 from probekit.probes.heads import Head, HeadFitter, resolve_kinds
 from probekit.probes.probe import Probe
 from probekit.probes.result import SweepResult, SweepRow
-from probekit.probes.task import Task
+from probekit.probes.task import Task, score_distributions
 from probekit.provenance import run_record
 from probekit.results.intervals import Array, Metrics, Resampler
 
@@ -79,9 +78,18 @@ def fit_sweep(
     Raises
     ------
     DataError
-        When the rows can not be split or have one class or rating only.
+        When the rows cannot be split or have one class or rating only.
     ProbeError
         When a kind does not fit the data, or no cell is left.
+
+    Examples
+    --------
+    >>> from probekit.activations.store import ActivationStore
+    >>> from probekit.probes import SweepConfig, fit_sweep
+    >>> with ActivationStore.open("acts.h5") as store:
+    ...     result = fit_sweep(store, SweepConfig(kinds="logistic", layers="0:3", n_boot=20))
+    >>> result.probe.kind, len(result.rows), 0 <= result.report["auroc"].value <= 1
+    ('logistic', 3, True)
     """
     config = config or SweepConfig()
     task = Task.of(
@@ -159,7 +167,7 @@ class _Report:
         text_fitter = _fitter(task, chosen.kind, self.config, head="linear")
         twins = fitter.fit(acts, shuffles=N_SHUFFLES, seed=self.config.seed + 1)[1]
         columns = np.column_stack([twin.scores(acts) for twin in twins])
-        found = {
+        controls = {
             "length": task.metrics(length_scores(text_fitter), units, sample),
             "tfidf": task.metrics(tfidf_scores(text_fitter), units, sample),
             "random_direction": random_direction(task, acts, units, seed=self.config.seed + 1),
@@ -168,15 +176,15 @@ class _Report:
         }
         if lowest := self._lowest():
             floor = self.source.read(lowest)
-            found["layer_0"] = task.metrics(fitter.fit(floor)[0].scores(floor), units, sample)
-        return found
+            controls["layer_0"] = task.metrics(fitter.fit(floor)[0].scores(floor), units, sample)
+        return controls
 
     def _lowest(self) -> Cell | None:
         """Return the embedding at the chosen position, else the lowest block."""
         position = self.fitted[self.best].cell.position
-        held = [cell for cell in self.source.cells() if cell.position == position]
-        embedding = [cell for cell in held if cell.site == "resid_pre" and cell.layer == 0]
-        return min(embedding or held, key=lambda cell: cell.layer, default=None)
+        stored = [cell for cell in self.source.cells() if cell.position == position]
+        embedding = [cell for cell in stored if cell.site == "resid_pre" and cell.layer == 0]
+        return min(embedding or stored, key=lambda cell: cell.layer, default=None)
 
     def _probe(self, item: _Fitted) -> Probe:
         task, examples = self.task, self.source.examples
@@ -229,14 +237,14 @@ def _wanted_cells(source: ActivationSource, config: SweepConfig) -> list[Cell]:
         {cell.site for cell in held if cell.site != "resid_pre"} or {cell.site for cell in held}
     )
     layers = set(parse_layers(config.layers, source.n_layers))
-    found = {cell.position for cell in held}
+    positions = {cell.position for cell in held}
     wanted = (
         [rule.name for rule in parse_positions(config.positions)]
         if config.positions
-        else sorted(found)
+        else sorted(positions)
     )
     for name, asked, stored in (
-        ("position", wanted, found),
+        ("position", wanted, positions),
         ("site", sites, {cell.site for cell in held}),
         (
             "layer",

@@ -1,4 +1,4 @@
-"""The three prediction problems behind one surface: ratings, labels and preference pairs."""
+"""The three prediction problems behind one surface, ratings, labels and pairs, and their scores."""
 
 from __future__ import annotations
 
@@ -62,9 +62,11 @@ class Task:
         step = 2 if examples.kind == "pair" else 1
         strata = _strata(examples, stratify)
         splits = split_by_group(
-            examples.group[::step], strata=None if strata is None else strata[::step],
-            seed=seed, fractions=fractions,
-        )  # fmt: skip
+            examples.group[::step],
+            strata=None if strata is None else strata[::step],
+            seed=seed,
+            fractions=fractions,
+        )
         task = cls(examples, splits, seed, n_boot)
         task._check_splits()
         return task
@@ -86,7 +88,7 @@ class Task:
 
     @cached_property
     def groups(self) -> NDArray[Any]:
-        """Group of every unit."""
+        """Group of every unit, shape (n_units,)."""
         return self.examples.group[self.rows]
 
     @cached_property
@@ -98,7 +100,7 @@ class Task:
 
     @cached_property
     def target(self) -> Array:
-        """What is fitted, one a unit: the rating in [-1, 1], or +1 and -1 (pairs: all +1)."""
+        """What is fitted, shape (n_units,): the rating in [-1, 1], or +1 and -1 (pairs: all +1)."""
         if self.examples.score is not None:
             return to_unit(self.examples.score, self.score_range)
         if self.examples.label is not None:
@@ -106,14 +108,14 @@ class Task:
         return np.ones(len(self.rows))
 
     def design(self, features: NDArray[Any], units: Index) -> NDArray[Any]:
-        """Return the fit's rows for some units: features, or chosen minus rejected."""
+        """Return features (n, n_features) of n units, or chosen minus rejected, of all (n_examples, ...)."""
         rows = self.rows[units]
         if self.kind == "pair":
             return np.asarray(features[rows] - features[rows + 1])
         return np.asarray(features[rows])
 
     def shuffled(self, rng: np.random.Generator) -> Array:
-        """Return the fit split's targets without their relation to the text.
+        """Return the fit split's targets, (n_fit,), without their relation to the text.
 
         Whole groups trade places, so that targets alike within a group stay together, and then the
         rows of every group do, for groups that all hold the same mix would otherwise be unchanged.
@@ -148,6 +150,15 @@ class Task:
 
         Length enters as tokens and as log tokens; for ratings both the score and the rating lose
         it (the partial correlation), for labels the score, for pairs the margin.
+
+        Parameters
+        ----------
+        scores
+            Score of every example row, shape (n_examples,).
+        units
+            Units that are judged, shape (n,).
+        sample
+            Draws of the same n units.
         """
         rows = self.rows[units]
         length = self.length_features()
@@ -183,27 +194,35 @@ class Task:
         return np.asarray((ranks[one].sum(axis=0) - up * (up + 1) / 2) / (up * down))
 
     def by_tag(self, scores: Array, units: Index) -> dict[str, dict[str, Metrics]]:
-        """Return every metric for every value of every tag that splits the units."""
-        found: dict[str, dict[str, Metrics]] = {}
+        """Return every metric for every value of every tag that splits the units.
+
+        Parameters
+        ----------
+        scores
+            Score of every example row, shape (n_examples,).
+        units
+            Units that are judged, shape (n,).
+        """
+        metrics: dict[str, dict[str, Metrics]] = {}
         for tag, values in self.examples.tags.items():
-            own = values[self.rows[units]]
-            names = [str(name) for name in np.unique(own) if name]
+            tag_values = values[self.rows[units]]
+            names = [str(name) for name in np.unique(tag_values) if name]
             # A tag with a value for nearly every row is an identifier, not a class.
             if not names or len(names) > max(2, min(24, len(units) // 5)):
                 continue
-            found[tag] = {}
+            metrics[tag] = {}
             for name in names:
-                inside = units[own == name]
-                found[tag][name] = self.metrics(scores, inside, self.sampler(inside))
-        return found
+                inside = units[tag_values == name]
+                metrics[tag][name] = self.metrics(scores, inside, self.sampler(inside))
+        return metrics
 
     def counts(self) -> dict[str, int]:
         """Return how many units and groups there are, in all and in each split."""
-        found = {"examples": len(self.rows), "groups": len(np.unique(self.groups))}
+        counts = {"examples": len(self.rows), "groups": len(np.unique(self.groups))}
         for name, units in self.splits._asdict().items():
-            found[name] = len(units)
-            found[f"{name}_groups"] = len(np.unique(self.groups[units]))
-        return found
+            counts[name] = len(units)
+            counts[f"{name}_groups"] = len(np.unique(self.groups[units]))
+        return counts
 
     def _check_splits(self) -> None:
         if self.examples.label is None:
@@ -243,3 +262,41 @@ def _check_targets(examples: Examples) -> None:
 
 def _residual(values: Array, about: Array) -> Array:
     return values - about @ np.linalg.lstsq(about, values, rcond=None)[0]
+
+
+def score_distributions(task: Task, scores: Array) -> dict[str, Any]:
+    """Return the choose split's scores by side or class, in all and by every value of every tag.
+
+    Rated rows have all their scores, and those of the rows rated in the lower and in the upper half.
+
+    Parameters
+    ----------
+    task
+        The rows and their splits.
+    scores
+        Score of each example row, shape (n_examples,).
+    """
+    examples = task.examples
+    rows = task.rows[task.splits.choose]
+
+    def of(rows: NDArray[np.int64]) -> dict[str, list[float]]:
+        if task.kind == "pair":
+            parts = {"chosen": scores[rows], "rejected": scores[rows + 1]}
+        elif examples.label is not None and examples.classes is not None:
+            label = examples.label[rows]
+            parts = {name: scores[rows[label == k]] for k, name in enumerate(examples.classes)}
+        else:
+            assert examples.score is not None
+            upper = examples.score[rows] >= np.median(examples.score[rows]) if len(rows) else rows
+            parts = {
+                "score": scores[rows],
+                "lower": scores[rows[~upper]],
+                "upper": scores[rows[upper]],
+            }
+        return {name: np.round(part, 6).tolist() for name, part in parts.items()}
+
+    tags = {
+        tag: {str(v): of(rows[values[rows] == v]) for v in np.unique(values[rows]) if v}
+        for tag, values in examples.tags.items()
+    }
+    return {"split": "choose", "all": of(rows), "by_tag": tags}

@@ -108,7 +108,7 @@ class Resampler:
             return self.around(value, formula(self.draws @ sums))
 
     def around(self, value: float, drawn: Array) -> Interval:
-        """Return the percentile interval of the metric's value in every draw."""
+        """Return the percentile interval of the metric's value in every draw, shape (n_boot,)."""
         good = drawn[np.isfinite(drawn)]
         # A metric undefined in most draws (one class left) has no honest interval.
         if not np.isfinite(value) or len(good) < max(1, len(drawn) / 2):

@@ -43,7 +43,7 @@ def change(groups: Groups, before: Array, after: Array, *, scaled: bool = False)
 
 
 def ratio(groups: Groups, before: Array, after: Array) -> Interval:
-    """Return mean(after) / mean(before), paired row by row; see `change`."""
+    """Return mean(after) / mean(before), paired row by row, shape (n,) each; see `change`."""
     return _over(groups, np.stack([after, before], axis=1), lambda s: s[..., 0] / s[..., 1])
 
 

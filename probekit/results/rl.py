@@ -191,7 +191,7 @@ class RLRun(Run):
         )
 
     def paired(self, measure: str, part: Part = ALL, at: str | int = "last") -> tuple[Array, ...]:
-        """Return prompt, value at the first evaluation and value at another one; see `wide`."""
+        """Return prompt, value at the first evaluation and value at another one, (n,) each; see `wide`."""
         wide = self.wide(measure, part)
         prompts = wide.index.get_level_values(0)
         return prompts.to_numpy(), wide["first"].to_numpy(), wide[at].to_numpy()

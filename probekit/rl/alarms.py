@@ -41,31 +41,31 @@ def step_alarms(
     finished
         Whether each completion ended its turn, shape (n,).
     scores
-        Of completions that could be read.
+        Scores of the completions that could be read, shape (n_read,).
     chosen
         Scores of the chosen rows; may be empty.
     """
-    found = []
+    alarms = []
     if row["flat_groups"] == 1.0:
-        found.append("every group's rewards are equal: nothing is learnt from this step")
+        alarms.append("every group's rewards are equal: nothing is learnt from this step")
     if not finished.any():
-        found.append("every completion was cut at the length limit")
+        alarms.append("every completion was cut at the length limit")
     if chosen.size and scores.mean() > chosen.max():
-        found.append("the mean score is past every chosen one")
+        alarms.append("the mean score is past every chosen one")
     if row["entropy"] < LOW_ENTROPY * start.entropy:
         share = row["entropy"] / start.entropy
-        found.append(f"entropy is at {share:.0%} of the start: the policy collapses")
+        alarms.append(f"entropy is at {share:.0%} of the start: the policy collapses")
     change = row["n_tokens"] / max(start.n_tokens, 1e-9)
     if not 1 / DRIFT <= change <= DRIFT:
-        found.append(f"completions are {change:.1f} times as long as at the start")
-    return found
+        alarms.append(f"completions are {change:.1f} times as long as at the start")
+    return alarms
 
 
 def evaluation_alarms(metrics: dict[str, Any]) -> list[str]:
     """Return the alarms of an evaluation's metrics over all held-out prompts."""
-    found, far = [], metrics.get("mahalanobis")
+    alarms, far = [], metrics.get("mahalanobis")
     if far and far["value"] > FAR:
-        found.append(
+        alarms.append(
             f"activations are {far['value']:.1f} times as far from the head's data as its own rows"
         )
-    return found
+    return alarms

@@ -1,11 +1,14 @@
-"""Where a run stands, on disk: adapter, optimiser and step, whole or not at all."""
+"""A run on disk: its logs, its checkpoint, whole or not at all, and interrupts that wait for one."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -32,7 +35,7 @@ class Logs:
     Parameters
     ----------
     folder
-        Of the run.
+        The run's folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -163,3 +166,41 @@ def _nested(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str,
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+class Interrupts:
+    """Holds an interrupt back while the block lasts, until `check` is called.
+
+    In another thread than the main one signals cannot be caught, and nothing is held back; nor where
+    the process was told to ignore interrupts (nohup).
+
+    Parameters
+    ----------
+    told
+        Called when an interrupt is held back.
+    """
+
+    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
+        self._told, self._waiting = told, False
+        self._before: Any = None
+
+    def __enter__(self) -> Interrupts:
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            self._before = signal.signal(signal.SIGINT, self._hold)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` when one has been held back."""
+        if self._waiting:
+            raise KeyboardInterrupt
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        if self._waiting:
+            raise KeyboardInterrupt
+        self._waiting = True
+        self._told()

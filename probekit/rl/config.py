@@ -28,7 +28,15 @@ _run = partial(setting, group="Run")
 
 @dataclass(frozen=True, config=CHECKED)
 class RLConfig(DrawConfig):
-    """Settings of a run."""
+    """Settings of a run.
+
+    Examples
+    --------
+    >>> from probekit.rl import RLConfig
+    >>> config = RLConfig(steps=10, prompts=4, group=8, target="max", kl_coeff=0.05)
+    >>> config.prompts * config.group, [config.rate(step) for step in (0, 4)]
+    (32, [0.2, 1.0])
+    """
 
     error: ClassVar[type[ProbekitError]] = ModelError
     steps: int = _steps(40, "Steps", ge=1, common=True)

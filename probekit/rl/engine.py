@@ -38,7 +38,7 @@ class Engine(Protocol):
         Parameters
         ----------
         number
-            Of the step, 0-based; steps follow one another without gaps.
+            The step, 0-based; steps follow one another without gaps.
         index
             Places of the step's P prompts among those of the run.
         """
@@ -59,9 +59,9 @@ class EmbeddedEngine:
     Parameters
     ----------
     writer
-        Of the prompts to train on.
+        Writes completions of the prompts to train on.
     learner
-        Of the same policy.
+        Learns, with the same policy.
     config
         Settings of the run.
     """

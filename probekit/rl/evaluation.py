@@ -32,7 +32,7 @@ class Readings:
     first: list[Probe] = field(default_factory=list)
     """The optimised heads as the run began, where they are refitted."""
     independent: list[Probe] = field(default_factory=list)
-    """Of other layers and positions."""
+    """Heads of other layers and positions, which nothing optimises."""
     disjoint: list[Probe] = field(default_factory=list)
     """Twins of the optimised heads from groups that those were not fitted on."""
 
@@ -49,12 +49,12 @@ class Readings:
 
 
 class Evaluator:
-    """Lets the policy answer held-out prompts with fixed luck, and measures.
+    """Lets the policy answer held-out prompts with a fixed random stream, and measures.
 
     Parameters
     ----------
     writer
-        Of the held-out prompts.
+        Writes completions of the held-out prompts.
     prompts
         The same prompts.
     reader
@@ -62,7 +62,7 @@ class Evaluator:
     readings
         What its heads are for.
     ensemble
-        Of the optimised heads.
+        The optimised heads, as one score.
     behaviours
         Name what a completion does; may be absent.
     wanted
@@ -108,26 +108,26 @@ class Evaluator:
         rollout = self.writer.write(index, config, seed=seed)
         with self.writer.policy.reference():
             frozen = self.reader.read(rollout.rows, rollout.n_new, logprobs=True)
-        own = self.reader.read(rollout.rows, rollout.n_new)
-        rows = self._rows(rollout, frozen, own.scores)
+        on_policy = self.reader.read(rollout.rows, rollout.n_new)
+        rows = self._rows(rollout, frozen, on_policy.scores)
         categories = self.behaviours.names if self.behaviours else ()
-        found = measured(
+        metrics = measured(
             rows, self.ensemble.distributions, categories=categories, target_tag=self.target_tag
         )
-        return found, rows
+        return metrics, rows
 
-    def _rows(self, rollout: Rollout, frozen: Frozen, own: Array) -> list[dict[str, Any]]:
+    def _rows(self, rollout: Rollout, frozen: Frozen, on_policy: Array) -> list[dict[str, Any]]:
         assert frozen.logprobs is not None
-        parts, own_parts = self.readings.columns(frozen.scores), self.readings.columns(own)
+        parts, policy_parts = self.readings.columns(frozen.scores), self.readings.columns(on_policy)
         score = self.ensemble.score(parts["optimised"])
-        columns = {"score": score, "drift": self.ensemble.score(own_parts["optimised"]) - score}
+        columns = {"score": score, "drift": self.ensemble.score(policy_parts["optimised"]) - score}
         if self.readings.first:
             columns["score_first"] = self.first.score(parts["first"])
         if self.readings.disjoint:
             columns["disjoint"] = self.disjoint.score(parts["disjoint"])
         if self.distance is not None:
             columns["mahalanobis"] = self._distances(frozen)
-        shown = [*self.readings.optimised, *self.readings.independent]
+        named = [*self.readings.optimised, *self.readings.independent]
         heads = np.concatenate([parts["optimised"], parts["independent"]], axis=1)
         rows = []
         for i, at in enumerate(rollout.prompt):
@@ -142,7 +142,7 @@ class Evaluator:
                     "text": rollout.texts[i],
                     **{name: float(values[i]) for name, values in columns.items()},
                     "heads": {
-                        f"{h.kind}/{h.cell}": float(s) for h, s in zip(shown, heads[i], strict=True)
+                        f"{h.kind}/{h.cell}": float(s) for h, s in zip(named, heads[i], strict=True)
                     },
                     "n_tokens": rollout.n_new[i],
                     "finished": bool(rollout.finished[i]),
@@ -159,11 +159,11 @@ class Evaluator:
 
     def _distances(self, frozen: Frozen) -> Array:
         acts = frozen.acts[self.readings.optimised[0].cell]
-        found = np.full(len(acts), np.nan)
+        distances = np.full(len(acts), np.nan)
         read = np.isfinite(acts).all(axis=1)
         if self.distance is not None and read.any():
-            found[read] = self.distance(acts[read])
-        return found
+            distances[read] = self.distance(acts[read])
+        return distances
 
 
 def measured(
@@ -183,7 +183,7 @@ def measured(
     distributions
         `Ensemble.distributions`, for `distance_to_chosen`.
     categories
-        Of the behaviours, for their rates.
+        Names of the behaviours, for their rates.
     target_tag
         Tag whose values are the classes of `distance_to_chosen` over all prompts.
     """
@@ -198,13 +198,13 @@ def measured(
             columns[f"rate:{name}"] = [row["category"] == name for row in rows]
         if any(row["wanted"] is not None for row in rows):
             columns["wanted"] = [row["wanted"] for row in rows]
-        found = {name: draws.mean(np.array(column, float)) for name, column in columns.items()}
+        intervals = {name: draws.mean(np.array(column, float)) for name, column in columns.items()}
         values = [row["tags"].get(tag or "", "") for row in rows]
         scores = np.array([row["score"] for row in rows])
         distance = distance_to_chosen(scores, distributions, tag=tag, values=values)
         if distance is not None:
-            found["distance_to_chosen"] = Interval(distance)
-        return {name: interval.to_json() for name, interval in found.items()}
+            intervals["distance_to_chosen"] = Interval(distance)
+        return {name: interval.to_json() for name, interval in intervals.items()}
 
     parts = {ALL: part(rows, target_tag)}
     for tag in sorted({tag for row in rows for tag in row["tags"]}):

@@ -23,7 +23,7 @@ class Written(NamedTuple):
     """The completions of a step, for functions that judge them."""
 
     prompts: Sequence[Example]
-    """Of each completion, n of them."""
+    """Prompt of each completion, n of them."""
     texts: Sequence[str]
     ids: Sequence[list[int]]
     """New token ids, the end-of-turn token included."""
@@ -49,7 +49,7 @@ class ExtraReward:
         Raises
         ------
         ModelError
-            When the spec is malformed or the function can not be imported.
+            When the spec is malformed or the function cannot be imported.
         """
         name, equals, number = spec.rpartition("=")
         try:
@@ -78,13 +78,13 @@ class ExtraReward:
         ModelError
             When a function raises or returns something else than n numbers.
         """
-        found = np.asarray(self.function(written), dtype=np.float64)
-        if found.shape != (len(written.texts),):
+        values = np.asarray(self.function(written), dtype=np.float64)
+        if values.shape != (len(written.texts),):
             raise ModelError(
-                f"reward {self.name!r}: returned shape {found.shape}, expected one number for each "
+                f"reward {self.name!r}: returned shape {values.shape}, expected one number for each "
                 f"of {len(written.texts)} completions."
             )
-        return found
+        return values
 
 
 def _length(written: Written) -> Array:
@@ -118,7 +118,7 @@ def _function(spec: str) -> Callable[[Written], Array]:
         function: RewardFunction = getattr(importlib.import_module(module), name)
     except Exception as error:  # importing a module runs it, and it may raise anything
         raise ModelError(
-            f"reward {spec!r}: can not be imported ({error}). Expected module:function of an "
+            f"reward {spec!r}: cannot be imported ({error}). Expected module:function of an "
             "installed module."
         ) from error
 

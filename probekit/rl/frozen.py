@@ -28,11 +28,11 @@ class Frozen(NamedTuple):
     """One batch of completions, read."""
 
     scores: NDArray[np.float64]
-    """Of every head, shape (n_rows, n_heads); NaN where a head's position has no token."""
+    """Score of each head, shape (n_rows, n_heads); NaN where a head's position has no token."""
     logprobs: list[NDArray[np.float32]] | None
-    """Of the new tokens of each row, when they were asked for."""
+    """Log-probabilities of the new tokens of each row, (T,) each, nats; None when not asked for."""
     acts: dict[Cell, NDArray[np.float32]]
-    """Of the cells that are kept, each (n_rows, d_model); NaN where a position has no token."""
+    """Activations of the cells that are kept, each (n_rows, d_model); NaN where a position has no token."""
 
 
 class FrozenReader:
@@ -78,7 +78,7 @@ class FrozenReader:
         scores = np.full((len(rows), len(self.heads)), np.nan)
         width = len(self.heads[0].coef)
         kept = {cell: np.full((len(rows), width), np.nan, np.float32) for cell in self.keep}
-        found: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(rows)
+        token_logprobs: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(rows)
         readable = [i for i, row in enumerate(rows) if self._readable(row)]
         rest = sorted(set(range(len(rows))) - set(readable)) if logprobs else []
         budget = self._logit_tokens if logprobs else self.batch_tokens
@@ -94,7 +94,7 @@ class FrozenReader:
                 if logprobs:
                     acts, tokens = self._both(part, [n_new[i] for i in chosen], scored=scored)
                     for i, piece in zip(chosen, tokens, strict=True):
-                        found[i] = piece
+                        token_logprobs[i] = piece
                 else:
                     acts = read_batch(
                         self.backend, part, self.places, self.rules, self.loaded.device
@@ -103,7 +103,7 @@ class FrozenReader:
                     scores[chosen] = np.stack([h.score(acts[h.cell]) for h in self.heads], axis=1)
                     for cell, values in kept.items():
                         values[chosen] = acts[cell]
-        return Frozen(scores, found if logprobs else None, kept)
+        return Frozen(scores, token_logprobs if logprobs else None, kept)
 
     def replace(self, heads: Sequence[Probe]) -> None:
         """Read with other heads of the same cells in place of the first ones."""
@@ -143,7 +143,7 @@ class FrozenReader:
 
         tokens = NewTokens(rows, n_new, ids)
         with self.backend.editing({place: watch(place) for place in self.places}) as forward:
-            found = tokens.logprobs(
+            token_logprobs = tokens.logprobs(
                 self.loaded.model, forward, ids, mask, temperature=self.temperature, **inputs
             )
         for cell, values in acts.items():
@@ -152,5 +152,5 @@ class FrozenReader:
                     f"{cell}: the model returned values that are not finite in "
                     f"{self.loaded.model.dtype}. Run it with --dtype bfloat16 or float32."
                 )
-        pieces = np.split(found.cpu().numpy(), np.cumsum(n_new)[:-1])
+        pieces = np.split(token_logprobs.cpu().numpy(), np.cumsum(n_new)[:-1])
         return acts, pieces

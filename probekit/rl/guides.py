@@ -1,4 +1,4 @@
-"""Completions that a head was fitted on among a policy's own: what a reward prefers has to be met once."""
+"""Off-policy demonstrations (guides): completions that the head was fitted on, among the policy's own."""
 
 from __future__ import annotations
 
@@ -11,45 +11,51 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.data.rows import Example
-from probekit.errors import DataError
+from probekit.errors import DataError, ModelError
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import closing_id
 from probekit.rl.advantage import EPSILON, advantages
+from probekit.rl.config import RLConfig
 from probekit.rl.head_data import HeadData
 from probekit.rl.rollout import Rollout
 
 SIDES = ("chosen", "rejected")
 MOST = 2.0
-"""Largest advantage of a guide, in standard deviations: about that of the best of a group of six."""
+"""Largest advantage of a demonstration, in standard deviations: about that of the best of a group of six."""
 
 
-def advantages_beside(rewards: Tensor, own: NDArray[np.bool_], estimator: str) -> Tensor:
-    """Return the advantages of groups some of whose completions are guides.
+def mixed_advantages(rewards: Tensor, on_policy: NDArray[np.bool_], estimator: str) -> Tensor:
+    """Return the advantages of groups that hold off-policy demonstrations (guides).
 
-    The policy's own completions are compared with one another only: beside guides that are better
-    than all of them every one would be made less likely, with nothing of its own to go to. A guide
-    is compared with the mean of the policy's own, in their standard deviations, at least 0 and at
-    most `MOST`. So what is better is imitated, and what is worse is not unlearnt: text that the
-    policy would not write anyway pulls hardest of all, since the gradient of log p grows as p falls.
-    There is no importance weight.
+    The policy's own completions are compared with one another only: next to demonstrations that are
+    better than all of them, every one would be made less likely, with nothing of its own to go to. A
+    demonstration is compared with the mean of the policy's completions, in their standard deviations,
+    at least 0 and at most `MOST`. So what is better is imitated, and what is worse is not unlearnt:
+    text that the policy would not write anyway pulls hardest of all, since the gradient of log p grows
+    as p falls. There is no importance weight.
 
     Parameters
     ----------
     rewards
-        Shape (n_prompts, group_size).
-    own
-        Whether the policy wrote it, shape (n_prompts, group_size), two or more in each row.
+        Shape (P, G).
+    on_policy
+        Whether the policy wrote it, shape (P, G), two or more in each row.
     estimator
         See `advantages`.
+
+    Returns
+    -------
+    Tensor
+        Shape (P, G).
     """
-    found = torch.empty_like(rewards)
-    for row, mine, out in zip(rewards, torch.from_numpy(own), found, strict=True):
+    advantage = torch.empty_like(rewards)
+    for row, mine, out in zip(rewards, torch.from_numpy(on_policy), advantage, strict=True):
         out[mine] = advantages(row[mine][None], estimator)[0]
         spread = row[mine].std()
         better = ((row[~mine] - row[mine].mean()) / (spread + EPSILON)).clamp(0.0, MOST)
         out[~mine] = better if estimator == "grpo" else better * spread
-    return found
+    return advantage
 
 
 class Guides:
@@ -59,13 +65,13 @@ class Guides:
     prefers learns nothing from it, however good the head is. As in learning from off-policy
     guidance (2504.14945) some completions of a group are given. Ours differ in that chosen and
     rejected sides are given in equal numbers: the pairs say what can be written, the head
-    alone which of it is better (see `advantages_beside`). They count in no refit, and of a step's figures
+    alone which of it is better (see `mixed_advantages`). They count in no refit, and of a step's figures
     in its loss and its share of clipped tokens alone.
 
     Parameters
     ----------
     data
-        Of the first head: pairs, whose fit split is used.
+        What the first head was fitted on: pairs, whose fit split is used.
     prompts
         To train on. Those whose group has no pair go without.
     loaded
@@ -77,7 +83,7 @@ class Guides:
     max_new_tokens
         Where they are cut.
     seed
-        Of the choice among a group's pairs.
+        Seed of the choice among a group's pairs.
 
     Raises
     ------
@@ -145,9 +151,14 @@ class Guides:
                 logprobs[i], texts[i] = np.zeros(n_new[i], np.float32), text
                 given.add(i)
         return dataclasses.replace(
-            rollout, rows=rows, n_new=n_new, texts=texts, logprobs=logprobs, finished=finished,
+            rollout,
+            rows=rows,
+            n_new=n_new,
+            texts=texts,
+            logprobs=logprobs,
+            finished=finished,
             guides=frozenset(given),
-        )  # fmt: skip
+        )
 
     def _row(self, prompt: Example, text: str) -> tuple[Rendered, int, bool]:
         """Return a completion as the policy would have written it: its row, new tokens, finished."""
@@ -160,3 +171,30 @@ class Guides:
         ids = np.concatenate([row.ids[:stop], np.array(closing, dtype=row.ids.dtype)])
         cut = dataclasses.replace(row, ids=ids, stop=stop, turn_end=stop if closing else None)
         return cut, self._limit, False
+
+
+def make_guides(
+    config: RLConfig, data: Sequence[HeadData], prompts: Sequence[Example], loaded: LoadedModel
+) -> Guides | None:
+    """Return a run's off-policy demonstrations; None where it has none.
+
+    Raises
+    ------
+    ModelError
+        When settings need the rows that the head was fitted on, and they are absent.
+    """
+    if config.needs_rows and not data:
+        raise ModelError(
+            "guides, refits and the OOD penalty need the head's own rows. Name their --store."
+        )
+    if not config.guides:
+        return None
+    return Guides(
+        data[0],
+        prompts,
+        loaded,
+        n=config.guides,
+        steps=config.guide_steps,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+    )

@@ -17,10 +17,9 @@ from probekit.activations.store import ActivationStore
 from probekit.errors import ProbeError
 from probekit.probes.bradley_terry import BradleyTerryProbe
 from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe, calibrate
-from probekit.probes.distributions import score_distributions
 from probekit.probes.probe import Probe
 from probekit.probes.ridge import RidgeProbe
-from probekit.probes.task import Task
+from probekit.probes.task import Task, score_distributions
 from probekit.results.intervals import Array
 
 NEAR = 0.95
@@ -33,9 +32,9 @@ class Outputs(NamedTuple):
     acts: NDArray[np.float32]
     """On the frozen model at the head's cell, shape (n, d_model)."""
     groups: Sequence[str]
-    """Of their prompts."""
+    """Group of each output's prompt, n of them."""
     tags: Sequence[str]
-    """Value of the class tag of their prompts; empty strings where there is none."""
+    """Value of the class tag of each output's prompt; an empty string where there is none."""
     tag: str = ""
     """Name of that tag."""
 
@@ -47,7 +46,7 @@ class HeadData:
     head: Probe
     task: Task
     acts: NDArray[np.float32]
-    """Of the head's cell, shape (n_examples, d_model)."""
+    """Activations of the head's cell, shape (n_examples, d_model)."""
     standardize: bool
 
     @classmethod
@@ -59,7 +58,7 @@ class HeadData:
         ProbeError
             When the store is gone or is another one.
         StoreError
-            When it can not be read.
+            When it cannot be read.
         """
         directory = Path(directory)
         try:
@@ -83,17 +82,19 @@ class HeadData:
                     "--store, or fit again."
                 )
             task = Task.of(
-                source.examples, seed=settings["seed"], n_boot=settings["n_boot"],
+                source.examples,
+                seed=settings["seed"],
+                n_boot=settings["n_boot"],
                 stratify=settings.get("stratify"),
-            )  # fmt: skip
+            )
             return cls(
                 head, _facing(task, head), source.read(head.cell), bool(settings["standardize"])
             )
 
     def with_distributions(self, head: Probe) -> Probe:
         """Return a head of the same cell with the choose split's scores under it."""
-        found = score_distributions(self.task, head.score(self.acts))
-        return dataclasses.replace(head, distributions=found)
+        distributions = score_distributions(self.task, head.score(self.acts))
+        return dataclasses.replace(head, distributions=distributions)
 
     def disjoint(self) -> Probe:
         """Return a head of the same kind from groups that the head was not fitted on.
@@ -117,7 +118,7 @@ class HeadData:
         outputs
             What the policy wrote.
         seed
-            Of the choice of the chosen completions.
+            Seed of the choice of the chosen completions.
         """
         rows, target = self._rows(self.task.splits.fit)
         if self.task.kind == "pair":
@@ -126,10 +127,10 @@ class HeadData:
             added = np.ones(len(extra))
         else:
             extra, added = outputs.acts, np.full(len(outputs.acts), -1.0)
-        found = self._fit(
+        refitted = self._fit(
             np.concatenate([rows, extra.astype(np.float64)]), np.concatenate([target, added])
         )
-        return self.with_distributions(found)
+        return self.with_distributions(refitted)
 
     def accuracy(self, head: Probe) -> float:
         """Return the head's primary metric on the choose split."""
@@ -138,21 +139,26 @@ class HeadData:
 
     @cached_property
     def typical(self) -> tuple[Array, Array, float]:
-        """Mean, precision matrix and root mean square distance: see `distance`."""
+        """Mean (d_model,), precision (d_model, d_model) and root mean square distance: see `distance`."""
         from sklearn.covariance import LedoitWolf
 
-        fit, held = (
+        fit, held_back = (
             self._examples(units) for units in (self.task.splits.fit, self.task.splits.choose)
         )
         model = LedoitWolf().fit(self.acts[fit].astype(np.float64))
         mean, precision = model.location_, model.precision_
-        scale = float(np.sqrt(_squared(self.acts[held], mean, precision).mean()))
+        scale = float(np.sqrt(_squared(self.acts[held_back], mean, precision).mean()))
         return mean, precision, scale
 
     def excess(self, acts: NDArray[np.float32]) -> Array:
         """Return how much further activations are than 95 % of the choose split's rows, shape (n,).
 
         0 for what is as near; NaN stays NaN.
+
+        Parameters
+        ----------
+        acts
+            Shape (n, d_model).
         """
         return np.maximum(self.distance(acts) - self._far, 0.0)
 
@@ -188,11 +194,11 @@ class HeadData:
             if value := str(classes[row]):
                 pools.setdefault(("class", value), []).append(int(row))
         every = [int(row) for row in rows]
-        found = []
+        partners = []
         for group, tag in zip(outputs.groups, outputs.tags, strict=True):
             pool = pools.get(("group", group)) or pools.get(("class", tag)) or every
-            found.append(pool[int(rng.integers(len(pool)))])
-        return np.array(found)
+            partners.append(pool[int(rng.integers(len(pool)))])
+        return np.array(partners)
 
     def _fit(self, design: Array, target: Array) -> Probe:
         """Fit a head of the same kind to rows (differences, for pairs) at the same penalty a row."""

@@ -14,10 +14,9 @@ from probekit.errors import ModelError
 from probekit.models.grouped_attention import grouped_attention
 from probekit.models.new_tokens import NewTokens, logit_tokens
 from probekit.models.prefix import SharedPrefix, plan_shared
+from probekit.rl.advantage import shares
 from probekit.rl.config import RLConfig
-from probekit.rl.credit import shares
-from probekit.rl.entropy import EntropyWeight
-from probekit.rl.loss import Tokens, policy_loss
+from probekit.rl.loss import EntropyWeight, Tokens, policy_loss
 from probekit.rl.policy import AnyPolicy
 from probekit.rl.rollout import Rollout
 
@@ -32,7 +31,7 @@ class StepStats(NamedTuple):
     kl: float
     """NaN where no divergence is measured."""
     entropy: float
-    """Of the policy, nats per token; without an entropy bonus the mean of -logprob drawn."""
+    """Entropy of the policy, nats per token; without an entropy bonus the mean of -logprob drawn."""
     clipped: float
     """Share of tokens whose ratio was clipped, over all passes."""
     grad_norm: float
@@ -87,7 +86,7 @@ class Learner:
         rollout
             What was written.
         advantage
-            Of every completion, shape (n,).
+            Advantage of each completion, shape (n,).
         reference
             The frozen model's log-probabilities of the new tokens; None without divergence.
         """
@@ -109,8 +108,8 @@ class Learner:
                     "checkpoint is kept; use a smaller --learning-rate, or --dtype float32."
                 )
             self.optimizer.step()
-            own, n = rollout.n_own, rollout.n_tokens
-            loss, kl, entropy, clipped, gap = (sums / [n, own, own, n, own]).tolist()
+            m, n = rollout.n_on_policy, rollout.n_tokens
+            loss, kl, entropy, clipped, gap = (sums / [n, m, m, n, m]).tolist()
             kl = kl if reference is not None else float("nan")
             weight = self.entropy_weight.value
             stats.append(StepStats(loss, kl, entropy, clipped, float(norm), gap, weight))
@@ -151,13 +150,13 @@ class Learner:
         for i, piece in zip(index, pieces, strict=True):
             old.setdefault(i, piece.detach())
         weight = torch.from_numpy(self._weights(advantage[index], n_new)).float().to(device)
-        own = torch.from_numpy(np.repeat(rollout.own[index], n_new)).to(device)
+        on_policy = torch.from_numpy(np.repeat(rollout.on_policy[index], n_new)).to(device)
         frozen = None
         if reference is not None:
             frozen = torch.from_numpy(np.concatenate([reference[i] for i in index])).to(device)
             # k3 is the divergence on tokens of the policy only.
-            frozen = torch.where(own, frozen, logprob.detach())
-        found = policy_loss(
+            frozen = torch.where(on_policy, frozen, logprob.detach())
+        loss = policy_loss(
             Tokens(
                 logprob=logprob,
                 old=torch.cat([old[i] for i in index]),
@@ -170,17 +169,17 @@ class Learner:
             kl_coeff=self.config.kl_coeff if self.config.kl_in == "loss" else 0.0,
             entropy_bonus=self.entropy_weight.value,
         )
-        found.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()  # type: ignore[no-untyped-call]
         self.policy.masters.collect()
         drawn = torch.from_numpy(np.concatenate([rollout.logprobs[i] for i in index])).to(device)
-        gap = ((logprob.detach() - drawn).abs() * own).sum()
+        gap = ((logprob.detach() - drawn).abs() * on_policy).sum()
         n = rollout.n_tokens
         return np.array(
             [
-                float(found.total.detach()) * n,
-                float(found.kl) * n,
-                float((entropy.detach() * own).sum()),
-                float(found.clipped) * n,
+                float(loss.total.detach()) * n,
+                float(loss.kl) * n,
+                float((entropy.detach() * on_policy).sum()),
+                float(loss.clipped) * n,
                 float(gap),
             ]
         )

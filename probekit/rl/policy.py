@@ -4,20 +4,66 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from probekit.errors import ModelError
 from probekit.models.load import LoadedModel
-from probekit.rl.masters import Masters
-from probekit.rl.merged_linear import merged_linear
+from probekit.rl.config import RLConfig
 
 ADAPTER = "default"
 MASTERS = "float32.safetensors"
+
+
+class Masters:
+    """Float32 copies that the optimiser works on, of parameters that the model computes with.
+
+    A learning rate of 1e-4 changes a bfloat16 weight by less than its last digit, so updates are
+    kept in float32 and rounded into the model; computing in the model's own precision is several
+    times faster than in float32. For float32 parameters the copies are the parameters themselves.
+
+    Parameters
+    ----------
+    live
+        The parameters that the model computes with.
+    """
+
+    def __init__(self, live: Sequence[Parameter]) -> None:
+        self._live = list(live)
+        self.all: list[Tensor] = [
+            p if p.dtype == torch.float32 else p.detach().float().requires_grad_()
+            for p in self._live
+        ]
+        """To be optimised, in the order of `live`."""
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Move the gradients that a backward pass left in the model to the copies."""
+        for live, master in zip(self._live, self.all, strict=True):
+            if live is not master and live.grad is not None:
+                gradient = live.grad.float()
+                master.grad = gradient if master.grad is None else master.grad + gradient
+                live.grad = None
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the copies into the model; their gradients have been used."""
+        for live, master in zip(self._live, self.all, strict=True):
+            if live is not master:
+                live.copy_(master)
+                master.grad = None
+
+    @torch.no_grad()
+    def set(self, values: Sequence[Tensor]) -> None:
+        """Set copies and model to other values, of the same shapes and in the order of `all`."""
+        for master, value in zip(self.all, values, strict=True):
+            master.copy_(value)
+        self.publish()
 
 
 class FullPolicy:
@@ -48,13 +94,13 @@ class FullPolicy:
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """Put the weights of the start in place while the block lasts."""
-        own = [parameter.data for parameter in self._live]
+        trained = [parameter.data for parameter in self._live]
         try:
             for parameter, frozen in zip(self._live, self._frozen, strict=True):
                 parameter.data = frozen
             yield
         finally:
-            for parameter, weights in zip(self._live, own, strict=True):
+            for parameter, weights in zip(self._live, trained, strict=True):
                 parameter.data = weights
 
     @contextlib.contextmanager
@@ -77,8 +123,8 @@ class FullPolicy:
         """Set the weights to those of a saved one."""
         from safetensors.torch import load_file
 
-        found = load_file(folder / MASTERS)
-        self.masters.set([found[name] for name in self._names])
+        saved = load_file(folder / MASTERS)
+        self.masters.set([saved[name] for name in self._names])
 
 
 class Policy:
@@ -93,13 +139,30 @@ class Policy:
     loaded
         The model.
     rank
-        Of the LoRA matrices (2106.09685).
+        Rank of the LoRA matrices (2106.09685).
     alpha
         Their output is scaled by alpha / rank.
     targets
         `all-linear`, or names of linear layers with commas.
     seed
-        Of the initial weights; the global random state is left alone.
+        Seed of the initial weights; the global random state is left alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from probekit.models.load import load_model
+    >>> from probekit.rl import Policy
+    >>> loaded = load_model("smollm2-135m", dtype="float32")
+    >>> ids = torch.arange(3, 9)[None]
+    >>> before = loaded.model(ids).logits
+    >>> policy = Policy(loaded, rank=2)
+    >>> with torch.no_grad():
+    ...     policy.masters.set([parameter + 0.1 for parameter in policy.masters.all])
+    >>> with policy.reference():
+    ...     torch.equal(before, loaded.model(ids).logits)
+    True
+    >>> torch.equal(before, loaded.model(ids).logits)
+    False
     """
 
     def __init__(
@@ -151,7 +214,7 @@ class Policy:
         return sum(p.numel() for p in self.masters.all)
 
     def _check_layers(self, targets: str) -> None:
-        """Refuse layers that can not be merged: not linear ones, and weights used twice."""
+        """Refuse layers that cannot be merged: not linear ones, and weights used twice."""
         owners: dict[int, int] = {}
         for _, parameter in self.loaded.model.named_parameters(remove_duplicate=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
@@ -213,8 +276,8 @@ class Policy:
         """Set the adapter's weights to those of a saved one."""
         from safetensors.torch import load_file
 
-        found = load_file(folder / "adapter_model.safetensors")
-        self.masters.set([found[name.replace(f".{ADAPTER}", "")] for name in self._names])
+        saved = load_file(folder / "adapter_model.safetensors")
+        self.masters.set([saved[name.replace(f".{ADAPTER}", "")] for name in self._names])
 
 
 def _learning_forward(layer: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - peft's LoRA layer
@@ -227,3 +290,74 @@ def _learning_forward(layer: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
 
 
 AnyPolicy = Policy | FullPolicy
+
+
+def make_policy(loaded: LoadedModel, config: RLConfig) -> AnyPolicy:
+    """Return the policy of a run's settings, made of a loaded model in place."""
+    if config.full_weights:
+        return FullPolicy(loaded)
+    return Policy(
+        loaded,
+        rank=config.rank,
+        alpha=config.alpha,
+        targets=config.lora_targets,
+        seed=config.seed,
+    )
+
+
+class _MergedLinear(torch.autograd.Function):
+    """y = x W'^T + c with W' = W + s B A; gradients of x, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """Return the layer's output, shape (..., n_out)."""
+        ctx.save_for_backward(x, weight, a, b)
+        ctx.scale = scale
+        return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients of x, A and B.
+
+        dL/dA = s B^T dL/dW' and dL/dB = s dL/dW' A^T with dL/dW' = g^T x, which is never formed: (g B)
+        and (x A^T) have only as many columns as the adapter has rank.
+        """
+        x, weight, a, b = ctx.saved_tensors
+        g = gradients[0]
+        dx = g @ weight if ctx.needs_input_grad[0] else None
+        flat, rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+        down = (rows @ b).mul_(ctx.scale)
+        up = (flat @ a.T).mul_(ctx.scale)
+        return dx, None, None, down.T @ flat, rows.T @ up, None
+
+
+def merged_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+) -> Tensor:
+    """Return x W'^T + bias, where W' holds the adapter already, with gradients of x, a and b.
+
+    Forward it costs what the bare layer costs. Backward it costs the gradient of x, and products with
+    r columns in place of the gradient of the whole weight.
+
+    Parameters
+    ----------
+    x
+        Shape (..., n_in).
+    weight
+        W' = W + scale * b a, shape (n_out, n_in).
+    bias
+        Shape (n_out,).
+    a, b
+        The adapter, shapes (r, n_in) and (n_out, r).
+    scale
+        Factor of the adapter, alpha / rank.
+    """
+    return _MergedLinear.apply(x, weight, bias, a, b, scale)  # type: ignore[no-any-return, no-untyped-call]

@@ -60,7 +60,7 @@ class PromptSampler:
         A tag whose values are drawn in given shares, equal ones unless it says so; None draws from
         all prompts alike.
     seed
-        Of the order.
+        Seed of the order.
 
     Raises
     ------
@@ -79,9 +79,9 @@ class PromptSampler:
         names = sorted(set(values))
         if wanted and ("" in values or len(names) < 2):
             missing = values.count("")
-            found = f"{missing} prompts have no such tag" if missing else f"all are {values[0]!r}"
+            reason = f"{missing} prompts have no such tag" if missing else f"all are {values[0]!r}"
             raise DataError(
-                f"balance {balance!r}: {found}. Expected a tag with two values or more on every "
+                f"balance {balance!r}: {reason}. Expected a tag with two values or more on every "
                 "prompt, or no --balance."
             )
         shares = (wanted.shares if wanted else {}) or dict.fromkeys(names, 1.0)
@@ -140,7 +140,7 @@ def drawn(
     queues: dict[str, list[int]] = {}
     for _, i in sorted(order, key=lambda item: item[0]):
         queues.setdefault(values[i], []).append(i)
-    turns = (own[k] for k in range(len(prompts)) for own in queues.values() if k < len(own))
+    turns = (queue[k] for k in range(len(prompts)) for queue in queues.values() if k < len(queue))
     return [prompts[i] for i in sorted(itertools.islice(turns, n))]
 
 

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from probekit.activations.table import Cell
-from probekit.errors import OutputError
+from probekit.errors import ModelError, OutputError
 from probekit.probes.probe import Probe
+from probekit.rl.config import RLConfig
 from probekit.rl.head_data import HeadData, Outputs
 
 
@@ -25,15 +26,15 @@ class Refitter:
     Parameters
     ----------
     data
-        Of every head.
+        What each head was fitted on.
     keep
         How many of the most recent outputs are used.
     rate
         Share of the refitted head in the new one: weights are averaged, w <- (1 - rate) w + rate w'.
     seed
-        Of the choice of chosen completions that outputs are set against.
+        Seed of the choice of chosen completions that outputs are set against.
     tag
-        Of the class of a prompt.
+        Tag whose values are the classes of prompts.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Refitter:
         acts
             On the frozen model, each (n, d_model); NaN where a position has no token.
         groups, tags
-            Of the prompts.
+            Group and class of each output's prompt, n of each.
         wanted
             True for outputs that are left out.
         """
@@ -91,7 +92,7 @@ class Refitter:
         Parameters
         ----------
         number
-            Of the step, for the seed.
+            The step, 0-based, for the seed.
         """
         if not self._groups:
             return None
@@ -113,18 +114,22 @@ class Refitter:
 
     def _new(self, k: int, number: int) -> Probe:
         outputs = Outputs(self._acts[k], self._groups, self._tags, self.tag)
-        found, old = self.data[k].refit(outputs, seed=self.seed + number), self.heads[k]
+        new, old = self.data[k].refit(outputs, seed=self.seed + number), self.heads[k]
         if self.rate == 1.0:
-            return found
+            return new
         mixed = dataclasses.replace(
-            found,
-            coef=(1 - self.rate) * old.coef + self.rate * found.coef,
-            bias=(1 - self.rate) * old.bias + self.rate * found.bias,
+            new,
+            coef=(1 - self.rate) * old.coef + self.rate * new.coef,
+            bias=(1 - self.rate) * old.bias + self.rate * new.bias,
         )
         return self.data[k].with_distributions(mixed)
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Return what a checkpoint has to keep: tensors by name, and the rest."""
+        """Return what a checkpoint has to keep: tensors by name, and the rest.
+
+        For head k, `k/coef` holds coef and bias, shape (d_model + 1,), and `k/acts` the kept outputs,
+        shape (n_kept, d_model).
+        """
         tensors = {}
         for k, head in enumerate(self.heads):
             tensors[f"{k}/coef"] = torch.from_numpy(np.append(head.coef, head.bias))
@@ -133,7 +138,7 @@ class Refitter:
         return tensors, rest
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]) -> None:
-        """Go back to what `state` returned.
+        """Go back to what `state` returned, tensors of the same shapes.
 
         Raises
         ------
@@ -144,8 +149,28 @@ class Refitter:
             raise OutputError("checkpoint: was made with another number of heads. Start again.")
         for k, head in enumerate(self.heads):
             weights = tensors[f"{k}/coef"].numpy()
-            found = dataclasses.replace(head, coef=weights[:-1].copy(), bias=float(weights[-1]))
-            self.heads[k] = self.data[k].with_distributions(found)
+            refitted = dataclasses.replace(head, coef=weights[:-1].copy(), bias=float(weights[-1]))
+            self.heads[k] = self.data[k].with_distributions(refitted)
             self._acts[k] = tensors[f"{k}/acts"].numpy().copy()
         self._groups, self._tags = list(rest["groups"]), list(rest["tags"])
         self.left_out = int(rest["left_out"])
+
+
+def make_refitter(
+    config: RLConfig, data: Sequence[HeadData], *, n_heads: int, tag: str
+) -> Refitter | None:
+    """Return what refits a run's heads; None where they stay as they are.
+
+    Raises
+    ------
+    ModelError
+        When the rows that the heads were fitted on are absent.
+    """
+    if not config.refit_every:
+        return None
+    if len(data) != n_heads:
+        raise ModelError(
+            "refit_every: the rows that the heads were fitted on are not known. Name their store "
+            "with --store, or leave the heads as they are."
+        )
+    return Refitter(data, keep=config.refit_keep, rate=config.refit_rate, seed=config.seed, tag=tag)

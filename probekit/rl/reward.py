@@ -20,7 +20,7 @@ class Rewards(NamedTuple):
 
     total: Array
     score: Array
-    """Of the ensemble, before the target."""
+    """Score of the ensemble, before the target."""
 
 
 class Ensemble:
@@ -47,7 +47,7 @@ class Ensemble:
         parts = [head.distributions for head in heads]
         self._scales = [(0.0, 1.0)] * len(heads)
         if len(heads) > 1:
-            self._scales = [_scale(found) for found in parts]
+            self._scales = [_scale(part) for part in parts]
         self.distributions: dict[str, Any] = parts[0] if len(heads) == 1 else self._combined(parts)
         """As `Probe.distributions`, of the ensemble's score."""
 
@@ -86,7 +86,7 @@ class Ensemble:
 def _scale(distributions: Mapping[str, Any]) -> tuple[float, float]:
     if not distributions:
         raise ProbeError(
-            "ensemble: a head holds no scores of its own rows, so heads can not be put on one scale."
+            "ensemble: a head holds no scores of its own rows, so heads cannot be put on one scale."
             " Use the chosen probe of a fit, or --ensemble-layers with the fit's store."
         )
     every = np.concatenate([np.asarray(v, dtype=float) for v in distributions["all"].values()])
@@ -103,13 +103,13 @@ def rewards(
 ) -> Rewards:
     """Return the reward of every completion.
 
-    A completion that the heads can not read (an empty one) gets the lowest reward of the step,
+    A completion that the heads cannot read (an empty one) gets the lowest reward of the step,
     further rewards included, so that falling silent is never worth it.
 
     Parameters
     ----------
     scores
-        Of every head, shape (n, n_heads).
+        Score of each head, shape (n, n_heads).
     ensemble
         From those to one score.
     target
@@ -125,17 +125,17 @@ def rewards(
         When no completion of the step can be read.
     """
     score = ensemble.score(scores)
-    known = np.isfinite(score)
-    if not known.any():
+    readable = np.isfinite(score)
+    if not readable.any():
         raise ModelError(
             "no completion of this step can be read at the head's position: all are empty or too "
             "short. Use more --max-new-tokens, or a head at another position."
         )
     total = np.empty(len(score))
-    total[known] = target.rewards(
-        score[known], [v for v, k in zip(values, known, strict=True) if k]
+    total[readable] = target.rewards(
+        score[readable], [v for v, k in zip(values, readable, strict=True) if k]
     )
     for weight, values_of in extra:
-        total[known] += weight * values_of[known]
-    total[~known] = total[known].min()
+        total[readable] += weight * values_of[readable]
+    total[~readable] = total[readable].min()
     return Rewards(total, score)

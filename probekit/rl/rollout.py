@@ -27,15 +27,15 @@ class Rollout:
     n_new: list[int]
     """Tokens written, the end-of-turn token included where there is one."""
     logprobs: list[NDArray[np.float32]]
-    """Of the new tokens as they were drawn."""
+    """Log-probability of each new token as it was drawn, shape (T,) each, nats."""
     texts: list[str]
     finished: NDArray[np.bool_]
     guides: frozenset[int] = frozenset()
     """Indices of completions that were given, not written: see `Guides`."""
 
     @property
-    def own(self) -> NDArray[np.bool_]:
-        """Whether the policy wrote it, shape (n,)."""
+    def on_policy(self) -> NDArray[np.bool_]:
+        """Whether the policy wrote it, not a demonstration (guide), shape (n,)."""
         return ~np.isin(np.arange(len(self.rows)), list(self.guides))
 
     @property
@@ -44,9 +44,9 @@ class Rollout:
         return sum(self.n_new)
 
     @property
-    def n_own(self) -> int:
+    def n_on_policy(self) -> int:
         """New tokens that the policy wrote."""
-        return int(np.array(self.n_new)[self.own].sum())
+        return int(np.array(self.n_new)[self.on_policy].sum())
 
     def written(self, i: int) -> list[int]:
         """Return the content tokens of a completion, without the end of the turn."""
@@ -71,7 +71,7 @@ class Writer:
         self._closing = closing_id(policy.loaded)
 
     def write(self, index: Sequence[int], config: SamplingConfig, *, seed: int) -> Rollout:
-        """Return completions of the prompts `index`; `seed` makes their luck their own."""
+        """Return completions of the prompts `index`; `seed` gives them a random stream of their own."""
         loaded, prompts = self.policy.loaded, [self._rendered[i] for i in index]
         with self.policy.merged():
             done = sample(loaded, prompts, dataclasses.replace(config, seed=seed))

@@ -47,9 +47,9 @@ def split_prompts(
         When there are too few groups to hold any out.
     """
     value_of = {p.group: p.tags.get(balance, "") if balance else "" for p in prompts}
-    held: set[str] = set()
+    held_out: set[str] = set()
     for place, value in enumerate(sorted(set(value_of.values()))):
-        groups = sorted(group for group, own in value_of.items() if own == value)
+        groups = sorted(group for group, tagged in value_of.items() if tagged == value)
         if len(groups) < 2:
             raise DataError(
                 f"prompts: {len(groups)} group{f' with {balance} {value!r}' if value else ''}. "
@@ -57,10 +57,10 @@ def split_prompts(
             )
         order = np.random.default_rng([seed, place]).permutation(len(groups))
         n = max(1, round(HELD_OUT * len(groups)))
-        held.update(groups[int(i)] for i in order[:n])
-    train = [p for p in prompts if p.group not in held]
+        held_out.update(groups[int(i)] for i in order[:n])
+    train = [p for p in prompts if p.group not in held_out]
     # Interleaved by class, so that the first few are of every class.
-    rest = [p for p in prompts if p.group in held]
+    rest = [p for p in prompts if p.group in held_out]
     rank: dict[str, int] = {}
     keyed = []
     for prompt in rest:
@@ -102,19 +102,16 @@ def train_run(
         To train on; without `held_out` a quarter of their groups is kept for evaluation.
     out, config
         Directory to write, and settings.
-    behaviours
-        Counted at evaluations.
-    behaviour
-        The category that should become more frequent, `NAME[,NAME...]`, or several of
-        `TAG=VALUE:NAME[,NAME...]`: for the verdict, the best checkpoint and refits.
+    behaviours, behaviour
+        Counted at evaluations; the category of them that should become more frequent,
+        `NAME[,NAME...]`, or several of `TAG=VALUE:NAME[,NAME...]`.
     held_out
         Prompts to evaluate on, of groups that are not trained on.
     toward
         Class whose log-odds are the score, of heads that were fitted to labels.
-    ensemble_layers
-        Layers of the first fit whose heads join the ensemble; needs the store.
-    store
-        What the first probe was fitted on, where it is not at the path that its fit recorded.
+    ensemble_layers, store
+        Layers of the first fit whose heads join the ensemble; what the first probe was fitted on,
+        where it is not at the path that its fit recorded.
     resume, force
         Continue from the last checkpoint; replace what is at `out`.
     arguments, log
@@ -134,19 +131,32 @@ def train_run(
         loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows, log=log
     )
     trainer = Trainer(
-        loaded, heads, *_prompts(prompts, held_out, config), config, out,
-        independent=_others(probes[0], heads), behaviours=behaviours, wanted=wanted, data=data,
-    )  # fmt: skip
+        loaded,
+        heads,
+        *_prompts(prompts, held_out, config),
+        config,
+        out,
+        independent=_others(probes[0], heads),
+        behaviours=behaviours,
+        wanted=wanted,
+        data=data,
+    )
     record = _record(trainer, probes, arguments)
     with hold(out):
-        if not (continued := resume and _same_run(out, record)):
-            _clear(out)
-        write_json(out / DOCUMENT.file, record)
-        trainer.run(resume=continued, log=log)
-        write_json(out / CURVE, trainer.goodhart().to_json())
+        _write_run(trainer, record, resume=resume, log=log)
         finish(out)
         (out / LOCK).unlink()
     return trainer
+
+
+def _write_run(trainer: Trainer, record: dict[str, Any], *, resume: bool, log: Log) -> None:
+    """Train in the run's folder, which this process holds, and write all but the report."""
+    out = trainer.folder
+    if not (continued := resume and _same_run(out, record)):
+        _clear(out)
+    write_json(out / DOCUMENT.file, record)
+    trainer.run(resume=continued, log=log)
+    write_json(out / CURVE, trainer.goodhart().to_json())
 
 
 def _prompts(
@@ -184,7 +194,7 @@ def open_heads(
     Raises
     ------
     ProbekitError
-        When a probe can not be read, or a store is `needed` and is not there.
+        When a probe cannot be read, or a store is `needed` and is not there.
     """
     if not probes:
         raise DataError("probes: there are none. Expected one directory at least.")
@@ -195,8 +205,8 @@ def open_heads(
     data: list[HeadData] = []
     try:
         for directory, head in named:
-            own = store if directory == probes[0] else None
-            data.append(HeadData.open(directory, head, own))
+            named_store = store if directory == probes[0] else None
+            data.append(HeadData.open(directory, head, named_store))
     except (ProbeError, StoreError) as error:
         # The run can do without, unless somebody asked for what needs it.
         if needed or store or layers:
@@ -237,9 +247,9 @@ def _record(
 
 def _target(trainer: Trainer) -> dict[str, Any]:
     """Return what the run aims at: scores of the chosen and the rejected rows, by class."""
-    tag, found = trainer.config.target_tag, trainer.ensemble.distributions
-    parts = {"": found.get("all", {})}
-    parts |= found.get("by_tag", {}).get(tag or trainer.tag, {})
+    tag, distributions = trainer.config.target_tag, trainer.ensemble.distributions
+    parts = {"": distributions.get("all", {})}
+    parts |= distributions.get("by_tag", {}).get(tag or trainer.tag, {})
     return {
         "name": trainer.config.target,
         "tag": tag,
@@ -259,15 +269,15 @@ def _same_run(out: Path, record: dict[str, Any]) -> bool:
     """Return whether there is a run in a directory; it must be this one, but for its length."""
     if not (out / DOCUMENT.file).is_file():
         return False
-    known = json.loads((out / DOCUMENT.file).read_text(encoding="utf-8"))
+    before = json.loads((out / DOCUMENT.file).read_text(encoding="utf-8"))
     # A setting that is younger than the run had its default.
-    known["settings"] = {**dataclasses.asdict(RLConfig()), **known.get("settings", {})}
+    before["settings"] = {**dataclasses.asdict(RLConfig()), **before.get("settings", {})}
     for key in ("settings", "identity"):
-        own, other = (dict(part.get(key, {})) for part in (known, record))
-        for name in sorted(other.keys() - {"steps"}):
-            if own.get(name) != other[name]:
+        then, now = (dict(part.get(key, {})) for part in (before, record))
+        for name in sorted(now.keys() - {"steps"}):
+            if then.get(name) != now[name]:
                 raise OutputError(
-                    f"{out}: was started with {name} {own.get(name)!r}, now {other[name]!r}. "
+                    f"{out}: was started with {name} {then.get(name)!r}, now {now[name]!r}. "
                     "Resume with the same settings, or pass --force."
                 )
     return True
@@ -308,5 +318,5 @@ def _others(directory: str | Path, heads: Sequence[Probe]) -> list[Probe]:
     same = [p for p in every if (p.site, p.position) == (chosen.site, chosen.position)]
     at = sorted({round(q * (len(same) - 1)) for q in (0.25, 0.6, 1.0)}) if same else []
     places = [p for p in every if (p.site, p.layer) == (chosen.site, chosen.layer)]
-    found = [same[i] for i in at] + places[:2]
-    return [p.toward(chosen.classes[1]) for p in found] if chosen.classes else found
+    others = [same[i] for i in at] + places[:2]
+    return [p.toward(chosen.classes[1]) for p in others] if chosen.classes else others

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 
 def raw(scores: Array) -> Array:
-    """Return the score itself: r = s. Unbounded, so an optimiser goes past anything it was fit on."""
+    """Return the scores (n,) themselves: r = s. Unbounded: an optimiser goes past all it was fit on."""
     return scores
 
 
@@ -26,7 +26,7 @@ def clipped(scores: Array, chosen: Array, margin: float = 0.0) -> Array:
     Parameters
     ----------
     scores
-        Of the batch, shape (n,).
+        Scores of the batch, shape (n,).
     chosen
         Scores of the head's own chosen rows, shape (m,).
     margin
@@ -40,6 +40,18 @@ def gaussian(scores: Array, chosen: Array) -> Array:
 
     r = -(s - m)^2 / (2 v) - log(2 pi v) / 2, with mean m and variance v of the chosen scores. Its
     maximum is at m: a policy that follows it to the end puts every score there.
+
+    Parameters
+    ----------
+    scores
+        Scores of the batch, shape (n,).
+    chosen
+        Scores of the head's own chosen rows, shape (m,).
+
+    Returns
+    -------
+    Array
+        Shape (n,), nats.
     """
     mean, variance = chosen.mean(), chosen.var() + 1e-12
     return np.asarray(
@@ -51,6 +63,18 @@ def kernel_density(scores: Array, chosen: Array) -> Array:
     """Return the log of a Gaussian kernel density estimate of the chosen scores.
 
     r = log mean_j N(s; c_j, h^2) with Silverman's bandwidth h = 0.9 min(sd, iqr / 1.34) m^(-1/5).
+
+    Parameters
+    ----------
+    scores
+        Scores of the batch, shape (n,).
+    chosen
+        Scores of the head's own chosen rows, shape (m,).
+
+    Returns
+    -------
+    Array
+        Shape (n,), nats.
     """
     quartiles = np.quantile(chosen, [0.25, 0.75])
     size = min(chosen.std(), float(quartiles[1] - quartiles[0]) / 1.34) or chosen.std()
@@ -74,7 +98,7 @@ def transport(scores: Array, chosen: Array) -> Array:
     Parameters
     ----------
     scores
-        Of the whole batch, shape (n,), n at least 2.
+        Scores of the whole batch, shape (n,), n at least 2.
     chosen
         Shape (m,).
     """
@@ -154,18 +178,26 @@ class Target:
     Parameters
     ----------
     name
-        Of the target.
+        Name of the target, a key of `TARGETS`.
     distributions
         `Probe.distributions` of the head.
     tag
         Aim at the chosen scores of each value of this tag separately.
     margin
-        Of `clip`, in standard deviations of the chosen scores.
+        Margin of `clip`, in standard deviations of the chosen scores.
 
     Raises
     ------
     ProbeError
         When the target needs chosen scores and the head has none, or not by that tag.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.rl import Target
+    >>> chosen = {"all": {"chosen": [1.0, 3.0], "rejected": [-1.0]}}
+    >>> Target("clip", chosen).rewards(np.array([0.0, 2.0, 9.0]), ["", "", ""])
+    array([0., 2., 2.])
     """
 
     def __init__(
@@ -187,7 +219,7 @@ class Target:
         if tag is not None:
             parts |= distributions.get("by_tag", {}).get(tag, {})
         self.chosen = {
-            value: good_scores(found) for value, found in parts.items() if good_scores(found).size
+            value: good_scores(part) for value, part in parts.items() if good_scores(part).size
         }
         if not self.chosen or (tag is not None and not self.chosen.keys() - {""}):
             where = f" by tag {tag!r}" if tag else ""
@@ -215,12 +247,12 @@ class Target:
             self.check(values)
         if self._rule is None:
             return scores
-        found = np.empty(len(scores))
+        reward = np.empty(len(scores))
         of = np.array(list(values) if self.tag else [""] * len(scores))
         for value in np.unique(of):
             rows = of == value
-            found[rows] = self._rule(scores[rows], self.chosen[str(value)])
-        return found
+            reward[rows] = self._rule(scores[rows], self.chosen[str(value)])
+        return reward
 
     def check(self, values: Sequence[str]) -> None:
         """Check that there are chosen scores of every value of the tag.
@@ -232,15 +264,15 @@ class Target:
         """
         if self.tag and self._rule is not None:
             for value in sorted(set(values) - (self.chosen.keys() - {""})):
-                known = ", ".join(sorted(self.chosen.keys() - {""}))
+                listed = ", ".join(sorted(self.chosen.keys() - {""}))
                 raise ProbeError(
                     f"target tag {self.tag!r}: the head holds no chosen scores of {value!r}, which a "
-                    f"prompt has. It knows {known}."
+                    f"prompt has. It knows {listed}."
                 )
 
 
 def good_scores(parts: Mapping[str, Any]) -> Array:
-    """Return the scores of the good side: chosen, class 1, or the rows rated in the upper half."""
+    """Return the scores (m,) of the good side: chosen, class 1, or rows rated in the upper half."""
     for name in ("chosen", "upper"):
         if name in parts:
             return np.asarray(parts[name], dtype=float)
@@ -249,7 +281,7 @@ def good_scores(parts: Mapping[str, Any]) -> Array:
 
 
 def bad_scores(parts: Mapping[str, Any]) -> Array:
-    """Return the scores of the other side: rejected, class 0, or the rows rated in the lower half."""
+    """Return the scores (m,) of the other side: rejected, class 0, or rows rated in the lower half."""
     for name in ("rejected", "lower"):
         if name in parts:
             return np.asarray(parts[name], dtype=float)

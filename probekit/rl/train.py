@@ -27,19 +27,18 @@ from probekit.results.goodhart import Goodhart, goodhart
 from probekit.results.rl import DOCUMENT, EVALUATIONS, SAMPLES, STEPS
 from probekit.rl.advantage import flat_groups
 from probekit.rl.alarms import Start, evaluation_alarms, step_alarms
-from probekit.rl.checkpoint import Checkpoint, Logs
+from probekit.rl.checkpoint import Checkpoint, Interrupts, Logs
 from probekit.rl.config import RLConfig
 from probekit.rl.engine import EmbeddedEngine, Engine, Lesson
 from probekit.rl.evaluation import Evaluator, Readings
 from probekit.rl.extra import ExtraReward, Written
 from probekit.rl.frozen import Frozen, FrozenReader
-from probekit.rl.guides import Guides, advantages_beside
+from probekit.rl.guides import make_guides, mixed_advantages
 from probekit.rl.head_data import HeadData
-from probekit.rl.interrupts import Interrupts
 from probekit.rl.learner import Learner
-from probekit.rl.policy import FullPolicy, Policy
+from probekit.rl.policy import make_policy
 from probekit.rl.prompts import Balance, PromptSampler, drawn
-from probekit.rl.refit import Refitter
+from probekit.rl.refit import make_refitter
 from probekit.rl.reward import Ensemble, Rewards, rewards
 from probekit.rl.rollout import Rollout, Writer
 from probekit.rl.target import Target, distance_to_chosen, good_scores
@@ -74,6 +73,20 @@ class Trainer:
         The behaviour that is hoped for.
     data
         What every head was fitted on, for refits, the disjoint head and the distance; may be empty.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from probekit.data.prompts import open_prompts
+    >>> from probekit.models.load import load_model
+    >>> from probekit.probes import Probe
+    >>> from probekit.rl import RLConfig, Trainer
+    >>> config = RLConfig(steps=1, prompts=1, group=2, max_new_tokens=3, eval_prompts=1, rank=2)
+    >>> loaded, prompts = load_model("smollm2-135m"), open_prompts("demo:sentiment_prompts", limit=3)
+    >>> trainer = Trainer(loaded, [Probe.load("sweep")], prompts[:2], prompts[2:], config, Path())
+    >>> row = trainer.step(0)
+    >>> row["step"], row["n_tokens"] <= 3
+    (1, True)
     """
 
     loaded: LoadedModel
@@ -100,18 +113,11 @@ class Trainer:
             self.prompts, config.prompts, balance=config.balance, seed=config.seed
         )
         self.extra = [ExtraReward.parse(spec) for spec in config.rewards]
-        self.refitter = self._refitter()
-        self.policy = (
-            FullPolicy(self.loaded)
-            if config.full_weights
-            else Policy(
-                self.loaded, rank=config.rank, alpha=config.alpha, targets=config.lora_targets,
-                seed=config.seed,
-            )
-        )  # fmt: skip
+        self.refitter = make_refitter(config, self.data, n_heads=len(self.heads), tag=self.tag)
+        self.policy = make_policy(self.loaded, config)
         self.learner = Learner(self.policy, config, [h.position for h in self.heads])
         self.engine = self._engine()
-        self.guides = self._guides()
+        self.guides = make_guides(config, self.data, self.prompts, self.loaded)
         self.reader = self._reader(self.heads)
         self._aim(self.heads)
         if config.target_tag:
@@ -148,7 +154,7 @@ class Trainer:
 
     def _steps(self, first: int, checkpoint: Checkpoint, log: Log) -> None:
         with (
-            Interrupts(lambda: log({"note": "interrupted: saving after this step"})) as held,
+            Interrupts(lambda: log({"note": "interrupted: saving after this step"})) as interrupts,
             contextlib.closing(self.engine),
         ):
             for number in range(first, self.config.steps):
@@ -156,11 +162,11 @@ class Trainer:
                 self.logs.append(STEPS, [row])
                 self._done, self._whole = number + 1, True
                 log(row)
-                held.check()
+                interrupts.check()
                 if self._due(self._done):
                     self._evaluate(self._done, checkpoint, log)
                     checkpoint.save(self.policy, self.learner, self._done, self.refitter)
-                    held.check()
+                    interrupts.check()
 
     def _due(self, step: int) -> bool:
         return step % self.config.eval_every == 0 or step == self.config.steps
@@ -182,24 +188,26 @@ class Trainer:
         reward = self._reward(rollout, frozen, prompts)
         self._check(reward.total, rollout.texts, number)
         groups = torch.from_numpy(reward.total).reshape(len(index), config.group)  # (P, G)
-        beside = rollout.own.reshape(groups.shape)
-        advantage = advantages_beside(groups, beside, config.estimator).reshape(-1).numpy()  # (n,)
+        on_policy = rollout.on_policy
+        mask = on_policy.reshape(groups.shape)  # (P, G)
+        advantage = mixed_advantages(groups, mask, config.estimator).reshape(-1).numpy()  # (n,)
         read = time.perf_counter()
         self._whole = False
         lesson = Lesson(rollout, reward.total, advantage, frozen.logprobs)
         stats = self.engine.learn(number, lesson)
-        own = rollout.own
-        known = reward.score[np.isfinite(reward.score) & own]
+        scores = reward.score[np.isfinite(reward.score) & on_policy]
         row = {
             "step": number + 1,
-            "score": float(known.mean()),
-            "score_sd": float(known.std()),
-            "distance_to_chosen": self._distance(np.where(own, reward.score, np.nan), prompts),
-            "reward": float(reward.total[own].mean()),
-            "flat_groups": flat_groups(groups, beside),
+            "score": float(scores.mean()),
+            "score_sd": float(scores.std()),
+            "distance_to_chosen": self._distance(
+                np.where(on_policy, reward.score, np.nan), prompts
+            ),
+            "reward": float(reward.total[on_policy].mean()),
+            "flat_groups": flat_groups(groups, mask),
             **stats._asdict(),
-            "n_tokens": rollout.n_own / int(own.sum()),
-            "finished": float(rollout.finished[own].mean()),
+            "n_tokens": rollout.n_on_policy / int(on_policy.sum()),
+            "finished": float(rollout.finished[on_policy].mean()),
             **self._observe(rollout, frozen, prompts),
             **({"refit": refit} if refit else {}),
             "seconds": time.perf_counter() - started,
@@ -207,8 +215,12 @@ class Trainer:
             "seconds_reading": read - wrote,
         }
         row["alarms"] = step_alarms(
-            row, start=self._first(row), finished=rollout.finished[own], scores=known, chosen=self.chosen,
-        )  # fmt: skip
+            row,
+            start=self._first(row),
+            finished=rollout.finished[on_policy],
+            scores=scores,
+            chosen=self.chosen,
+        )
         return row
 
     def _reward(self, rollout: Rollout, frozen: Frozen, prompts: Sequence[Example]) -> Rewards:
@@ -221,10 +233,10 @@ class Trainer:
         extra = [(item.weight, item(written)) for item in self.extra]
         if config.kl_in == "reward" and frozen.logprobs is not None:
             gaps = [
-                float((own - other).sum())
-                for own, other in zip(rollout.logprobs, frozen.logprobs, strict=True)
+                float((drawn_logprobs - reference).sum())
+                for drawn_logprobs, reference in zip(rollout.logprobs, frozen.logprobs, strict=True)
             ]
-            extra.append((-config.kl_coeff, np.array(gaps) * rollout.own))
+            extra.append((-config.kl_coeff, np.array(gaps) * rollout.on_policy))
         if config.ood_penalty:
             far = self.data[0].excess(frozen.acts[self.data[0].head.cell])
             extra.append((-config.ood_penalty, far))
@@ -244,36 +256,36 @@ class Trainer:
 
         Keeps the outputs for the next refit as well.
         """
-        found: dict[str, float] = {}
+        measures: dict[str, float] = {}
         wanted: list[bool | None] = [None] * len(prompts)
-        own = [int(i) for i in np.flatnonzero(rollout.own)]
+        written = [int(i) for i in np.flatnonzero(rollout.on_policy)]
         if self.behaviours is not None and self.wanted is not None:
             for i, prompt in enumerate(prompts):
                 question = prompt.prompt[-1].content if prompt.prompt else ""
                 category = self.behaviours.classify(question, rollout.texts[i])
                 wanted[i] = self.wanted.holds(category, prompt.tags)
-            if known := [good for i in own if (good := wanted[i]) is not None]:
-                found["wanted"] = float(np.mean(known))
+            if judged := [good for i in written if (good := wanted[i]) is not None]:
+                measures["wanted"] = float(np.mean(judged))
         if self.refitter is not None:
             first = self.evaluator.first.score(frozen.scores[:, len(self.heads) :])
-            found["score_first"] = float(np.nanmean(first[own]))
+            measures["score_first"] = float(np.nanmean(first[written]))
             self.refitter.add(
-                {cell: acts[own] for cell, acts in frozen.acts.items()},
-                [prompts[i].group for i in own],
-                [prompts[i].tags.get(self.tag, "") for i in own],
-                [wanted[i] for i in own],
+                {cell: acts[written] for cell, acts in frozen.acts.items()},
+                [prompts[i].group for i in written],
+                [prompts[i].tags.get(self.tag, "") for i in written],
+                [wanted[i] for i in written],
             )
-        return found
+        return measures
 
     def _refit(self, number: int) -> dict[str, Any] | None:
         every = self.config.refit_every
         if self.refitter is None or number == 0 or number % every:
             return None
         self._whole = False
-        found = self.refitter.refit(number)
-        if found:
+        refit = self.refitter.refit(number)
+        if refit:
             self._use(self.refitter.heads)
-        return found
+        return refit
 
     def _use(self, heads: Sequence[Probe]) -> None:
         """Go on with other heads of the same cells."""
@@ -285,41 +297,17 @@ class Trainer:
         config = self.config
         self.ensemble = Ensemble(heads, config.ensemble_penalty)
         self.target = Target(
-            config.target, self.ensemble.distributions, tag=config.target_tag,
+            config.target,
+            self.ensemble.distributions,
+            tag=config.target_tag,
             margin=config.clip_margin,
-        )  # fmt: skip
+        )
         self.chosen = good_scores(self.ensemble.distributions.get("all", {}))
 
     def _engine(self) -> Engine:
         if self.config.engine == "trl":
             return TRLEngine(self.policy, self.learner, self.prompts, self.sampler, self.folder)
         return EmbeddedEngine(Writer(self.policy, self.prompts), self.learner, self.config)
-
-    def _refitter(self) -> Refitter | None:
-        if not self.config.refit_every:
-            return None
-        if len(self.data) != len(self.heads):
-            raise ModelError(
-                "refit_every: the rows that the heads were fitted on are not known. Name their store "
-                "with --store, or leave the heads as they are."
-            )
-        return Refitter(
-            self.data, keep=self.config.refit_keep, rate=self.config.refit_rate,
-            seed=self.config.seed, tag=self.tag,
-        )  # fmt: skip
-
-    def _guides(self) -> Guides | None:
-        config = self.config
-        if config.needs_rows and not self.data:
-            raise ModelError(
-                "guides, refits and the OOD penalty need the head's own rows. Name their --store."
-            )
-        if not config.guides:
-            return None
-        return Guides(
-            self.data[0], self.prompts, self.loaded, n=config.guides, steps=config.guide_steps,
-            max_new_tokens=config.max_new_tokens, seed=config.seed,
-        )  # fmt: skip
 
     def _reader(self, heads: Sequence[Probe], readings: Readings | None = None) -> FrozenReader:
         first = list(self.heads) if self.refitter is not None and readings is None else []
@@ -349,11 +337,16 @@ class Trainer:
                 "prompts. Check the tag and its values."
             )
         return Evaluator(
-            Writer(self.policy, held_out), held_out, self._reader(self.heads, readings),
-            readings=readings, ensemble=self.ensemble, behaviours=self.behaviours,
-            wanted=self.wanted, distance=self.data[0].distance if self.data else None,
+            Writer(self.policy, held_out),
+            held_out,
+            self._reader(self.heads, readings),
+            readings=readings,
+            ensemble=self.ensemble,
+            behaviours=self.behaviours,
+            wanted=self.wanted,
+            distance=self.data[0].distance if self.data else None,
             target_tag=config.target_tag,
-        )  # fmt: skip
+        )
 
     def _first(self, row: dict[str, Any]) -> Start:
         """Return the run's first step, from the log where the run was resumed."""
@@ -372,8 +365,8 @@ class Trainer:
 
     def _evaluate(self, step: int, checkpoint: Checkpoint, log: Log) -> None:
         config = dataclasses.replace(self.config.sampling(), samples=self.config.eval_samples)
-        found, rows = self.evaluator.evaluate(config, seed=self.config.seed)
-        row = {"step": step, "evaluation": found, "alarms": evaluation_alarms(found["all"])}
+        metrics, rows = self.evaluator.evaluate(config, seed=self.config.seed)
+        row = {"step": step, "evaluation": metrics, "alarms": evaluation_alarms(metrics["all"])}
         # In this order: an evaluation that is written has its samples.
         self.logs.append(SAMPLES, [{"step": step, **sample} for sample in rows])
         if self.goodhart().sweet_spot == step:

@@ -27,7 +27,7 @@ class Scored(NamedTuple):
     total: Array
     """Rewards, shape (n,)."""
     score: Array
-    """Of the ensemble before the target, shape (n,); NaN where a head can not read."""
+    """Score of the ensemble before the target, shape (n,); NaN where a head cannot read."""
 
 
 class Rows:
@@ -66,7 +66,7 @@ class ProbeReward:
     reader
         Reads with the heads, on a model that nobody trains.
     ensemble
-        Of the heads.
+        The heads as one score.
     target
         From score to reward; its tag is a dataset column.
     name
@@ -84,7 +84,7 @@ class ProbeReward:
         self.__name__ = name
         self.reader, self.ensemble, self.target = reader, ensemble, target
         self.last: Scored | None = None
-        """Of the last call."""
+        """What the last call returned, before and after the target."""
         self._rows_of = Rows(reader.loaded)
 
     def __call__(
@@ -134,13 +134,13 @@ class ProbeReward:
         self, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]
     ) -> list[Rendered]:
         tokenizer = self.reader.loaded.tokenizer
-        known: dict[str, Rendered] = {}  # the samples of a prompt come one after another
+        rendered: dict[str, Rendered] = {}  # the samples of a prompt come one after another
         for prompt in prompts:
             key = repr(prompt)
-            if key not in known:
-                known[key] = prompt_row(prompt, tokenizer)
+            if key not in rendered:
+                rendered[key] = prompt_row(prompt, tokenizer)
         return [
-            self._rows_of.row(known[repr(prompt)], written)[0]
+            self._rows_of.row(rendered[repr(prompt)], written)[0]
             for prompt, written in zip(prompts, completion_ids, strict=True)
         ]
 
@@ -158,10 +158,10 @@ class ProbeReward:
     def _report(self, log_metric: Any, values: Sequence[str]) -> None:  # noqa: ANN401 - TRL's
         if log_metric is None or self.last is None:
             return
-        known = self.last.score[np.isfinite(self.last.score)]
-        log_metric(f"{self.__name__}/score", float(known.mean()))
-        log_metric(f"{self.__name__}/score_sd", float(known.std()))
-        log_metric(f"{self.__name__}/unreadable", 1.0 - len(known) / len(self.last.score))
+        scores = self.last.score[np.isfinite(self.last.score)]
+        log_metric(f"{self.__name__}/score", float(scores.mean()))
+        log_metric(f"{self.__name__}/score_sd", float(scores.std()))
+        log_metric(f"{self.__name__}/unreadable", 1.0 - len(scores) / len(self.last.score))
         distance = distance_to_chosen(
             self.last.score, self.ensemble.distributions, tag=self.target.tag, values=values
         )
@@ -184,7 +184,7 @@ def trl_reward(
     The prompt is rendered as everywhere in probekit, with one BOS at most; the completion's own
     token ids follow, never its text tokenised again; a completion that the length limit cut is
     closed as the chat template would. The pass stops at the deepest head. The rewards are those
-    of `probekit rl`: a completion that can not be read gets the lowest of its call.
+    of `probekit rl`: a completion that cannot be read gets the lowest of its call.
 
     A target that looks at the distribution (`chosen`) sees the completions of one call. TRL calls
     once a generation batch with what the local process wrote, so with several processes each
@@ -218,6 +218,15 @@ def trl_reward(
     ------
     ProbekitError
         When probes, target and model do not fit each other.
+
+    Examples
+    --------
+    >>> from probekit.rl import trl_reward
+    >>> reward = trl_reward("sweep", target="max")
+    >>> prompts = [[{"role": "user", "content": "How was the film?"}]] * 2
+    >>> rewards = reward(prompts, completion_ids=[[70, 71, 72], [73, 74, 75]])
+    >>> [type(value).__name__ for value in rewards]
+    ['float', 'float']
     """
     if target not in TARGETS:
         raise ModelError(f"target {target!r}: unknown. Expected {', '.join(TARGETS)}.")
@@ -245,7 +254,7 @@ def prompt_row(prompt: Any, tokenizer: Any) -> Rendered:  # noqa: ANN401 - as in
         Messages with `role` and `content`, rendered with the chat template; or plain text, with the
         tokenizer's own special tokens.
     tokenizer
-        Of the frozen model.
+        Tokenizer of the frozen model.
 
     Raises
     ------
@@ -255,8 +264,8 @@ def prompt_row(prompt: Any, tokenizer: Any) -> Rendered:  # noqa: ANN401 - as in
     if isinstance(prompt, str):
         # Text that went through a template has its BOS in it.
         written = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-        found = tokenizer(prompt, add_special_tokens=not written, verbose=False)["input_ids"]
-        ids = np.asarray(found, dtype=np.int32)
+        encoded = tokenizer(prompt, add_special_tokens=not written, verbose=False)["input_ids"]
+        ids = np.asarray(encoded, dtype=np.int32)
         return Rendered(ids, start=len(ids), stop=len(ids), turn_end=None)
     turns = []
     for turn in prompt:
@@ -264,18 +273,18 @@ def prompt_row(prompt: Any, tokenizer: Any) -> Rendered:  # noqa: ANN401 - as in
         if not isinstance(role, str) or not isinstance(content, str):
             raise DataError(
                 f"prompt: has a turn {str(turn)[:80]!r}. Expected a role and a content that are "
-                "text; images and tool calls can not be read."
+                "text; images and tool calls cannot be read."
             )
         turns.append(Message(role, content))
     return render(Example("prompt", "prompt", tuple(turns)), tokenizer)
 
 
 def _load(spec: str | None, head: Probe) -> LoadedModel:
-    found = head.provenance
+    provenance = head.provenance
     return load_model(
-        spec or str(found.get("model")),
-        dtype=str(found.get("forward_dtype", "auto")),
-        revision=found.get("revision") if spec is None else None,
+        spec or str(provenance.get("model")),
+        dtype=str(provenance.get("forward_dtype", "auto")),
+        revision=provenance.get("revision") if spec is None else None,
     )
 
 

@@ -86,7 +86,7 @@ class TRLEngine:
     sampler
         Which of them a step has: GRPOTrainer is given the prompts of all steps at once.
     folder
-        Of the run; GRPOTrainer asks for one and writes nothing there.
+        The run's folder; GRPOTrainer asks for one and writes nothing there.
     """
 
     needs_reference = False  # it reads its own
@@ -226,7 +226,7 @@ def grpo_settings(config: RLConfig, *, steps: int) -> dict[str, Any]:
     Parameters
     ----------
     config
-        Of the run.
+        Settings of the run.
     steps
         That are left to take.
     """

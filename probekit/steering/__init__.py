@@ -7,7 +7,7 @@ from probekit.lazy import lazy
 if TYPE_CHECKING:
     from probekit.steering.config import SteerConfig
     from probekit.steering.intervention import Steering, steered
-    from probekit.steering.norms import residual_norms
+    from probekit.steering.reading import residual_norms
     from probekit.steering.sweep import SteerResult, steer_sweep
     from probekit.steering.vector import SteeringVector
 else:
@@ -15,7 +15,7 @@ else:
         __name__,
         config="SteerConfig",
         intervention="Steering steered",
-        norms="residual_norms",
+        reading="residual_norms",
         sweep="SteerResult steer_sweep",
         vector="SteeringVector",
     )

@@ -23,7 +23,15 @@ _run = partial(setting, group="Run")
 
 @dataclass(frozen=True, config=CHECKED)
 class SteerConfig(DrawConfig):
-    """Settings of a sweep. Strengths are in mean residual norms of the steered layer."""
+    """Settings of a sweep. Strengths are in mean residual norms of the steered layer.
+
+    Examples
+    --------
+    >>> from probekit.steering import SteerConfig
+    >>> config = SteerConfig(coeffs="-0.2:0.2:0.1", mode="add", samples=4)
+    >>> config.coeffs, config.random_controls
+    ('-0.2:0.2:0.1', 9)
+    """
 
     error: ClassVar[type[ProbekitError]] = SteeringError
     coeffs: str = _steering("-0.3:0.3:0.1", "Strengths", common=True, option="--coeff")

@@ -22,11 +22,11 @@ class Statistic(NamedTuple):
     """What is computed of a measure: a weighted mean of something read off every completion."""
 
     name: str
-    """Of the measure."""
+    """Name of the measure."""
     group: str
     """effect, layers, behaviour or damage."""
     value: Callable[[Row], float]
-    """Of one completion; NaN where it has none."""
+    """Value of one completion; NaN where it has none."""
     weight: Callable[[Row], float] = lambda row: 1.0
     """What a completion counts: 1, or its tokens."""
     exponential: bool = False
@@ -93,7 +93,7 @@ class Doses:
     rows
         Rows of each condition.
     seed
-        Of the draws.
+        Seed of the draws.
     n_boot
         Number of draws.
     """
@@ -169,7 +169,7 @@ class Doses:
     def ratio(
         self, top: Statistic, bottom: Statistic, plus: Condition, minus: Condition
     ) -> tuple[Interval, Interval, Interval, Array]:
-        """Return effect, damage, effect per root of damage, and the last in every draw.
+        """Return effect, damage, effect per root of damage, and the last in every draw, (n_boot,).
 
         Effect is half the difference of `top` between the two strengths, damage the mean of
         `bottom` over them. The root, because a divergence grows with the square of a small
@@ -196,12 +196,12 @@ def rank_p(value: float, controls: Sequence[float]) -> float | None:
     """Return the two-sided p-value by rank, (1 + #|control| >= |value|) / (1 + #controls).
 
     Under the hypothesis that the direction is like a random one, every rank is equally likely. It
-    can not be smaller than 1 / (1 + #controls). None without controls or without a value.
+    cannot be smaller than 1 / (1 + #controls). None without controls or without a value.
     """
-    known = [c for c in controls if np.isfinite(c)]
-    if not known or not np.isfinite(value):
+    finite = [c for c in controls if np.isfinite(c)]
+    if not finite or not np.isfinite(value):
         return None
-    return (1 + sum(abs(c) >= abs(value) for c in known)) / (1 + len(known))
+    return (1 + sum(abs(c) >= abs(value) for c in finite)) / (1 + len(finite))
 
 
 class Usable(NamedTuple):

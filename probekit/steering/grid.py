@@ -24,26 +24,26 @@ def parse_coeffs(text: str) -> list[float]:
     SteeringError
         When the text is malformed, names nothing, or more than 201 coefficients.
     """
-    found: set[float] = set()
+    coeffs: set[float] = set()
     for part in (piece.strip() for piece in text.split(",") if piece.strip()):
         if re.fullmatch(NUMBER, part):
-            found.add(float(part))
+            coeffs.add(float(part))
         elif re.fullmatch(rf"{NUMBER}:{NUMBER}:{NUMBER}", part):
-            found.update(_range(text, *map(float, part.split(":"))))
+            coeffs.update(_range(text, *map(float, part.split(":"))))
         else:
             what = "has no step" if part.count(":") == 1 else "is not a finite number"
             raise SteeringError(f"coeff {text!r}: {part!r} {what}. Expected {EXPECTED}.")
-    if not found - {0.0}:
+    if not coeffs - {0.0}:
         raise SteeringError(
             f"coeff {text!r}: names no strength but 0. Expected {EXPECTED}."
-            if found
+            if coeffs
             else f"coeff {text!r}: is empty. Expected {EXPECTED}."
         )
-    if len(found) > MOST or not all(math.isfinite(c) for c in found):
+    if len(coeffs) > MOST or not all(math.isfinite(c) for c in coeffs):
         raise SteeringError(
-            f"coeff {text!r}: names {len(found)} coefficients. Expected at most {MOST}, all finite."
+            f"coeff {text!r}: names {len(coeffs)} coefficients. Expected at most {MOST}, all finite."
         )
-    return sorted(found | {0.0})
+    return sorted(coeffs | {0.0})
 
 
 def _range(text: str, low: float, high: float, step: float) -> list[float]:
@@ -70,10 +70,10 @@ def conditions(mode: str, coeffs: Sequence[float], n_random: int) -> list[Condit
     Every direction is taken through every coefficient but 0, where adding changes nothing, and is
     ablated once. In mode clamp 0 is a strength like any other.
     """
-    found = [BASELINE]
+    grid = [BASELINE]
     strengths = [c for c in coeffs if c != 0 or mode == "clamp"] if mode != "ablate" else []
     for direction in [PROBE, *random_names(n_random)]:
         # Outward from 0: an interrupted sweep has the weak strengths of the probe first.
-        found += [Condition(direction, mode, c) for c in sorted(strengths, key=abs)]
-        found.append(Condition(direction, "ablate", None))
-    return found
+        grid += [Condition(direction, mode, c) for c in sorted(strengths, key=abs)]
+        grid.append(Condition(direction, "ablate", None))
+    return grid

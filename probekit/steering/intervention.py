@@ -20,7 +20,21 @@ from probekit.steering.where import Where
 
 
 class Steering:
-    """What `steered` gives: the edited forward pass, and the way to run whole texts through it."""
+    """What `steered` gives: the edited forward pass, and the way to run whole texts through it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from probekit.models.load import load_model
+    >>> from probekit.probes import Probe
+    >>> from probekit.steering import SteeringVector, steered
+    >>> loaded = load_model("smollm2-135m", dtype="float32")
+    >>> vector = SteeringVector.from_probes([Probe.load("sweep")])
+    >>> ids = torch.arange(3, 9)[None]
+    >>> with steered(loaded, vector, coeff=2.0) as steering:
+    ...     torch.equal(steering.forward(input_ids=ids).logits, loaded.model(ids).logits)
+    True
+    """
 
     def __init__(self, where: Where) -> None:
         self.forward: Forward = _unset
@@ -137,7 +151,22 @@ def steered(
     Raises
     ------
     SteeringError
-        When the vector does not fit the model, or mode, place or strength can not be used.
+        When the vector does not fit the model, or mode, place or strength cannot be used.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from probekit.models.load import load_model
+    >>> from probekit.probes import Probe
+    >>> from probekit.steering import SteeringVector, steered
+    >>> loaded = load_model("smollm2-135m", dtype="float32")
+    >>> vector = SteeringVector.from_probes([Probe.load("sweep")])
+    >>> ids = torch.arange(3, 9)[None]
+    >>> before = loaded.model(ids).logits
+    >>> with steered(loaded, vector, coeff=2.0):
+    ...     during = loaded.model(ids).logits
+    >>> torch.equal(before, during), torch.equal(before, loaded.model(ids).logits)
+    (False, True)
     """
     if mode not in MODES:
         raise SteeringError(f"mode {mode!r}: unknown. Expected {', '.join(MODES)}.")
@@ -177,13 +206,13 @@ def _changes(
     vector: SteeringVector, coeff: float, mode: str, like: Tensor
 ) -> dict[int, Callable[[Tensor], Tensor]]:
     """Return what is done to the activations of each layer."""
-    found: dict[int, Callable[[Tensor], Tensor]] = {}
+    changes: dict[int, Callable[[Tensor], Tensor]] = {}
     norms = vector.norms()
     for layer, values in vector.vectors.items():
         raw = torch.from_numpy(values).to(like.device)
         if mode == "add":
             delta = (coeff * raw).to(like.dtype)
-            found[layer] = lambda acts, by=delta: add(acts, by)  # type: ignore[misc]
+            changes[layer] = lambda acts, by=delta: add(acts, by)  # type: ignore[misc]
             continue
         if not norms[layer]:
             raise SteeringError(
@@ -191,11 +220,11 @@ def _changes(
             )
         unit = (raw / norms[layer]).float()
         if mode == "ablate":
-            found[layer] = lambda acts, u=unit: ablate(acts, u)  # type: ignore[misc]
+            changes[layer] = lambda acts, u=unit: ablate(acts, u)  # type: ignore[misc]
         else:
             value = coeff * norms[layer]
-            found[layer] = lambda acts, u=unit, v=value: clamp(acts, u, v)  # type: ignore[misc]
-    return found
+            changes[layer] = lambda acts, u=unit, v=value: clamp(acts, u, v)  # type: ignore[misc]
+    return changes
 
 
 def _unset(**kwargs: Any) -> Any:  # noqa: ANN401 - stands for a forward pass

@@ -72,17 +72,17 @@ def rank_layers(
     steered
         Layers that the main sweep steered.
     seed
-        Of the bootstrap over prompts.
+        Seed of the bootstrap over prompts.
     """
     doses = Doses(rows, seed=seed)
-    found: list[dict[str, Any]] = []
+    ranked: list[dict[str, Any]] = []
     drawn = []
     for plus, minus in zip(doses.conditions[::2], doses.conditions[1::2], strict=True):
         layer = int(plus.direction.removeprefix(LAYER))
         effect, damage, ratio, draws = doses.ratio(score, kl, plus, minus)
         metric = next(p.metrics for p in probes if p.layer == layer).get(primary)
         drawn.append(draws)
-        found.append(
+        ranked.append(
             {
                 "layer": layer,
                 "metric": metric,
@@ -92,9 +92,9 @@ def rank_layers(
                 "steered": layer in steered,
             }
         )
-    for row in found:
+    for row in ranked:
         row["established"] = bool(row["ratio"]["low"] > 0 or row["ratio"]["high"] < 0)
-    order = sorted(found, key=lambda r: (not r["established"], -_comparable(r["ratio"]["value"])))
+    order = sorted(ranked, key=lambda r: (not r["established"], -_comparable(r["ratio"]["value"])))
     for rank, row in enumerate(order, 1):
         row["rank"] = rank
     coeff = doses.conditions[0].coeff
@@ -103,8 +103,8 @@ def rank_layers(
         "metric": primary,
         "measure": score.name,
         "n_prompts": len({row["prompt_id"] for row in rows[doses.conditions[0]]}),
-        "rows": found,
-        "spearman": _spearman(found, np.stack(drawn, axis=1), doses.resampler),
+        "rows": ranked,
+        "spearman": _spearman(ranked, np.stack(drawn, axis=1), doses.resampler),
     }
 
 

@@ -86,7 +86,7 @@ class Summary:
                 "prompts": len({row["prompt_id"] for row in first}),
                 "samples": config.samples,
                 "random_controls": config.random_controls,
-                "completions": sum(len(found) for found in self.rows.values()),
+                "completions": sum(len(condition_rows) for condition_rows in self.rows.values()),
             },
             "seed": config.seed,
             "max_new_tokens": config.max_new_tokens,

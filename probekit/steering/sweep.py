@@ -25,13 +25,11 @@ from probekit.results.steer import COMPLETIONS, DOCUMENT, LAYER, PROBE, RERANKED
 from probekit.steering.config import SteerConfig
 from probekit.steering.grid import conditions, random_names
 from probekit.steering.intervention import check_fits
-from probekit.steering.journal import Journal
-from probekit.steering.norms import residual_norms
-from probekit.steering.reading import Reader
+from probekit.steering.reading import Reader, residual_norms
 from probekit.steering.rerank import rerank_coeff, rerank_conditions
 from probekit.steering.summary import Summary
 from probekit.steering.vector import SteeringVector
-from probekit.steering.writer import ConditionWriter
+from probekit.steering.writer import ConditionWriter, Journal
 
 Progress = Callable[[str, int, int], None]
 Rows = dict[Condition, list[dict[str, Any]]]
@@ -39,7 +37,19 @@ Rows = dict[Condition, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class SteerResult:
-    """A finished sweep."""
+    """A finished sweep.
+
+    Examples
+    --------
+    >>> from probekit.data.prompts import open_prompts
+    >>> from probekit.models.load import load_model
+    >>> from probekit.steering import SteerConfig, steer_sweep
+    >>> config = SteerConfig(coeffs="0.1", samples=1, max_new_tokens=3, random_controls=1)
+    >>> prompts = open_prompts("demo:sentiment_prompts", limit=2)
+    >>> result = steer_sweep(load_model("smollm2-135m"), "sweep", prompts, "steered-again", config)
+    >>> sorted({condition.coeff for condition in result.rows if condition.coeff is not None})
+    [0.0, 0.1]
+    """
 
     summary: dict[str, Any]
     """The content of steer.json (docs/formats.md)."""
@@ -112,6 +122,17 @@ def steer_sweep(
     ------
     ProbekitError
         When probe, vector, prompts or model do not fit each other, or `out` exists.
+
+    Examples
+    --------
+    >>> from probekit.data.prompts import open_prompts
+    >>> from probekit.models.load import load_model
+    >>> from probekit.steering import SteerConfig, steer_sweep
+    >>> config = SteerConfig(coeffs="0.1", samples=1, max_new_tokens=3, random_controls=1)
+    >>> prompts = open_prompts("demo:sentiment_prompts", limit=2)
+    >>> result = steer_sweep(load_model("smollm2-135m"), "sweep", prompts, "steered", config)
+    >>> sorted({condition.direction for condition in result.rows})
+    ['none', 'probe', 'random-01']
     """
     config, out = config or SteerConfig(), Path(out)
     if out.exists() and resume:
@@ -142,7 +163,7 @@ class _Plan:
     chosen: Probe
     probes: list[Probe]
     unit: SteeringVector
-    """Of norm 1 at every steered layer."""
+    """The direction with norm 1 at every steered layer."""
     norms: dict[int, float]
     """Mean residual norm of every steered layer at the vector's site."""
     own_norms: dict[int, float]
@@ -176,19 +197,28 @@ class _Plan:
         check_fits(unit, reader.backend)
         _same_model(unit, loaded)
         writer = ConditionWriter(
-            loaded, prompts, reader, layer=chosen.layer, where=config.where,
-            behaviours=behaviours, judge=judge,
-        )  # fmt: skip
+            loaded,
+            prompts,
+            reader,
+            layer=chosen.layer,
+            where=config.where,
+            behaviours=behaviours,
+            judge=judge,
+        )
 
         def norms(site: str, layers: Sequence[int]) -> dict[int, float]:
             return residual_norms(
-                loaded, writer.rendered, layers, site=site, backend=reader.backend,
+                loaded,
+                writer.rendered,
+                layers,
+                site=site,
+                backend=reader.backend,
                 batch_tokens=config.batch_tokens,
-            )  # fmt: skip
+            )
 
-        own = norms(chosen.site, [p.layer for p in probes]) if config.rerank else {}
+        own_norms = norms(chosen.site, [p.layer for p in probes]) if config.rerank else {}
         steered_norms = norms(unit.site, unit.layers)
-        return cls(writer, config, str(probe), chosen, probes, unit, steered_norms, own)
+        return cls(writer, config, str(probe), chosen, probes, unit, steered_norms, own_norms)
 
     def run(
         self, journal: Journal, progress: Progress, arguments: Mapping[str, Any] | None
@@ -202,29 +232,33 @@ class _Plan:
         scaled = self.unit.in_norms(self.norms)
         rows = run.main(scaled)
         summary = Summary(
-            rows, self.chosen, self.probes, config,
-            behaviours=writer.behaviours, judged=writer.judge is not None,
-        )  # fmt: skip
+            rows,
+            self.chosen,
+            self.probes,
+            config,
+            behaviours=writer.behaviours,
+            judged=writer.judge is not None,
+        )
         reranked: Rows = {}
         if config.rerank:
-            own = SteeringVector.from_probes(self.probes).in_norms(self.own_norms)
+            probe_vectors = SteeringVector.from_probes(self.probes).in_norms(self.own_norms)
             usable = summary.usable.coeffs if config.mode != "ablate" else []
-            reranked = run.rerank(own, rerank_coeff(config, usable))
-        found = summary.to_json(reranked, steered=self.unit.layers)
-        found["probe"]["path"] = self.path
-        found["vector"] = {
+            reranked = run.rerank(probe_vectors, rerank_coeff(config, usable))
+        content = summary.to_json(reranked, steered=self.unit.layers)
+        content["probe"]["path"] = self.path
+        content["vector"] = {
             "source": self.unit.source,
             "site": self.unit.site,
             "weights_fingerprint": self.unit.model.get("weights_fingerprint"),
             "layers": self.unit.layers,
             "norms": {layer: self.norms[layer] for layer in self.unit.layers},
         }
-        found["judge"] = _judged(rows, writer.judge)
-        found["provenance"] = {
+        content["judge"] = _judged(rows, writer.judge)
+        content["provenance"] = {
             **run_record("steer", dict(arguments or dataclasses.asdict(config)), seed=config.seed),
             **writer.loaded.describe(),
         }
-        return SteerResult(found, rows, reranked, scaled)
+        return SteerResult(content, rows, reranked, scaled)
 
     def settings(self) -> dict[str, Any]:
         """Return what must not change between an interrupted sweep and its continuation."""
@@ -247,8 +281,14 @@ class _Plan:
 
 
 DECISIVE = (
-    "where", "samples", "max_new_tokens", "temperature", "top_p", "rerank_prompts", "seed",
-)  # fmt: skip
+    "where",
+    "samples",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "rerank_prompts",
+    "seed",
+)
 """Settings that decide what is in a condition's rows. The others choose conditions, or batches, on
 which a completion does not depend."""
 
@@ -315,14 +355,14 @@ def _directions(
 ) -> SteeringVector:
     """Return the unit directions of the steered layers' probes."""
     wanted = [chosen.layer] if layers is None else parse_layers(layers, n_layers)
-    known = {probe.layer: probe for probe in probes}
+    by_layer = {probe.layer: probe for probe in probes}
     for layer in wanted:
-        if layer not in known:
+        if layer not in by_layer:
             raise SteeringError(
                 f"layer {layer}: the fit has no {chosen.kind} probe there at {chosen.position}. "
-                f"It has layers {', '.join(map(str, known))}; fit more, or leave it out."
+                f"It has layers {', '.join(map(str, by_layer))}; fit more, or leave it out."
             )
-    return SteeringVector.from_probes([known[layer] for layer in wanted])
+    return SteeringVector.from_probes([by_layer[layer] for layer in wanted])
 
 
 def _digest(value: Any) -> str:  # noqa: ANN401 - a JSON value
@@ -331,10 +371,10 @@ def _digest(value: Any) -> str:  # noqa: ANN401 - a JSON value
 
 def _same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
     """Refuse a vector that says it belongs to other weights."""
-    own = vector.model.get("weights_fingerprint", loaded.fingerprint)
-    if own != loaded.fingerprint:
+    fingerprint = vector.model.get("weights_fingerprint", loaded.fingerprint)
+    if fingerprint != loaded.fingerprint:
         raise SteeringError(
-            f"steering vector: was made for weights {own} ({vector.model.get('model')!r}), the "
+            f"steering vector: was made for weights {fingerprint} ({vector.model.get('model')!r}), the "
             f"model's are {loaded.fingerprint}. Use a vector of this model."
         )
 

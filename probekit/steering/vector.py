@@ -28,6 +28,17 @@ class SteeringVector:
     A value: arithmetic returns a new one, and a layer that only one side has counts as zero in the
     other. What a coefficient of 1 adds is the vector itself, so `in_norms` makes the unit of the
     coefficient the size of the residual stream.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.steering import SteeringVector
+    >>> happy = SteeringVector({2: np.array([3.0, 4.0])}, source="happy")
+    >>> calm = SteeringVector({2: np.array([4.0, -3.0])}, source="calm")
+    >>> (happy - 0.5 * calm).vectors[2], happy.cosine(calm)
+    (array([1. , 5.5]), 0.0)
+    >>> happy.unit().norm()
+    1.0
     """
 
     vectors: Mapping[int, Vector]
@@ -95,7 +106,7 @@ class SteeringVector:
     def __truediv__(self, divisor: float) -> SteeringVector:
         """Return every layer's vector divided by a number."""
         if divisor == 0:
-            raise SteeringError("steering vector: can not be divided by zero.")
+            raise SteeringError("steering vector: cannot be divided by zero.")
         return self * (1.0 / divisor)
 
     def __neg__(self) -> SteeringVector:
@@ -241,10 +252,10 @@ class SteeringVector:
                 "ridge probe and use its direction."
             )
         acts = {n: store.read(Cell(site, n, position)) for n in layers}
-        found = cls.from_means(
+        difference = cls.from_means(
             {n: a[top] for n, a in acts.items()}, {n: a[~top] for n, a in acts.items()}, site=site
         )
-        return dataclasses.replace(found, model=store.provenance)
+        return dataclasses.replace(difference, model=store.provenance)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, or a GGUF control vector when the name ends in `.gguf`."""

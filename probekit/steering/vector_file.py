@@ -75,7 +75,7 @@ def _read_safetensors(path: Path) -> VectorFile:
             header = json.loads((file.metadata() or {}).get("probekit", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
-        raise SteeringError(f"{path}: can not be read as safetensors ({error}).") from error
+        raise SteeringError(f"{path}: cannot be read as safetensors ({error}).") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise SteeringError(
             f"{path}: is not a steering vector of probekit. Expected a file that "
@@ -107,7 +107,7 @@ def _write_gguf(content: VectorFile, path: Path) -> None:
         )
     if 0 in content.vectors:
         raise SteeringError(
-            "GGUF control vectors can not act on block 0: llama.cpp refuses direction.0. Leave "
+            "GGUF control vectors cannot act on block 0: llama.cpp refuses direction.0. Leave "
             "layer 0 out with only(), or save as .safetensors."
         )
     writer = GGUFWriter(path, ARCHITECTURE)
@@ -127,7 +127,7 @@ def _read_gguf(path: Path) -> VectorFile:
     try:
         reader: Any = GGUFReader(path)
     except (OSError, ValueError, IndexError) as error:
-        raise SteeringError(f"{path}: can not be read as GGUF ({error}).") from error
+        raise SteeringError(f"{path}: cannot be read as GGUF ({error}).") from error
     vectors = {}
     for tensor in reader.tensors:
         match = re.fullmatch(r"direction\.(\d+)", tensor.name)

@@ -79,10 +79,10 @@ class Where:
 
     def mask(self, rows: Sequence[Rendered], width: int) -> NDArray[np.bool_]:
         """Return which tokens of whole, right-padded texts are edited, shape (n_rows, width)."""
-        found = np.zeros((len(rows), width), dtype=bool)
+        edited = np.zeros((len(rows), width), dtype=bool)
         for i, row in enumerate(rows):
             if self.from_the_end:
-                found[i, PositionRule(self.name).resolve(row)] = True
+                edited[i, PositionRule(self.name).resolve(row)] = True
             else:
-                found[i, : len(row.ids)] = self.columns(row.start, 0, len(row.ids))
-        return found
+                edited[i, : len(row.ids)] = self.columns(row.start, 0, len(row.ids))
+        return edited

@@ -1,21 +1,54 @@
-"""One condition: let the steered model write, then read what it wrote with the unsteered one."""
+"""One condition: the steered model writes, the unsteered one reads, and the rows are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from probekit.behaviours import Behaviours, Judge
+from probekit.container import jsonable, read_jsonl, write_jsonl
 from probekit.data.rows import Example
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import Completion, closing_id, sample
 from probekit.models.sampling_config import SamplingConfig
+from probekit.partial import PartialFolder
 from probekit.results.steer import RANDOM, CompletionRow, Condition
 from probekit.steering.intervention import Steering, steered
 from probekit.steering.reading import Reader, Reading, distinct
 from probekit.steering.vector import SteeringVector
+
+
+class Journal(PartialFolder):
+    """The folder `OUT.partial` of a sweep: what a killed or interrupted run has finished."""
+
+    WORK = "steering sweep"
+
+    @classmethod
+    def beside(cls, out: Path) -> Journal:
+        """Return the journal that belongs to the output directory `out`."""
+        return cls(cls.path_beside(out))
+
+    def read(self, condition: Condition) -> list[dict[str, Any]] | None:
+        """Return the rows of a finished condition, None for one that is still to run."""
+        path = self._file(condition)
+        return read_jsonl(path) if path.exists() else None
+
+    def write(self, condition: Condition, rows: list[dict[str, Any]]) -> None:
+        """Keep the rows of a finished condition."""
+        write_jsonl(self._file(condition), map(jsonable, rows))
+
+    def set_down(self) -> None:
+        """Let go of the folder; it stays only when it holds a finished condition."""
+        if any(self.path.glob("*.jsonl")):
+            self.close()
+        else:
+            self.remove()
+
+    def _file(self, condition: Condition) -> Path:
+        return self.path / f"{condition.name}.jsonl"
 
 
 class ConditionWriter:
@@ -30,7 +63,7 @@ class ConditionWriter:
     reader
         Reads the completions back.
     layer
-        Of the probe whose score is `score`.
+        Layer of the probe whose score is `score`.
     where
         Tokens to steer.
     behaviours, judge

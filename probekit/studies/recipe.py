@@ -112,7 +112,7 @@ class Recipe:
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise DataError(f"{path}: can not be read as TOML ({error}).") from error
+            raise DataError(f"{path}: cannot be read as TOML ({error}).") from error
         return cls.parse(table, str(path))
 
     @classmethod

@@ -336,7 +336,7 @@ def test_a_full_disk_is_one_line_and_the_work_is_kept(loaded, tmp_path, monkeypa
     assert content(out) == content(tmp_path / "whole.h5")
 
 
-def test_a_capture_that_can_not_fit_is_refused_at_once(loaded, tmp_path, monkeypatch):
+def test_a_capture_that_cannot_fit_is_refused_at_once(loaded, tmp_path, monkeypatch):
     import shutil
 
     usage = shutil.disk_usage(tmp_path)

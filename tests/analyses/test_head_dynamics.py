@@ -191,7 +191,7 @@ def test_a_sweep_finds_the_predicted_shift(swept):
 
 
 def test_where_the_scale_of_features_is_to_blame_it_says_so():
-    """Coordinates over four decades, the signal in the small ones too: raw SGD can not."""
+    """Coordinates over four decades, the signal in the small ones too: raw SGD cannot."""
     config = DynamicsConfig(
         parse_learning_rates("1e-4:10:2"), optimizers=["sgd"], steps=80, batch_pairs=32
     )

@@ -50,7 +50,7 @@ def test_the_rates_that_matter_can_be_told_apart():
     assert table["answers"].precision.value > 0.8
 
 
-def test_rows_that_can_not_be_judged_are_refused(tmp_path):
+def test_rows_that_cannot_be_judged_are_refused(tmp_path):
     behaviours = Behaviours.load("knowledge-awareness")
     with pytest.raises(BehaviourError, match="label 'lies': is no category"):
         measure_quality(behaviours, [{"prompt": "a", "completion": "b", "label": "lies"}])

@@ -50,6 +50,6 @@ def test_nothing_is_wanted_when_nothing_is_named():
         ("class=real:", KNOWLEDGE, "is no category"),
     ],
 )
-def test_what_can_not_be_read_is_refused(spec, behaviours, message):
+def test_what_cannot_be_read_is_refused(spec, behaviours, message):
     with pytest.raises(BehaviourError, match=message):
         Wanted.parse([spec], behaviours)

@@ -189,7 +189,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tiny_llama, files, capsys, mor
         ('chosen = "plain"', 'familiar = 0.0\nchosen = "plain"', "name"),
     ],
 )
-def test_a_recipe_that_can_not_be_run_takes_nothing_away(
+def test_a_recipe_that_cannot_be_run_takes_nothing_away(
     tiny_llama, files, capsys, old, new, message
 ):
     out = files / "out"

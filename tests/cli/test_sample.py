@@ -9,8 +9,7 @@ import torch
 
 from probekit.behaviours import Behaviours
 from probekit.data.open import open_dataset
-from probekit.models.adapter import merge_adapter
-from probekit.models.load import load_model
+from probekit.models.load import load_model, merge_adapter
 from probekit.rl.policy import Policy
 from tests.cli.test_cli import run
 from tests.tiny import save_tiny

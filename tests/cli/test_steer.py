@@ -181,7 +181,7 @@ def test_an_interrupt_keeps_what_is_finished_and_resume_continues(rating, tmp_pa
         "import os, signal\n"
         # A suite started in the background hands down that interrupts are ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from probekit.steering.journal import Journal\n"
+        "from probekit.steering.writer import Journal\n"
         "real, calls = Journal.write, []\n"
         "def write(*args):\n"
         "    calls.append(1)\n"

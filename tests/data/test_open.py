@@ -413,10 +413,10 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(DataError, match="gzip stream breaks off after line"):
         open_dataset(cut)
     cut.write_text(json.dumps(GOOD))
-    with pytest.raises(DataError, match="gzip stream can not be read .*Not a gzipped file"):
+    with pytest.raises(DataError, match="gzip stream cannot be read .*Not a gzipped file"):
         open_dataset(cut)
     path.write_text("[" * 100_000)
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: holds JSON that can not be read"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: holds JSON that cannot be read"):
         open_dataset(path)
     (tmp_path / "c.csv").write_text("text,score,score\na,1,2\n")
     with pytest.raises(DataError, match=r"c\.csv:1: has the column 'score' twice"):

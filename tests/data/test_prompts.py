@@ -1,4 +1,4 @@
-"""Prompts of rows of any kind, each once, and what can not be answered."""
+"""Prompts of rows of any kind, each once, and what cannot be answered."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_public_layouts_and_demo_sets_have_prompts(tmp_path):
         ({"prompt": "other", "id": "one"}, "p.jsonl:2: id 'one' occurs twice"),
     ],
 )
-def test_a_row_that_can_not_be_answered_is_named(tmp_path, row, message):
+def test_a_row_that_cannot_be_answered_is_named(tmp_path, row, message):
     path = write(tmp_path / "p.jsonl", [{"prompt": "fine", "id": "one"}, row])
     with pytest.raises(DataError, match=message):
         open_prompts(path)

@@ -224,7 +224,7 @@ def test_what_is_not_a_probe_is_refused(planted, tmp_path):
         Probe.load(tmp_path)
     (tmp_path / "probes.json").write_text(json.dumps(header))
     (tmp_path / "probes.safetensors").write_bytes(b"short")
-    with pytest.raises(ProbeError, match="can not be read"):
+    with pytest.raises(ProbeError, match="cannot be read"):
         Probe.load(tmp_path)
 
 
@@ -294,7 +294,7 @@ def test_a_tag_is_spread_evenly_over_the_splits_where_it_is_asked(kind):
         ),
     ],
 )
-def test_rows_that_can_not_be_judged_are_refused(kind, change, match):
+def test_rows_that_cannot_be_judged_are_refused(kind, change, match):
     import dataclasses
 
     rng = np.random.default_rng(0)

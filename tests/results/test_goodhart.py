@@ -131,7 +131,7 @@ def test_the_sweet_spot_is_where_the_behaviour_was_best():
     assert falling.sweet_spot == 0
 
 
-def test_what_can_not_be_known_is_not_called_a_hack():
+def test_what_cannot_be_known_is_not_called_a_hack():
     rows = run(lambda s: 0.1 * s, lambda s: 0.2, flat)
     unmeasured = [{**row, "wanted": None} for row in rows]
     found = curve(unmeasured, "yes")

@@ -71,10 +71,10 @@ def test_repetition_by_hand():
         ("=1", "expected NAME=WEIGHT"),
         ("speed=1", "reward 'speed': unknown"),
         ("pattern:(=1", "no regular expression"),
-        ("nowhere:share=1", "can not be imported"),
+        ("nowhere:share=1", "cannot be imported"),
     ],
 )
-def test_what_can_not_be_read_is_refused(spec, message):
+def test_what_cannot_be_read_is_refused(spec, message):
     with pytest.raises(ModelError, match=message):
         ExtraReward.parse(spec)
 

@@ -18,7 +18,7 @@ from probekit.models.new_tokens import NewTokens
 from probekit.models.sampling import SamplingConfig
 from probekit.rl import Policy, RLConfig
 from probekit.rl.advantage import advantages
-from probekit.rl.guides import MOST, Guides, advantages_beside
+from probekit.rl.guides import MOST, Guides, mixed_advantages
 from probekit.rl.learner import Learner
 from probekit.rl.rollout import Writer
 from tests.cli.test_cli import rows, run
@@ -59,13 +59,13 @@ def test_each_side_of_a_pair_of_the_same_prompt_ends_a_group_of_the_fit_split(po
     plain = written(policy, index)
     found = guides(policy, pairs).join(plain, index, 0)
     assert found.guides == {2, 3, 10, 11}
-    np.testing.assert_array_equal(np.flatnonzero(~found.own), [2, 3, 10, 11])
+    np.testing.assert_array_equal(np.flatnonzero(~found.on_policy), [2, 3, 10, 11])
     for place, i in ((2, fit[0]), (10, fit[1])):
         row = int(np.flatnonzero(task.examples.group == f"g{i}")[0])
         assert found.texts[place : place + 2] == [f"rejected of {row + 1}", f"chosen of {row}"]
     kept = [i for i in range(12) if i not in found.guides]
     assert [found.texts[i] for i in kept] == [plain.texts[i] for i in kept]
-    assert found.n_own == sum(plain.n_new[i] for i in kept)
+    assert found.n_on_policy == sum(plain.n_new[i] for i in kept)
     assert guides(policy, pairs).join(plain, index, 3) is plain
 
 
@@ -109,7 +109,7 @@ def test_guides_have_the_gradient_of_weighted_imitation_and_no_share_in_the_figu
     stats = learner.step(0, rollout, advantage, reference)
     for a, b in zip(kept, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4 * float(b.abs().max()) + 1e-7, rtol=1e-3)
-    own = np.repeat(rollout.own, n_new)
+    own = np.repeat(rollout.on_policy, n_new)
     assert stats.kl == pytest.approx(np.exp(-0.5) - 0.5, abs=1e-4)
     assert stats.entropy == pytest.approx(-float(logprob.detach().numpy()[own].mean()), abs=1e-4)
     assert stats.sampler_gap < 1e-3
@@ -119,7 +119,7 @@ def test_guides_have_the_gradient_of_weighted_imitation_and_no_share_in_the_figu
 def test_own_completions_are_compared_with_their_own_and_guides_with_them(estimator):
     rewards = torch.tensor([[1.0, 2.0, 3.0, 2.5, 9.0, -4.0], [0.0, 1.0, 0.0, 1.0, 0.0, 2.0]])
     own = np.array([[True] * 3 + [False] * 3, [True] * 6])
-    found = advantages_beside(rewards, own, estimator)
+    found = mixed_advantages(rewards, own, estimator)
     torch.testing.assert_close(found[0, :3], advantages(rewards[:1, :3], estimator)[0])
     torch.testing.assert_close(found[1], advantages(rewards[1:], estimator)[0])
     # Mean 2 and standard deviation 1: half a deviation above, far above, below.
@@ -162,7 +162,7 @@ def test_a_group_keeps_two_of_its_own_and_has_both_sides(n):
         RLConfig(group=7, guides=n)
 
 
-def test_what_can_not_guide_is_refused(policy, pairs):
+def test_what_cannot_guide_is_refused(policy, pairs):
     with pytest.raises(DataError, match="fitted on label rows. Expected pairs"):
         guides(policy, data("label", "logistic"))
     elsewhere = [dataclasses.replace(ASKED[0], group="elsewhere")]

@@ -25,8 +25,8 @@ from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
 from probekit.results.rl import SAMPLES
 from probekit.rl import RLConfig, Trainer
+from probekit.rl.checkpoint import Interrupts
 from probekit.rl.head_data import HeadData
-from probekit.rl.interrupts import Interrupts
 from probekit.rl.policy import FullPolicy
 from probekit.rl.run import train_run
 from tests.rl.test_train import FAST, assert_same_weights, logits, rows

@@ -110,7 +110,7 @@ def test_targets_by_class_aim_at_their_own_chosen_scores():
 @pytest.mark.parametrize(
     ("distributions", "tag"), [({}, None), ({"all": {}}, None), ({"all": {"chosen": [1.0]}}, "x")]
 )
-def test_a_head_without_chosen_scores_can_not_be_aimed_at(distributions, tag):
+def test_a_head_without_chosen_scores_cannot_be_aimed_at(distributions, tag):
     with pytest.raises(ProbeError, match="holds no chosen scores"):
         Target("chosen", distributions, tag=tag)
 

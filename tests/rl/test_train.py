@@ -292,7 +292,7 @@ def test_shares_that_make_no_sense_are_refused(spec):
         ([], 1, "there are none"),
     ],
 )
-def test_prompts_that_can_not_be_balanced_are_refused(values, n, message):
+def test_prompts_that_cannot_be_balanced_are_refused(values, n, message):
     with pytest.raises(DataError, match=message):
         PromptSampler(examples(values), n, balance="class", seed=0)
 

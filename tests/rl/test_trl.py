@@ -184,7 +184,7 @@ def test_the_target_tag_is_a_dataset_column(loaded, fitted, rendered, written, t
             reward(given, completion_ids=ids)
 
 
-def test_what_can_not_be_rewarded_is_said(fresh, fitted, tmp_path):
+def test_what_cannot_be_rewarded_is_said(fresh, fitted, tmp_path):
     reward = trl_reward(fitted, fresh)
     prompt = [{"role": "user", "content": "hi"}]
     with pytest.raises(ModelError, match="got no completion_ids"):
@@ -330,8 +330,10 @@ def test_a_run_with_trl_resumes_where_it_was_cut(tiny_llama, fitted, tmp_path, e
 
 def noise(policy):
     """Return weights away from the fresh adapter, where the divergence has no gradient."""
-    luck = torch.Generator().manual_seed(0)
-    return [p.detach() + 0.1 * torch.randn(p.shape, generator=luck) for p in policy.masters.all]
+    generator = torch.Generator().manual_seed(0)
+    return [
+        p.detach() + 0.1 * torch.randn(p.shape, generator=generator) for p in policy.masters.all
+    ]
 
 
 @torch.no_grad()
@@ -493,7 +495,7 @@ def test_without_trl_one_line_says_how_to_get_it(monkeypatch, swept, tmp_path, c
         assert not (tmp_path / "run").exists()
 
 
-def test_settings_that_trl_can_not_follow_are_refused(tiny_llama, fitted, tmp_path):
+def test_settings_that_trl_cannot_follow_are_refused(tiny_llama, fitted, tmp_path):
     with pytest.raises(ModelError, match="engine: got 'vllm', expected embedded or trl"):
         RLConfig(engine="vllm")
     for name, value in (("temperature", 0.0), ("kl_in", "reward"), ("full_weights", True)):

@@ -69,7 +69,7 @@ def test_without_steering_nothing_diverges(loaded, probes, written, vector):
     assert all(r.kl == 0.0 for r in zero)
 
 
-def test_a_text_that_the_rule_can_not_read_has_likelihood_but_no_score(loaded, probes, written):
+def test_a_text_that_the_rule_cannot_read_has_likelihood_but_no_score(loaded, probes, written):
     rows, n_new = written
     reader = Reader(loaded, probes)
     reader.rule = PositionRule("token:400")

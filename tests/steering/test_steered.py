@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_hooked(loaded, vector, 
     assert hooks(loaded.model) == before
 
 
-def test_without_a_cache_prompt_and_completion_can_not_be_told_apart(loaded, vector):
+def test_without_a_cache_prompt_and_completion_cannot_be_told_apart(loaded, vector):
     with (
         steered(loaded, vector, 1.0, where="generated"),
         pytest.raises(SteeringError, match="without a key-value cache"),

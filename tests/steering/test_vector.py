@@ -174,7 +174,7 @@ def test_a_foreign_control_vector_is_read(tmp_path):
         (lambda: SteeringVector.load("nowhere.gguf"), "no such file"),
     ],
 )
-def test_what_can_not_be_is_refused_in_one_line(make, message):
+def test_what_cannot_be_is_refused_in_one_line(make, message):
     with pytest.raises(SteeringError, match=message):
         make()
 
@@ -196,8 +196,8 @@ def test_files_that_are_no_vectors_are_refused(tmp_path):
     for name, message in (
         ("odd.safetensors", "is damaged"),
         ("foreign.safetensors", "is not a steering vector"),
-        ("junk.safetensors", "can not be read as safetensors"),
-        ("junk.gguf", "can not be read as GGUF"),
+        ("junk.safetensors", "cannot be read as safetensors"),
+        ("junk.gguf", "cannot be read as GGUF"),
         ("new.safetensors", "format version 99"),
     ):
         with pytest.raises(SteeringError, match=message):

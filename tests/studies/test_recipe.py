@@ -1,4 +1,4 @@
-"""Recipes: what is read, and one line for what can not be."""
+"""Recipes: what is read, and one line for what cannot be."""
 
 from __future__ import annotations
 
@@ -115,5 +115,5 @@ def test_an_unknown_name_lists_what_ships(tmp_path):
     with pytest.raises(DataError, match="knowledge-awareness"):
         Recipe.load("nothing")
     (tmp_path / "r.toml").write_text("name = ")
-    with pytest.raises(DataError, match="can not be read as TOML"):
+    with pytest.raises(DataError, match="cannot be read as TOML"):
         Recipe.load(tmp_path / "r.toml")

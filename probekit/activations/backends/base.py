@@ -85,8 +85,8 @@ def prove(backend: Backend, places: Sequence[Place], device: torch.device) -> No
 def _logits(backend: Backend, ids: Tensor, edits: Mapping[Place, Edit]) -> Tensor:
     """Return the logits (n_sequences, n_positions, n_vocabulary) under some edits."""
     with torch.inference_mode(), backend.editing(edits) as forward:
-        found = forward(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    return found.logits  # type: ignore[no-any-return]
+        output = forward(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return output.logits  # type: ignore[no-any-return]
 
 
 def _bump(backend: Backend, ids: Tensor, place: Place) -> Tensor:

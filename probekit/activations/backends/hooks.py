@@ -40,7 +40,10 @@ class HooksBackend:
         self.d_model = int(self._model.config.get_text_config().hidden_size)
 
     def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
-        """Run the backbone, stop after the deepest place, skip the LM head. See `Backend.run`."""
+        """Run ids and mask (n_rows, n_tokens), stop after the deepest place, skip the LM head.
+
+        See `Backend.run`.
+        """
         places = list(places)
         last = max(places, key=_depth)
 

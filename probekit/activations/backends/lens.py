@@ -44,7 +44,7 @@ class TransformerLensBackend:
         self.backbone: nn.Module = self._bridge.original_model.base_model
 
     def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
-        """See `Backend.run`."""
+        """Run ids and mask, (n_rows, n_tokens) each: see `Backend.run`."""
         wanted = {_hook_name(place): place for place in places}
         deepest = max(layer for _, layer in places)
         hooks = [(name, _reading(place, read)) for name, place in wanted.items()]

@@ -41,7 +41,7 @@ class NNsightBackend:
         self._edits: list[Mapping[Place, Edit]] = []
 
     def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
-        """See `Backend.run`."""
+        """Run ids and mask, (n_rows, n_tokens) each: see `Backend.run`."""
         ordered = sorted(places, key=_depth)  # nnsight must meet modules in the order they run
         inputs = {"input_ids": ids, "attention_mask": mask}
         traced = self._traced
@@ -90,14 +90,14 @@ class NNsightBackend:
         if site == "resid_pre":
             return block.input  # type: ignore[no-any-return]
         if site == "resid_post":
-            found = block.output
+            activation = block.output
         else:
             path = self._names.attn_out if site == "attn_out" else self._names.mlp_out
-            found = self._envoy(path, block).output
-        return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
+            activation = self._envoy(path, block).output
+        return activation[0] if isinstance(activation, tuple) else activation  # type: ignore[no-any-return]
 
     def _envoy(self, path: str, start: Any = None) -> Any:  # noqa: ANN401 - an nnsight Envoy
-        found = self._traced if start is None else start
+        envoy = self._traced if start is None else start
         for name in path.split("."):
-            found = getattr(found, name)
-        return found
+            envoy = getattr(envoy, name)
+        return envoy

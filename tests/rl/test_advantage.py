@@ -12,7 +12,7 @@ from probekit.models.load import load_model
 from probekit.models.new_tokens import NewTokens
 from probekit.models.sampling import SamplingConfig
 from probekit.rl import Policy, RLConfig
-from probekit.rl.credit import shares
+from probekit.rl.advantage import shares
 from probekit.rl.learner import Learner
 from probekit.rl.rollout import Writer
 from tests.steering.conftest import prompts

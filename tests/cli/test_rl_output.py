@@ -7,8 +7,8 @@ import types
 
 import pytest
 
+from probekit.cli.rl_output import Events
 from probekit.errors import OutputError
-from probekit.rl.tensorboard import Events
 
 
 def test_without_tensorboard_one_line_says_what_to_install(tmp_path, monkeypatch):
