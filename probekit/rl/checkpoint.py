@@ -176,12 +176,12 @@ class Interrupts:
 
     Parameters
     ----------
-    told
+    notify
         Called when an interrupt is held back.
     """
 
-    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
-        self._told, self._waiting = told, False
+    def __init__(self, notify: Callable[[], None] = lambda: None) -> None:
+        self._notify, self._waiting = notify, False
         self._before: Any = None
 
     def __enter__(self) -> Interrupts:
@@ -203,4 +203,4 @@ class Interrupts:
         if self._waiting:
             raise KeyboardInterrupt
         self._waiting = True
-        self._told()
+        self._notify()
