@@ -33,12 +33,12 @@ class Selection:
     @classmethod
     def build(cls, rule: PositionRule, rows: Sequence[Rendered], device: torch.device) -> Selection:
         """Resolve `rule` against every row of a batch."""
-        found = [rule.resolve(row) for row in rows]
-        lengths = np.array([len(tokens) for tokens in found])
+        resolved = [rule.resolve(row) for row in rows]
+        lengths = np.array([len(tokens) for tokens in resolved])
         return cls(
             rule,
             torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)).to(device),
-            torch.from_numpy(np.concatenate(found)).to(device),
+            torch.from_numpy(np.concatenate(resolved)).to(device),
             torch.from_numpy(lengths).to(device),
         )
 

@@ -30,22 +30,22 @@ def conclude(
         "optimizer": next(iter(findings)),
         "by_optimizer": {
             name: {
-                "finding": finding(found),
-                "standardising": standardising(found),
-                "starts_overlap": _overlap(found),
+                "finding": finding(optimiser_findings),
+                "standardising": standardising(optimiser_findings),
+                "starts_overlap": _overlap(optimiser_findings),
             }
-            for name, found in findings.items()
+            for name, optimiser_findings in findings.items()
         },
         "outside_span": 1 - rank / d if rank < d and "sgd" in findings else None,
         "separable": any(row["separates"] for row in exact),
     }
 
 
-def finding(found: Findings) -> str:
+def finding(findings: Findings) -> str:
     """Return the key of what separates the direct vector from the projection, on the choose split."""
-    windows = found["measures"]["choose_loss"]["windows"]
+    windows = findings["measures"]["choose_loss"]["windows"]
     direct, projection = windows["direct"], windows["projection"]
-    edge = found["equivalence"]["agree_up_to"]
+    edge = findings["equivalence"]["agree_up_to"]
     # Where training is not chaotic, the rescaled vector has to follow the projection.
     if edge is None or (projection is not None and edge < projection["high"] * 0.999):
         return "not reproduced"
@@ -53,38 +53,42 @@ def finding(found: Findings) -> str:
         return "nothing trains" if windows["standardised"] is None else "scale of the features"
     if direct is None:
         return "only the projection trains" if windows["small-start"] is None else "start"
-    return "only the direct vector trains" if projection is None else explained_by(found)
+    return "only the direct vector trains" if projection is None else explained_by(findings)
 
 
-def explained_by(found: Findings) -> str:
+def explained_by(findings: Findings) -> str:
     """Return what moves the direct vector's window of learning rates away from the projection's.
 
     `step`: every end lies where the step factor predicts, within one step of the grid. `step and
     start`: every end of `small-start` does, which differs from the projection in the step alone.
     `neither`: not those either. `off the grid`: no end can be compared.
     """
-    shifts, hits = found["measures"]["choose_loss"]["shifts"], {}
+    shifts, hits = findings["measures"]["choose_loss"]["shifts"], {}
     for name in ("direct", "small-start"):
-        gaps = [end - found["predicted_shift"] for end in shifts[name].values() if end is not None]
+        gaps = [
+            end - findings["predicted_shift"] for end in shifts[name].values() if end is not None
+        ]
         if not gaps:
             return "off the grid"
-        hits[name] = max(map(abs, gaps)) <= found["grid_decades"]
+        hits[name] = max(map(abs, gaps)) <= findings["grid_decades"]
     return "step" if hits["direct"] else "step and start" if hits["small-start"] else "neither"
 
 
-def standardising(found: Findings) -> str | None:
+def standardising(findings: Findings) -> str | None:
     """Return how standardised features change the direct vector's window; None: not comparable."""
-    windows = found["measures"]["choose_loss"]["windows"]
+    windows = findings["measures"]["choose_loss"]["windows"]
     own, other = windows["direct"], windows["standardised"]
     if own is None or other is None:
         return None if other is None else "opens"
     if any(window[end] for window in (own, other) for end in ("open_low", "open_high")):
         return None
     change = other["decades"] - own["decades"]
-    same = abs(change) <= found["grid_decades"]
+    same = abs(change) <= findings["grid_decades"]
     return "same" if same else "widens" if change > 0 else "narrows"
 
 
-def _overlap(found: Findings) -> bool:
-    own, other = (found["parametrisations"][n]["choose_loss"] for n in ("direct", "small-start"))
-    return bool(own["low"] <= other["high"] and other["low"] <= own["high"])
+def _overlap(findings: Findings) -> bool:
+    first, second = (
+        findings["parametrisations"][n]["choose_loss"] for n in ("direct", "small-start")
+    )
+    return bool(first["low"] <= second["high"] and second["low"] <= first["high"])

@@ -48,7 +48,7 @@ class _TokenLogprobs(torch.autograd.Function):
         """
         logits, ids, total, entropy = ctx.saved_tensors
         gradient, of_entropy = (g / ctx.temperature for g in gradients)
-        found = torch.empty_like(logits)
+        d_logits = torch.empty_like(logits)
         for at in range(0, len(logits), ctx.rows):
             rows = slice(at, at + ctx.rows)
             logp = _scaled(logits[rows], ctx.temperature) - total[rows, None]
@@ -59,8 +59,8 @@ class _TokenLogprobs(torch.autograd.Function):
             else:
                 p.mul_(-gradient[rows, None])
             p.scatter_add_(1, ids[rows, None], gradient[rows, None])
-            found[rows] = p
-        return found, None, None, None
+            d_logits[rows] = p
+        return d_logits, None, None, None
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:

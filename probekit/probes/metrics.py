@@ -160,9 +160,9 @@ def within_group_accuracy(target: Array, prediction: Array, sample: Resampler) -
     order = np.argsort(sample.code, kind="stable")
     for index in np.split(order, np.flatnonzero(np.diff(sample.code[order])) + 1):
         truth = np.sign(target[index][:, None] - target[index])
-        found = np.sign(prediction[index][:, None] - prediction[index])
+        predicted = np.sign(prediction[index][:, None] - prediction[index])
         ordered = truth > 0
-        rows[index[0]] = ((found[ordered] + 1) / 2).sum(), ordered.sum()
+        rows[index[0]] = ((predicted[ordered] + 1) / 2).sum(), ordered.sum()
     return sample.interval(rows, lambda s: np.where(s[..., 1] > 0, s[..., 0] / s[..., 1], np.nan))
 
 
@@ -177,11 +177,11 @@ def reliability(outcome: Array, probability: Array) -> list[dict[str, float]]:
         Predicted for it, shape (n,).
     """
     bins = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
-    found = []
+    rows = []
     for k in np.unique(bins):
         inside = bins == k
         low, high = _wilson(float(outcome[inside].sum()), int(inside.sum()))
-        found.append(
+        rows.append(
             {
                 "low": k / N_BINS,
                 "high": (k + 1) / N_BINS,
@@ -192,7 +192,7 @@ def reliability(outcome: Array, probability: Array) -> list[dict[str, float]]:
                 "observed_high": high,
             }
         )
-    return found
+    return rows
 
 
 def rating_reliability(target: Array, prediction: Array) -> list[dict[str, float]]:

@@ -103,9 +103,9 @@ class SweepResult:
             "primary": self.task.primary,
             "choose": _metrics(row.choose),
             "report": _metrics(self.report),
-            "controls": {name: _metrics(found) for name, found in self.controls.items()},
+            "controls": {name: _metrics(metrics) for name, metrics in self.controls.items()},
             "by_tag": {
-                tag: {value: _metrics(found) for value, found in values.items()}
+                tag: {value: _metrics(metrics) for value, metrics in values.items()}
                 for tag, values in self.by_tag.items()
             },
             "n": self.task.counts(),
@@ -128,7 +128,7 @@ class SweepResult:
 
     def predictions(self) -> list[PredictionRow]:
         """Return the chosen probe's held-out predictions on the report split, a row an example."""
-        examples, found = self.task.examples, []
+        examples, lines = self.task.examples, []
         for unit in self.task.rows[self.task.splits.report]:
             sides = (unit, unit + 1) if self.task.kind == "pair" else (unit,)
             for i in (int(side) for side in sides):
@@ -151,15 +151,15 @@ class SweepResult:
                 }
                 if examples.side is not None:
                     row["side"] = examples.side[i]
-                found.append(row)
-        return found
+                lines.append(row)
+        return lines
 
     def _cell(self, index: int) -> CellRow:
         row = self.rows[index]
         return {
             **_head(row.kind, row.head, row.cell, row.l2),
             "choose": _metrics(row.choose),
-            "controls": {name: _metrics(found) for name, found in row.controls.items()},
+            "controls": {name: _metrics(metrics) for name, metrics in row.controls.items()},
             "chosen": index == self.chosen,
         }
 
@@ -211,5 +211,5 @@ def _head(kind: str, head: str | None, cell: Cell, l2: float | None) -> HeadRow:
     }
 
 
-def _metrics(found: Metrics) -> Values:
-    return {name: interval.to_json() for name, interval in found.items()}
+def _metrics(metrics: Metrics) -> Values:
+    return {name: interval.to_json() for name, interval in metrics.items()}

@@ -68,15 +68,15 @@ class Scorer:
                 f"{len(probe.coef)}. Give the model it was fitted on: "
                 f"{probe.provenance.get('model')!r}."
             )
-        for key, found in (
+        for key, here in (
             ("weights_fingerprint", self.loaded.fingerprint),
             ("tokenizer_hash", self.loaded.tokenizer_hash),
             ("template_hash", self.loaded.template_hash),
         ):
-            expected = probe.provenance.get(key, found)
-            if expected != found:
+            expected = probe.provenance.get(key, here)
+            if expected != here:
                 raise ProbeError(
-                    f"model {self.loaded.spec!r}: {key} is {found}, the probe was fitted on "
+                    f"model {self.loaded.spec!r}: {key} is {here}, the probe was fitted on "
                     f"{expected} ({probe.provenance.get('model')!r}). Give the same model, or cache "
                     "and fit again."
                 )

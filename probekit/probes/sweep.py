@@ -232,12 +232,13 @@ def _choose(fitted: list[_Fitted], primary: str) -> int:
 
 
 def _wanted_cells(source: ActivationSource, config: SweepConfig) -> list[Cell]:
-    held = source.cells()
+    in_store = source.cells()
     sites = _named(config.sites, "sites") or sorted(
-        {cell.site for cell in held if cell.site != "resid_pre"} or {cell.site for cell in held}
+        {cell.site for cell in in_store if cell.site != "resid_pre"}
+        or {cell.site for cell in in_store}
     )
     layers = set(parse_layers(config.layers, source.n_layers))
-    positions = {cell.position for cell in held}
+    positions = {cell.position for cell in in_store}
     wanted = (
         [rule.name for rule in parse_positions(config.positions)]
         if config.positions
@@ -245,11 +246,11 @@ def _wanted_cells(source: ActivationSource, config: SweepConfig) -> list[Cell]:
     )
     for name, asked, stored in (
         ("position", wanted, positions),
-        ("site", sites, {cell.site for cell in held}),
+        ("site", sites, {cell.site for cell in in_store}),
         (
             "layer",
             sorted(layers) if config.layers != "all" else [],
-            {cell.layer for cell in held if cell.site in sites},
+            {cell.layer for cell in in_store if cell.site in sites},
         ),
     ):
         if missing := [item for item in asked if item not in stored]:
@@ -261,7 +262,7 @@ def _wanted_cells(source: ActivationSource, config: SweepConfig) -> list[Cell]:
             )
     cells = [
         cell
-        for cell in held
+        for cell in in_store
         if cell.site in sites and cell.layer in layers and cell.position in wanted
     ]
     if not cells:

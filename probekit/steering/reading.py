@@ -79,7 +79,7 @@ class Reader:
         steering
             Opens the steered block that the texts were written in; None when they were not.
         """
-        found: dict[int, Reading] = {}
+        by_index: dict[int, Reading] = {}
         for index in self._groups(rows):
             lengths = np.array([len(rows[i].ids) for i in index])
             for batch in plan_batches(lengths, self.batch_tokens):
@@ -88,8 +88,8 @@ class Reader:
                     [rows[i] for i in chosen], [n_new[i] for i in chosen], steering
                 )
                 for i, reading in zip(chosen, readings, strict=True):
-                    found[i] = reading
-        return [found[i] for i in range(len(rows))]
+                    by_index[i] = reading
+        return [by_index[i] for i in range(len(rows))]
 
     def _groups(self, rows: Sequence[Rendered]) -> list[list[int]]:
         """Return the rows that the position rule can read, and those that it cannot."""

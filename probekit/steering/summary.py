@@ -112,8 +112,8 @@ class Summary:
         if measure.group in ("effect", "layers"):
             layer = self.chosen.layer if measure.layer is None else measure.layer
             label, unit = named("steer", f"score@{layer}").label, UNITS[self.chosen.data_kind]
-        found = {"name": measure.name, "label": label, "unit": unit, "group": measure.group}
-        return found if measure.layer is None else {**found, "layer": measure.layer}
+        entry = {"name": measure.name, "label": label, "unit": unit, "group": measure.group}
+        return entry if measure.layer is None else {**entry, "layer": measure.layer}
 
     def _probe(self) -> dict[str, Any]:
         probe, primary = self.chosen, PRIMARY[self.chosen.data_kind]
@@ -154,25 +154,25 @@ class Summary:
         def slope(direction: str) -> Any:  # noqa: ANN401 - an Interval
             return self.doses.slope(measure, [self._at(direction, c) for c in coeffs])
 
-        found = slope(PROBE)
+        effect = slope(PROBE)
         controls = [slope(name).value for name in self.controls]
         return {
-            "slope": found.to_json(),
+            "slope": effect.to_json(),
             "random": controls,
-            "p": rank_p(found.value, controls),
+            "p": rank_p(effect.value, controls),
             "coeffs": coeffs,
         }
 
     def _ablation(self, measure: Statistic) -> dict[str, Any]:
-        found = self.doses.difference(measure, ABLATED)
+        effect = self.doses.difference(measure, ABLATED)
         controls = [
             self.doses.difference(measure, Condition(name, "ablate", None)).value
             for name in self.controls
         ]
         return {
-            "difference": found.to_json(),
+            "difference": effect.to_json(),
             "random": controls,
-            "p": rank_p(found.value, controls),
+            "p": rank_p(effect.value, controls),
         }
 
     def _usable(self) -> dict[str, Any]:

@@ -64,7 +64,9 @@ class SteerResult:
         """Write steer.json, completions.jsonl, run.json and the vector into an existing directory."""
         for table, rows in ((COMPLETIONS, self.rows), (RERANKED, self.reranked)):
             if rows:
-                lines = table.lines(row for found in rows.values() for row in found)
+                lines = table.lines(
+                    row for condition_rows in rows.values() for row in condition_rows
+                )
                 (directory / table.file).write_text(lines, encoding="utf-8")
         self.vector.save(directory / "vector.safetensors")
         write_json(directory / "run.json", self.summary["provenance"])
@@ -327,7 +329,7 @@ class _Run:
         what: str,
     ) -> Rows:
         each = n_prompts * samples
-        found: Rows = {}
+        completed: Rows = {}
         for i, condition in enumerate(todo):
             rows = self.journal.read(condition)
             if rows is not None and self.writer.fill_gaps(rows):
@@ -345,9 +347,9 @@ class _Run:
                 self.journal.write(condition, rows)
                 # As it was written, so that a resumed sweep gives the same to the last digit.
                 rows = self.journal.read(condition) or []
-            found[condition] = rows
+            completed[condition] = rows
             self.progress(what, (i + 1) * each, len(todo) * each)
-        return found
+        return completed
 
 
 def _directions(
@@ -383,15 +385,17 @@ def _judged(rows: Rows, judge: Judge | None) -> dict[str, Any] | None:
     """Return how many completions a judge was shown, and how often it agreed with the patterns."""
     if judge is None:
         return None
-    shown = [r for c, found in rows.items() if not c.is_control for r in found]
-    answered = [row for row in shown if row["judge"] is not None]
+    steered_rows = [
+        r for c, condition_rows in rows.items() if not c.is_control for r in condition_rows
+    ]
+    answered = [row for row in steered_rows if row["judge"] is not None]
     same = [row["judge"] == row["category"] for row in answered if row["category"] is not None]
     return {
         "url": judge.url,
         "model": judge.model,
-        "asked": len(shown),
+        "asked": len(steered_rows),
         "answered": len(answered),
-        "failed": len(shown) - len(answered),
+        "failed": len(steered_rows) - len(answered),
         "problem": judge.problem,
         "agreement": float(np.mean(same)) if same else None,
     }

@@ -130,12 +130,12 @@ class ConditionWriter:
         readings = self.reader.read(
             rows, [len(c.ids) for c in written], None if vector is None else steering
         )
-        found = [
+        rows_of_condition = [
             self._row(condition, completion, row, reading)
             for completion, row, reading in zip(written, rows, readings, strict=True)
         ]
-        self.fill_gaps(found)
-        return found
+        self.fill_gaps(rows_of_condition)
+        return rows_of_condition
 
     def fill_gaps(self, rows: list[dict[str, Any]]) -> bool:
         """Show the judge the rows that it has not answered; return whether any were shown.
@@ -160,7 +160,7 @@ class ConditionWriter:
         category = None
         if self.behaviours is not None:
             category = self.behaviours.classify(question, text)
-        found: CompletionRow = {
+        measured: CompletionRow = {
             "direction": condition.direction,
             "mode": condition.mode,
             "coeff": condition.coeff,
@@ -180,4 +180,4 @@ class ConditionWriter:
             "category": category,
             "judge": None,
         }
-        return dict(found)
+        return dict(measured)
