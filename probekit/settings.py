@@ -1,4 +1,4 @@
-"""Settings declared once: type, bounds, default, label and sentence of a key stand in one model.
+"""Settings and the files that users write, declared once: type, bounds, default and meaning of a key.
 
 The settings of a room are a frozen pydantic dataclass over `Settings`. The command line makes options
 from it, the reference lists it, and a run writes its labels beside its values, for reports to print.
@@ -6,8 +6,11 @@ from it, the reference lists it, and a run writes its labels beside its values, 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import re
+import tomllib
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
@@ -28,6 +31,8 @@ CHECKED = ConfigDict(
     use_attribute_docstrings=True,
 )
 """Of every model: no unknown key, no other type, no infinity; the docstring of a key is its sentence."""
+TABLE = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+"""Of every table of a file. Numbers are `StrictInt` and the like there, lists may become tuples."""
 RULES = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -35,14 +40,19 @@ RULES = {
     "finite_number": "a finite number",
     "string_type": "text in quotes",
     "bool_type": "true or false",
-    "missing": "a value",
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "{ge:g} or more",
     "less_than": "less than {lt:g}",
     "less_than_equal": "{le:g} or less",
     "tuple_type": "a list",
     "list_type": "a list",
-    "too_short": "at least {min_length}",
+    "too_short": "at least {min_length} value",
+    "dict_type": "a table",
+    "dataclass_type": "a table",
+    "callable_type": "a function",
+    "is_instance_of": "a name in quotes",
+    "string_pattern_mismatch": "a word",
+    "pattern_type": "a regular expression in quotes",
 }
 """pydantic's type of error to what was expected instead."""
 
@@ -54,14 +64,15 @@ def split(value: object) -> object:
     return value
 
 
-def _one(value: object) -> object:
+def one(value: object) -> object:
+    """Return a text as a tuple of one; anything else as it is."""
     return (value,) if isinstance(value, str) else value
 
 
 _Number = Annotated[float, Strict(strict=False)]
 Numbers = Annotated[tuple[_Number, ...], BeforeValidator(split), Strict(strict=False)]
 """A list of numbers, or one text with commas."""
-Texts = Annotated[tuple[str, ...], BeforeValidator(_one), Strict(strict=False)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(one), Strict(strict=False)]
 """A list of texts that may hold commas, or one of them."""
 
 
@@ -167,14 +178,80 @@ class Settings:
         return {name: key.title for name, key in cls.keys().items()}
 
 
+@dataclass(frozen=True, config=TABLE)
+class Table:
+    """Base of the tables of a TOML file that a user writes."""
+
+    error: ClassVar[type[ProbekitError]] = ProbekitError
+    """What a bad table raises."""
+
+    @classmethod
+    def parse(cls, table: Mapping[str, Any], place: str, text: str = "") -> Self:
+        """Return the checked table of a file.
+
+        Raises
+        ------
+        ProbekitError
+            The class's `error`: the file, the line in `text` of the text at fault, the path of its key,
+            and what was expected there.
+        """
+        try:
+            return cls(**table)
+        except ValidationError as error:
+            line = _line(error.errors()[0]["input"], text)
+            raise cls.error(f"{place}{line}: {problem(error)}") from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:  # noqa: ANN401 - pydantic's own
+        given = data.kwargs if isinstance(data, ArgsKwargs) else data
+        known = cls.__pydantic_fields__  # type: ignore[attr-defined]
+        if isinstance(given, dict) and (line := unknown_key(given, known)):
+            raise ValueError(line)
+        return data
+
+
+def named(tables: object) -> object:
+    """Return a table of tables with the key of each as its `name`."""
+    if not isinstance(tables, dict):
+        return tables
+    for key, table in tables.items():
+        if isinstance(table, dict) and "name" in table:
+            raise ValueError(f"{key}: name is an unknown key. The name of a table is its key.")
+    return {
+        key: {**table, "name": key} if isinstance(table, dict) else table
+        for key, table in tables.items()
+    }
+
+
 def problem(error: ValidationError) -> str:
     """Return the first thing that is wrong: `key.path[0]: got value, expected rule. Remedy.`"""
     first = error.errors(include_url=False)[0]
-    path = ""
-    for part in first["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f"{'.' * bool(path)}{part}"
-    got = "nothing" if first["type"] == "missing" else repr(first["input"])
-    return f"{path}: got {got}, expected {_expected(first)}"
+    *above, last = first["loc"] or ("",)
+    if first["type"] == "value_error":  # a rule of the model's own, in its own words
+        return ": ".join(
+            filter(None, [_path(first["loc"]), str((first.get("ctx") or {})["error"])])
+        )
+    if first["type"] == "missing":
+        return ": ".join(filter(None, [_path(above), f"has no {last}. Add it."]))
+    return f"{_path(first['loc'])}: got {first['input']!r}, expected {_expected(first)}"
+
+
+def _path(parts: Iterable[int | str]) -> str:
+    """Return the place of a value as a user writes it: `variants.plain.shots[0]`."""
+    words = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return "".join(words).removeprefix(".")
+
+
+def _line(value: object, text: str) -> str:
+    """Return `:LINE` of the one line that spells a text, as tomllib keeps no positions; else nothing."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1) if isinstance(value, str) else ():
+        for token in re.findall(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"", line):
+            with contextlib.suppress(tomllib.TOMLDecodeError):
+                if tomllib.loads(f"x = {token}")["x"] == value:
+                    found.append(f":{number}")
+    return found[0] if len(found) == 1 else ""
 
 
 def _expected(details: ErrorDetails) -> str:
@@ -198,5 +275,5 @@ def unknown_key(given: Iterable[str], known: Iterable[str]) -> str | None:
 
 
 def _near(value: object, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(value), list(known), n=2)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    near = difflib.get_close_matches(str(value), list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -55,7 +55,7 @@ def test_labels_differ():
             RLConfig,
             {"estimator": "drgrpo"},
             ModelError,
-            "estimator: got 'drgrpo', expected grpo, dr-grpo or rloo. Did you mean dr-grpo or grpo?",
+            "estimator: got 'drgrpo', expected grpo, dr-grpo or rloo. Did you mean dr-grpo?",
         ),
         (SteerConfig, {"where": 3}, SteeringError, "where: got 3, expected text in quotes."),
         (
@@ -71,7 +71,7 @@ def test_labels_differ():
             {"sites": "attn_out,resid"},
             ModelError,
             "sites[1]: got 'resid', expected resid_post, resid_pre, attn_out or mlp_out. "
-            "Did you mean resid_pre or resid_post?",
+            "Did you mean resid_pre?",
         ),
     ],
 )

@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self
 
-from probekit.errors import BehaviourError
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
 
-EXPECTED_KEYS = ("description", "patterns", "function")
+from probekit.errors import BehaviourError, ProbekitError
+from probekit.settings import TABLE, Table, named
+
 Function = Callable[[str, str], bool]
 
 
-@dataclass(frozen=True)
-class Category:
+def _compiled(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        pattern = re.compile(_straight(value), re.IGNORECASE)
+    except re.error as error:
+        raise ValueError(
+            f"pattern {value!r} is not a regular expression ({error}). Escape what is meant literally "
+            "with a backslash."
+        ) from error
+    if pattern.search(""):
+        raise ValueError(f"pattern {value!r} matches every text, even an empty one.")
+    return pattern
+
+
+def _imported(spec: object) -> object:
+    if not isinstance(spec, str):
+        return spec
+    module, _, name = spec.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing a module runs it, and it may raise anything
+        raise ValueError(
+            f"{spec!r} cannot be imported ({error}). Expected module:function of an installed module."
+        ) from error
+
+
+Pattern = Annotated[re.Pattern[str], BeforeValidator(_compiled)]
+
+
+@dataclass(frozen=True, config=TABLE)
+class Category(Table):
     """One behaviour: a completion shows it when a pattern is found in it or the function says so."""
 
     name: str
-    description: str
+    description: str = ""
     """For readers and for a judge."""
-    patterns: tuple[re.Pattern[str], ...]
+    patterns: tuple[Pattern, ...] = ()
     """Searched anywhere in the completion, without regard to case."""
-    function: Function | None = None
+    function: Annotated[Function | None, BeforeValidator(_imported)] = None
     """Called with the prompt's text and the completion's."""
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> Self:
+        if not self.patterns and self.function is None:
+            raise ValueError("has neither patterns nor a function. Add one of them.")
+        return self
 
     def holds(self, prompt: str, completion: str) -> bool:
         """Return whether the completion shows the behaviour."""
@@ -45,7 +84,7 @@ class Category:
             ) from error
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Behaviours:
     """Categories in their order of precedence, and the one that is left when none holds."""
 
@@ -122,94 +161,57 @@ def find(source: str) -> Path:
     return path
 
 
+@dataclass(frozen=True, config=TABLE)
+class _File(Table):
+    """What a behaviours file may say."""
+
+    error: ClassVar[type[ProbekitError]] = BehaviourError
+    categories: Annotated[dict[str, Category], BeforeValidator(named), Field(min_length=1)]
+    name: str | None = None
+    extends: str | None = None
+    order: list[str] | None = None
+    default: Annotated[str, Field(min_length=1)] | None = None
+
+
 def _read(path: Path, above: tuple[Path, ...] = ()) -> Behaviours:
     """Read a file; `above` are those that extend it, from the first on."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BehaviourError(f"{path}: cannot be read ({error}).") from error
-    try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BehaviourError(f"{path}: is not TOML ({error}). See docs/behaviours.md.") from error
-    return _parse(table, path, text, above)
-
-
-def _parse(table: dict[str, Any], path: Path, text: str, above: tuple[Path, ...]) -> Behaviours:
-    base = _base(table, path, above)
-    categories = table.get("categories")
-    if not isinstance(categories, dict) or not categories:
-        raise BehaviourError(f"{path}: has no [categories.NAME] table. See docs/behaviours.md.")
-    unknown = table.keys() - {"name", "extends", "order", "default", "categories"}
-    if unknown:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BehaviourError(
-            f"{path}: has unknown key {min(unknown)!r}. Expected name, extends, order, default, categories."
-        )
-    parsed = {name: _category(name, item, path, text) for name, item in categories.items()}
+            f"{path}: cannot be read as TOML ({error}). See docs/behaviours.md."
+        ) from error
+    file = _File.parse(table, str(path), text)
+    base = _base(file.extends, path, above)
     # Own categories come first, and stand for the other file's of the same name.
+    categories = {**file.categories}
     for item in base.categories if base else ():
-        parsed.setdefault(item.name, item)
-    order = table.get("order", list(parsed))
-    if not isinstance(order, list) or sorted(map(repr, order)) != sorted(map(repr, parsed)):
+        categories.setdefault(item.name, item)
+    order = list(categories) if file.order is None else file.order
+    if sorted(order) != sorted(categories):
         raise BehaviourError(
-            f"{path}: order is {order!r}, expected every category once: {', '.join(parsed)}."
+            f"{path}: order: got {order!r}, expected every category once: {', '.join(categories)}."
         )
-    default = table.get("default", base.default if base else "other")
-    if not isinstance(default, str) or not default or default in parsed:
+    default = file.default or (base.default if base else "other")
+    if default in categories:
         raise BehaviourError(
-            f"{path}: default is {default!r}, expected a name that is no category's."
+            f"{path}: default: got {default!r}, expected a name that is no category's."
         )
-    listed = tuple(parsed[name] for name in order)
-    return Behaviours(str(table.get("name", path.stem)), listed, default, path)
+    return Behaviours(
+        file.name or path.stem, tuple(categories[name] for name in order), default, path
+    )
 
 
-def _base(table: dict[str, Any], path: Path, above: tuple[Path, ...]) -> Behaviours | None:
+def _base(source: str | None, path: Path, above: tuple[Path, ...]) -> Behaviours | None:
     """Return the file whose categories this one has too; a shipped one by its name."""
-    source = table.get("extends")
     if source is None:
         return None
-    if not isinstance(source, str):
-        raise BehaviourError(f"{path}: extends is {source!r}, expected the name of a file.")
     found = find(source) if source in shipped() else find(str(path.parent / source))
     chain = (*above, path)
     if found.resolve() in [one.resolve() for one in chain]:
         raise BehaviourError(f"{path}: extends itself. Expected another file.")
     return _read(found, chain)
-
-
-def _category(name: str, table: Any, path: Path, text: str) -> Category:  # noqa: ANN401
-    where = f"{path}: category {name!r}"
-    if not isinstance(table, dict):
-        raise BehaviourError(f"{where}: is not a table. Expected [categories.{name}].")
-    unknown = table.keys() - set(EXPECTED_KEYS)
-    if unknown:
-        raise BehaviourError(
-            f"{where}: has unknown key {min(unknown)!r}. Expected {', '.join(EXPECTED_KEYS)}."
-        )
-    patterns = table.get("patterns", [])
-    if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
-        raise BehaviourError(f"{where}: patterns is not a list of texts.")
-    if not patterns and "function" not in table:
-        raise BehaviourError(f"{where}: has neither patterns nor a function.")
-    compiled = tuple(_pattern(pattern, name, path, text) for pattern in patterns)
-    function = _function(table["function"], where) if "function" in table else None
-    return Category(name, str(table.get("description", "")), compiled, function)
-
-
-def _pattern(pattern: str, name: str, path: Path, text: str) -> re.Pattern[str]:
-    try:
-        found = re.compile(_straight(pattern), re.IGNORECASE)
-    except re.error as error:
-        raise BehaviourError(
-            f"{path}:{_line(pattern, text)}: category {name!r}: pattern {pattern!r} is not a regular "
-            f"expression ({error}). Escape what is meant literally with a backslash."
-        ) from error
-    if found.search(""):
-        raise BehaviourError(
-            f"{path}:{_line(pattern, text)}: category {name!r}: pattern {pattern!r} matches every "
-            "text, even an empty one."
-        )
-    return found
 
 
 def _source(function: Function) -> str:
@@ -224,29 +226,3 @@ def _source(function: Function) -> str:
 def _straight(text: str) -> str:
     """Return text with typographic apostrophes as straight ones."""
     return text.replace("\u2019", "'")
-
-
-def _line(pattern: str, text: str) -> int:
-    """Return the 1-based line of the file that spells `pattern`; tomllib keeps no positions."""
-    for number, line in enumerate(text.splitlines(), 1):
-        for token in re.findall(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"", line):
-            try:
-                if tomllib.loads(f"x = {token}")["x"] == pattern:
-                    return number
-            except tomllib.TOMLDecodeError:
-                continue
-    return next((i for i, line in enumerate(text.splitlines(), 1) if pattern[:20] in line), 1)
-
-
-def _function(spec: Any, where: str) -> Function:  # noqa: ANN401
-    module, _, name = str(spec).partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # importing a module runs it, and it may raise anything
-        raise BehaviourError(
-            f"{where}: function {spec!r} cannot be imported ({error}). Expected module:function "
-            "of an installed module."
-        ) from error
-    if not callable(function):
-        raise BehaviourError(f"{where}: {spec!r} is not a function.")
-    return function  # type: ignore[no-any-return]

@@ -111,8 +111,7 @@ def steer_sweep(
     behaviours, judge
         Name what a completion does.
     resume, force
-        Continue an interrupted sweep; replace what is at `out`. A sweep can be continued with more
-        coefficients or controls, or in other batches: what is finished is kept.
+        Continue an interrupted sweep, also with more coefficients or controls; replace `out`.
     arguments
         For the run record, when there is more to it than the settings.
     progress

@@ -116,7 +116,7 @@ def elicit(
         batch=batch,
     )  # fmt: skip
     prompts, familiarity = _known(loaded, recipe, prompts)
-    for variant in recipe.variants:
+    for variant in recipe.variants.values():
         check_context(loaded, [_asked(prompt, variant, loaded) for prompt in prompts], config)
     parts = _parts(prompts, recipe, seed)
     with _held(out, identity, resumed=resumed) as folder:
@@ -125,7 +125,7 @@ def elicit(
         judge(rows, recipe)
         found = _write_pairs(out, rows, recipe, seed)
         shown = {
-            "recipe": _describe(recipe), "identity": identity, "familiarity": familiarity,
+            "recipe": recipe.describe(), "identity": identity, "familiarity": familiarity,
             "known": found.known,
         }  # fmt: skip
         numbers = {"n_pairs": found.n_pairs, "n_pairs_told_by_words": found.n_told_by_words}
@@ -197,7 +197,7 @@ def _write_parts(
 
 def _sort(rows: list[dict[str, Any]], prompts: Sequence[Example], recipe: Recipe) -> None:
     order = {prompt.id: k for k, prompt in enumerate(prompts)}
-    names = [variant.name for variant in recipe.variants]
+    names = [variant.name for variant in recipe.variants.values()]
     rows.sort(key=lambda row: (order[row["prompt_id"]], names.index(row["variant"]), row["sample"]))
 
 
@@ -219,8 +219,8 @@ def _check_prompts(prompts: Sequence[Example], recipe: Recipe) -> None:
                 f"prompt {prompt.id}: has no tag {recipe.name_tag}, which the recipe's mentions asks "
                 "completions to use. Add it, or name another one by name_tag."
             )
-        if recipe.facts and recipe.fact_of.get(value) == OWN:
-            recipe.facts.check(prompt.id, prompt.tags)
+        if recipe.fact_words and recipe.fact_of.get(value) == OWN:
+            recipe.fact_words.check(prompt.id, prompt.tags)
 
 
 class _Part(NamedTuple):
@@ -235,7 +235,7 @@ def _parts(prompts: Sequence[Example], recipe: Recipe, seed: int) -> list[_Part]
     each = [
         (prompts[at : at + PART], variant)
         for at in range(0, len(prompts), PART)
-        for variant in filter(recipe.samples_of, recipe.variants)
+        for variant in filter(recipe.samples_of, recipe.variants.values())
     ]
     return [
         _Part(some, variant, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
@@ -285,7 +285,7 @@ def _write(
 def _asked(prompt: Example, variant: Variant, loaded: LoadedModel) -> Rendered:
     """Return a prompt as a variant asks it."""
     system = (Message("system", variant.system),) if variant.system else ()
-    turns = (*system, *variant.shots, *(prompt.prompt or ()))
+    turns = (*system, *variant.turns, *(prompt.prompt or ()))
     asked = render(dataclasses.replace(prompt, prompt=turns), loaded.tokenizer)
     if not variant.prefill:
         return asked
@@ -304,37 +304,10 @@ def _identity(
     return {
         "model": loaded.describe().get("weights_fingerprint"),
         "dtype": str(loaded.dtype),
-        "recipe": _digest(json.dumps(_describe(recipe), sort_keys=True)),
+        "recipe": _digest(json.dumps(recipe.describe(), sort_keys=True)),
         "prompts": _digest(asked),
         "seed": seed,
     }
-
-
-def _describe(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as JSON."""
-    found = {
-        key: value
-        for key, value in vars(recipe).items()
-        if key not in ("variants", "behaviours", "polarity", "facts")
-    }
-    variants = [
-        {
-            **vars(variant),
-            "shots": [[m.role, m.content] for m in variant.shots],
-            "leaks": [pattern.pattern for pattern in variant.leaks],
-            "behaviour": sorted(variant.behaviour),
-        }
-        for variant in recipe.variants
-    ]
-    behaviours = recipe.behaviours.describe() if recipe.behaviours else None
-    polarity = {key: list(map(list, value)) for key, value in recipe.polarity.items()}
-    facts = {recipe.facts.tag: dict(recipe.facts.words)} if recipe.facts else {}
-    rest = {
-        "behaviours": behaviours,
-        "polarity": polarity,
-        "facts": facts,
-    }
-    return {**found, "variants": variants, **rest}
 
 
 def _may_write(out: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> bool:

@@ -10,7 +10,6 @@ from functools import cached_property
 from probekit.errors import DataError
 
 OWN, ANY = "own", "any"
-WHICH = (OWN, ANY)
 
 
 @dataclass(frozen=True)

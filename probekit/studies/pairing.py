@@ -42,12 +42,11 @@ def judge(rows: Sequence[dict[str, Any]], recipe: Recipe) -> None:
     recipe
         How they were asked for.
     """
-    variants = {variant.name: variant for variant in recipe.variants}
     seen: set[tuple[str, str, str]] = set()
     for row in rows:
         row["kept"] = verdict(
             row["completion"], finished=row["finished"], tags=row["tags"],
-            variant=variants[row["variant"]], recipe=recipe,
+            variant=recipe.variants[row["variant"]], recipe=recipe,
         )  # fmt: skip
         key = row["prompt_id"], row["variant"], row["completion"]
         if row["kept"] == KEPT and key in seen:
@@ -69,7 +68,7 @@ def shares(rows: Sequence[dict[str, Any]], recipe: Recipe) -> dict[tuple[str, st
     recipe
         Its `knows` says for which classes.
     """
-    told = {variant.name for variant in recipe.variants if variant.facts}
+    told = {variant.name for variant in recipe.variants.values() if variant.facts}
     asked = [row for row in rows if row["variant"] in told]
     every = Counter(_subject(row, recipe) for row in asked)
     tell = Counter(_subject(row, recipe) for row in asked if row["kept"] in TELLS)
@@ -120,10 +119,10 @@ def verdict(
     name = tags.get(recipe.name_tag, "")
     if recipe.mentions and name not in text:
         return "name"
-    if variant.facts and recipe.facts is not None:
+    if variant.facts and recipe.fact_words is not None:
         which = recipe.fact_of.get(tags.get(recipe.class_tag, ""), ANY)
         # "Queen Victoria" tells no fact by the name alone.
-        if not recipe.facts.holds(text.replace(name, " ") if name else text, tags, which):
+        if not recipe.fact_words.holds(text.replace(name, " ") if name else text, tags, which):
             return "fact"
     if variant.name_within and _words_before(name, text) >= variant.name_within:
         return "late"

@@ -105,7 +105,7 @@ def test_no_key_is_sent_when_there_is_none(behaviours, monkeypatch):
         ("**Answers**", "answers"),
         ("The category is: hedges", "hedges"),
         ("hedges or answers", None),
-        ("I can not say", None),
+        ("I cannot say", None),
         ("", None),
     ],
 )

@@ -137,7 +137,7 @@ def bad_inputs(rating, folder, tiny):
         "raw text": (ok("--prompts", folder / "raw.jsonl"), "raw.jsonl:1: has no prompt"),
         "no user turn": (ok("--prompts", folder / "system.jsonl"), "system.jsonl:1: the prompt has no user"),
         "no behaviours": (ok("--behaviours", "none"), "behaviours 'none': no such file"),
-        "bad pattern": (ok("--behaviours", folder / "bad.toml"), "bad.toml:3: category 'a'"),
+        "bad pattern": (ok("--behaviours", folder / "bad.toml"), "bad.toml:3: categories.a.patterns"),
         "no vector": (ok("--vector", folder / "v.gguf"), "no such file"),
         "narrow vector": (ok("--vector", folder / "narrow.safetensors"), "5 wide"),
         "deep vector": (ok("--vector", folder / "deep.safetensors"), "layer 9: out of range"),

@@ -96,4 +96,4 @@ def test_a_recipe_can_ask_for_known_names(tiny_llama, tmp_path, capsys):
     assert len({row["prompt_id"] for row in written}) == 6
     (tmp_path / "r.toml").write_text(recipe.format("'much'"))
     assert run(*command, "--model", tiny_llama, "--out", tmp_path / "other") == 1
-    assert "classes.0.familiar is 'much', expected a number" in capsys.readouterr().err
+    assert "classes.0.familiar: got 'much', expected a number" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_a_cut_text_is_trimmed_to_its_last_sentence(text, kept):
 
 
 def test_completions_are_dropped_for_a_reason():
-    one = RECIPE.variants[1]
+    one = RECIPE.variants["one"]
     told = {"tags": {}, "variant": one, "recipe": RECIPE}
     assert verdict("a b c d.", finished=True, **told) == "kept"
     assert verdict("", finished=False, **told) == "unfinished"
@@ -81,7 +81,7 @@ def field_recipe(**real):
 
 def test_a_completion_has_to_name_its_person_and_to_get_the_field_right():
     recipe = field_recipe()
-    plain, one = recipe.variants
+    plain, one = recipe.variants.values()
     soon = dataclasses.replace(plain, name_within=2)
 
     def found(text, value="real", field="music", variant=plain, name="Ann Lee"):

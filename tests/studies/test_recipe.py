@@ -43,10 +43,10 @@ def parse(text):
 
 def test_a_recipe_is_read_with_its_variants_and_polarity():
     recipe = parse(GOOD)
-    plain, one, two = recipe.variants
+    plain, one, two = recipe.variants.values()
     assert recipe.polarity == {"a": (("plain",), ("one", "two")), "b": (("one", "two"), ("plain",))}
     assert (one.prefill, one.keep, one.behaviour) == ("I do not know", "not know", {"hedges"})
-    assert [turn.role for turn in two.shots] == ["user", "assistant"]
+    assert [turn.role for turn in two.turns] == ["user", "assistant"]
     assert [recipe.samples_of(v) for v in (plain, one, two)] == [6, 3, 3]
 
 
@@ -60,38 +60,75 @@ def test_shipped_recipes_are_whole_and_turn_the_polarity_with_the_class():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('class_tag = "half"\n', "", "has no class_tag"),
-        ("samples = 6", 'samples = "six"', "samples is 'six', expected int"),
-        ("samples = 6", "sample = 6", "sample is unknown. Expected name"),
+        ('class_tag = "half"\n', "", "recipe.toml: has no class_tag. Add it."),
+        ("samples = 6", 'samples = "six"', "samples: got 'six', expected a whole number"),
+        ("samples = 6", "sample = 6", "sample: unknown key. Did you mean samples?"),
         ('chosen = "plain"', 'chosen = "plane"', "classes.a.chosen: 'plane' is no variant"),
         ('rejected = ["one", "two"]', 'rejected = "plain"', "'plain' is both chosen and rejected"),
         (
             'rejected = ["one", "two"]',
             "",
-            "expected a table with chosen, rejected and perhaps familiar",
+            "classes.a: has no rejected. Add it.",
         ),
-        ('keep = "not know"', 'keep = "I do"', "keep is not the end of prefill"),
-        ('"I do not know"\n', '"I do not know "\nkeep_ = 1\n', "keep_ is unknown"),
-        ("['\\bsystem\\b']", "['(']", "'(' is no pattern"),
-        ('["hedges"]', '["dodges"]', "'dodges' is no category"),
-        ("samples = 6", 'unfinished = "cut"', "unfinished is 'cut', expected trim"),
-        ("samples = 6", "min_words = 0", "min_words is 0"),
-        ("[{prompt", "[{question", "shots[0]: has no prompt"),
-        ("samples = 6", "skip = {half = []}", "skip.half is [], expected a list of words"),
-        ("samples = 6", "mentions = 1", "mentions is 1, expected bool"),
+        ('keep = "not know"', 'keep = "I do"', "variants.one: keep is not the end of prefill"),
+        (
+            '"I do not know"\n',
+            '"I do not know "\nkeep_ = 1\n',
+            "keep_: unknown key. Did you mean keep?",
+        ),
+        ("['\\bsystem\\b']", "['(']", "variants.two.leaks[0]: '(' is no pattern"),
+        ('["hedges"]', '["dodges"]', "variants.one.behaviour: 'dodges' is no category"),
+        ("samples = 6", 'unfinished = "cut"', "unfinished: got 'cut', expected trim, keep or drop"),
+        ("samples = 6", "min_words = 0", "min_words: got 0, expected 1 or more"),
+        (
+            "[{prompt",
+            "[{question",
+            "two.shots[0]: question: unknown key. Expected prompt",
+        ),
+        ("samples = 6", "skip = {half = []}", "skip.half: got [], expected at least 1 value"),
+        ("samples = 6", "skip = {half = ['']}", "skip.half[0]: got '', expected a word"),
+        ("samples = 6", "skip = 3", "skip: got 3, expected a table"),
+        ("samples = 6", "temperature = true", "temperature: got True, expected a number"),
+        ('"knowledge-awareness"', "3", "behaviours: got 3, expected a name in quotes"),
+        ("[variants.plain]", "[variants.plain]\nname = 'x'", "plain: name is an unknown key"),
+        ("samples = 6", "mentions = 1", "mentions: got 1, expected true or false"),
         ("[variants.plain]", "[variants.plain]\nfacts = true", "there is no table facts"),
-        ('chosen = "plain"', 'chosen = "plain"\nfacts = "all"', "classes.a.facts is 'all'"),
-        ('chosen = "plain"', 'chosen = "plain"\nfacts = 1', "is 1, expected one of own, any"),
+        (
+            'chosen = "plain"',
+            'chosen = "plain"\nfacts = "all"',
+            "a.facts: got 'all', expected own or any",
+        ),
+        (
+            'chosen = "plain"',
+            'chosen = "plain"\nfacts = 1',
+            "classes.a.facts: got 1, expected own or any",
+        ),
         (
             "[variants.plain]",
             "[variants.plain]\nname_within = 0",
-            "plain.name_within is 0, expected 1",
+            "variants.plain.name_within: got 0, expected 1 or more",
         ),
-        ('chosen = "plain"', 'chosen = "plain"\nknows = 2', "knows is 2, expected a share above 0"),
-        ('chosen = "plain"', 'chosen = "plain"\nknows = true', "knows is True, expected a number"),
+        (
+            'chosen = "plain"',
+            'chosen = "plain"\nknows = 2',
+            "classes.a.knows: got 2, expected 1 or less",
+        ),
+        (
+            'chosen = "plain"',
+            'chosen = "plain"\nknows = true',
+            "a.knows: got True, expected a number",
+        ),
         ('chosen = "plain"', 'chosen = "plain"\nknows = 0.5', "knows counts completions that tell"),
-        ("[variants.plain]", "[facts.a]\nb = []\n[variants.plain]", "facts.a.b is [], expected a"),
-        ("[variants.plain]", "[facts.a]\n[variants.plain]", "facts.a: expected a table of lists"),
+        (
+            "[variants.plain]",
+            "[facts.a]\nb = []\n[variants.plain]",
+            "facts.a.b: got [], expected at least 1",
+        ),
+        (
+            "[variants.plain]",
+            "[facts.a]\n[variants.plain]",
+            "facts.a: got {}, expected at least 1 value",
+        ),
         (
             "[variants.plain]",
             "[facts.a]\nb = ['c']\n[facts.d]\ne = ['f']\n[variants.plain]",
