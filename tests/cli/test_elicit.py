@@ -184,7 +184,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tiny_llama, files, capsys, mor
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("samples = 4", "samples = 0", "samples is 0, expected 1 or more"),
+        ("samples = 4", "samples = 0", "samples: got 0, expected 1 or more"),
         ("samples = 4", "samples = 4\ntemperature = -1.0", "temperature"),
         ('chosen = "plain"', 'familiar = 0.0\nchosen = "plain"', "name"),
     ],
