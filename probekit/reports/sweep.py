@@ -11,7 +11,16 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probekit.reports.figures import POINT, forest, histograms, lines, scatter
-from probekit.reports.formats import compact, count, interval, number, plot_text, sentence, spanned
+from probekit.reports.formats import (
+    compact,
+    count,
+    interval,
+    number,
+    plot_text,
+    sentence,
+    shorten,
+    spanned,
+)
 from probekit.reports.maps import heatmap
 from probekit.reports.page import write_page
 from probekit.results.findings import by_key
@@ -20,8 +29,8 @@ from probekit.results.measures import measure
 from probekit.results.paired import Line, least_squares
 from probekit.results.sweep import SweepRun
 
-TOGETHER, FEW_VALUES, SHOWN, PARTS, COLUMNS = 3, 12, 10, 16, 4
-"""At most: lines in a panel, distinct ratings drawn apart, examples in a list, values of a tag, measures."""
+TOGETHER, SHOWN, PARTS, COLUMNS = 3, 10, 16, 4
+"""At most: lines in a panel, examples in a list, values of a tag, measures beside each other."""
 SPAN = 0.2
 """The colours cover at least this much above chance, so that noise does not look like a map."""
 
@@ -70,7 +79,7 @@ def _context(run: SweepRun) -> dict[str, Any]:
     rows = {"chosen probe": run.value()} | {
         measure("control", c).label: run.value(c) for c in controls
     }
-    title = f"Chosen probe and controls: {run.primary.label}"
+    title = f"Probe and controls: {run.primary.label}"
     figures = {"controls": _forest(run, rows, title, _n(run))}
     if len(record["rows"]) > 1:
         figures |= {"heatmap": heatmap_of(run), "curves": _curves(run, cells)}
@@ -86,7 +95,6 @@ def _context(run: SweepRun) -> dict[str, Any]:
         "measured": lambda values: [interval(values.get(c, NO_VALUE), digits=2) for c in columns],
         "best_read": ranked[:best], "worst_read": ranked[best:][-SHOWN:][::-1],
         "places": cells["place"].unique(), "together": together(cells),
-        "is_spread": 1 < examples["target"].nunique() <= FEW_VALUES,
     }  # fmt: skip
 
 
@@ -131,7 +139,8 @@ def cells_of(run: SweepRun) -> pd.DataFrame:
     Columns `x` (the layer; -1 for the embedding, which is drawn left of layer 0), `place` (its name),
     `whole` (kind and site), `series` (what tells kinds and sites apart), and others of `lines`.
     """
-    rows = run.metrics.query("split == 'choose' and measure == @run.primary.name")
+    rows = run.metrics[run.metrics["measure"] == run.primary.name]
+    rows = rows[rows["split"] == "choose"]
     kind = (rows["kind"] + " " + rows["head"].fillna("")).str.strip()
     embedding = (rows["site"] == "resid_pre") & (rows["layer"] == 0)
     embedding &= kind.isin(kind[rows["site"] == "resid_post"])
@@ -184,7 +193,7 @@ def _curves(run: SweepRun, cells: pd.DataFrame) -> go.Figure:
     panels = data["panel"].nunique()
     return lines(
         data[POINT], title=f"{sentence(run.primary.label)} over {what}s", ticks=ticks, same=True,
-        subtitle=_n(run, "choose"), x_title=sentence(what), each=330 if panels == 1 else None,
+        subtitle=_n(run, "choose"), x_title=sentence(what),
         levels={name: value for name, value in levels.items() if not math.isnan(value)},
         across=math.ceil(panels / 3) if panels > 9 else None,
     )  # fmt: skip
@@ -235,7 +244,7 @@ def _scores(run: SweepRun, tag: str) -> dict[str, go.Figure]:
     if kind == "rating":
         return {"predicted": _predicted(run, rows, tag)}
     if kind == "label":
-        names = rows["target"].map(lambda at: plot_text(run.record["classes"][int(at)], 30))
+        names = rows["target"].map(lambda at: shorten(run.record["classes"][int(at)], 30))
         rows = rows.assign(value=rows["score"], name=names).sort_values("target", kind="stable")
         return {"scores": _histograms(run, rows, "Scores by class", tag, "P = 0.5")}
     margins = rows.assign(value=rows["merit"], name="margin")
@@ -259,10 +268,11 @@ def _histograms(
         return ", ".join(f"{name}: {n}" for name, n in ns.items())
 
     sizes = {part: size(inside) for part, inside in rows.groupby("part")}
-    panels = rows["part"].map(lambda part: f"{plot_text(part, 26)}; {sizes[part]}")
+    panels = rows["part"].map(lambda part: f"{shorten(part, 26)}; {sizes[part]}")
     return histograms(
-        rows.assign(panel=panels), title=title + _by(tag), counted=sentence(_unit(run)), zero=zero,
-        subtitle=_n(run) + ("" if tag else f"; {sizes['']}"),
+        rows.assign(panel=panels, name=rows["name"].map(plot_text)), title=title + _by(tag),
+        counted=sentence(_unit(run)), zero=zero,
+        subtitle=_n(run) + ("" if tag else f"; {plot_text(sizes[''], 90)}"),
         x_title=f"{title.split()[0].removesuffix('s')} ({measure('sweep', 'margin').unit})",
     )  # fmt: skip
 
@@ -283,7 +293,7 @@ def _predicted(run: SweepRun, rows: pd.DataFrame, tag: str) -> go.Figure:
         for row in rows.itertuples()
     ]
     points = rows.assign(
-        x=rows["prediction"], value=rows["target"] + _apart(rows["target"]), look="points", hover=hover,
+        x=rows["prediction"], value=rows["target"], look="points", hover=hover,
         name=rows["part"].map(texts) if tag else "held-out example",
     )  # fmt: skip
     line, x = fitted(rows), points["x"].agg(["min", "max"])
@@ -294,14 +304,6 @@ def _predicted(run: SweepRun, rows: pd.DataFrame, tag: str) -> go.Figure:
         title=f"True against predicted{_by(tag)}", subtitle=f"{_n(run)}; r = {number(line.r)}",
         x_title=f"Predicted rating ({unit})", y_title=f"True rating ({unit})", height=460,
     )  # fmt: skip
-
-
-def _apart(values: pd.Series) -> Any:  # noqa: ANN401 - an array
-    """Return shifts that unstack points of few distinct values: multiples of the golden ratio."""
-    distinct = np.unique(values)
-    if not 1 < len(distinct) <= FEW_VALUES:
-        return 0.0
-    return (np.arange(len(values)) * 0.6180339887498949 % 1 - 0.5) * np.diff(distinct).min() / 2
 
 
 def _reliability(run: SweepRun) -> go.Figure:
