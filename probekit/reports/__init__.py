@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from probekit.reports.rl import write_rl_report
     from probekit.reports.rl_load import load_rl
     from probekit.reports.steer import write_steer_report
-    from probekit.reports.steer_load import load_steer
     from probekit.reports.study_load import load_study
     from probekit.reports.sweep import write_sweep_report
 else:
@@ -24,14 +23,12 @@ else:
         rl="write_rl_report",
         rl_load="load_rl",
         steer="write_steer_report",
-        steer_load="load_steer",
         study_load="load_study",
         sweep="write_sweep_report",
     )
 
 __all__ = [
     "load_rl",
-    "load_steer",
     "load_study",
     "write_dynamics_report",
     "write_rl_report",

@@ -216,14 +216,9 @@ def _line(
 
 
 def histograms(
-    data: pd.DataFrame,
-    *,
-    title: str,
-    subtitle: str,
-    x_title: str,
-    counted: str = "",
+    data: pd.DataFrame, *, title: str, subtitle: str, x_title: str, counted: str = "",
     zero: str = "",
-) -> go.Figure:
+) -> go.Figure:  # fmt: skip
     """Draw distributions over the same bins, 0 an edge of one: a panel each `panel`, one each `name`.
 
     Parameters
@@ -355,7 +350,7 @@ def scatter(
     height
         Height of the plot area in pixels.
     """
-    figure, names = go.Figure(), list(data["name"].unique())
+    figure, names, scale = go.Figure(), list(data["name"].unique()), math.log10 if log_x else float
     if diagonal:
         low, high = ends or look.padded(data[["x", "value", "low", "high"]])
         figure.add_trace(
@@ -370,7 +365,11 @@ def scatter(
         figure.add_trace(_spots(rows, str(name), order, many=len(data) > 600))
     for name, place in (bounds or {}).items():
         figure.add_vline(x=place, line={"color": look.ORANGE, "width": 1.6, "dash": "dash"})
-        look.above(figure, math.log10(place) if log_x else place, name)
+        look.above(figure, scale(place), name)
+    if not diagonal:
+        # Fixed: margins and an axis that fit themselves to the labels can chase each other.
+        ends = look.padded(data[["x"]].map(scale), map(scale, (bounds or {}).values()))
+        figure.update_xaxes(range=list(ends))
     figure.update_xaxes(title_text=x_title, type="log" if log_x else None)
     figure.update_yaxes(title_text=y_title)
     legend = [*([diagonal] if diagonal else []), *(str(name) for name in names)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from markupsafe import Markup, escape
@@ -34,6 +34,11 @@ def compact(value: float | None) -> str:
     return mantissa.replace("-", MINUS) + (f"e{int(exponent)}" if power else "")
 
 
+def signed(value: float) -> str:
+    """Return a number with its sign and the figures it was given with: `+0.4`, `−0.25`, `0`."""
+    return f"{value:{'+' if value else ''}g}".replace("-", MINUS)
+
+
 def percent(share: float | None, digits: int = 0) -> str:
     """Return a share in per cent, without an interval."""
     return spanned(Interval(math.nan if share is None else share), "share", digits=digits)
@@ -46,14 +51,15 @@ def digits_for(*values: float) -> int:
 
 
 def spanned(
-    value: Interval, unit: str = "", *, digits: int | None = None, sign: bool = False
-) -> str:
+    value: Interval | Mapping[str, float | None] | None, unit: str = "", *,
+    digits: int | None = None, sign: bool = False,
+) -> str:  # fmt: skip
     """Return `0.91 [0.86, 0.95]` as plain text.
 
     Parameters
     ----------
     value
-        With its interval; without one the value alone, without a value a dash.
+        With its interval, or as JSON has it; without one the value alone, without a value a dash.
     unit
         `share` is written in per cent, a change of it (`sign`) in points.
     digits
@@ -61,6 +67,7 @@ def spanned(
     sign
         Write a plus too.
     """
+    value = value if isinstance(value, Interval) else Interval.from_json(value)
     after = ""
     if unit == "share":
         value = Interval(*(100 * end for end in value))
@@ -76,9 +83,11 @@ def spanned(
 
 
 def interval(
-    value: Interval, unit: str = "", *, digits: int | None = None, sign: bool = False
-) -> Markup:
+    value: Interval | Mapping[str, float | None] | None, unit: str = "", *,
+    digits: int | None = None, sign: bool = False,
+) -> Markup:  # fmt: skip
     """Return `spanned` for a page: the interval set smaller, a change that leaves 0 in bold."""
+    value = value if isinstance(value, Interval) else Interval.from_json(value)
     if not value.known:
         return Markup('<span class="none">–</span>')
     text, bracket, ends = spanned(value, unit, digits=digits, sign=sign).partition(" [")
@@ -153,6 +162,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         number, interval, spanned, listed, ranges, shorten, plot_text, sentence, count, p_value,
-        compact, percent, duration,
+        compact, percent, duration, signed,
     )
 }  # fmt: skip

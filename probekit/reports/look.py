@@ -64,7 +64,7 @@ class Panels:
     @property
     def letters(self) -> int:
         """Letters of a panel's title that fit beside those of its neighbours."""
-        return {1: 90, 2: 44}.get(self.across, 30)
+        return {1: 90, 2: 44}.get(self.across, 26)
 
     def cell(self, index: int) -> dict[str, int]:
         """Return row and column of a panel, as plotly counts them."""

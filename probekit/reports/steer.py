@@ -1,25 +1,30 @@
-"""`report.html` of a steering run: which figures and tables, in which order, with which captions."""
+"""`report.html` of a steering run: frames to figures; the words are in steer.html.j2."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from html import escape
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from probekit.reports.output import write_page
-from probekit.reports.steer_load import load_steer
-from probekit.reports.steer_rows import Measure, Steer
-from probekit.reports.steer_verdict import SteerVerdict, steer_verdict
-from probekit.reports.steer_words import INTERVAL
-from probekit.reports.words import metric_name, number
+import pandas as pd
+import plotly.graph_objects as go
 
-if TYPE_CHECKING:
-    from probekit.reports.old_page import Plot, Section
+from probekit.reports import look
+from probekit.reports.figures import level, lines, points, scatter
+from probekit.reports.formats import count, sentence, shorten, signed, spanned
+from probekit.reports.look import Panels
+from probekit.reports.page import write_page
+from probekit.results.intervals import Interval
+from probekit.results.measures import Measure, measure
+from probekit.results.steer import ABLATED, BASELINE, PROBE, RANDOM, Condition, SteerRun
 
-_BAND = f"Blue band: {INTERVAL}."
-NOT_DRAWN = ("distinct_1",)
-"""Measures that stand in the table only: they say what another one says."""
+PANELS, SHOWN = 9, 6
+"""Panels of a figure at most: three rows fit on a page; prompts of the table of completions."""
+WIDE = 5
+"""From this ratio of the largest to the smallest value on, an axis is by powers of ten."""
+ALONG, EACH = "probe direction", "random directions"
 
 
 def write_steer_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
@@ -40,208 +45,257 @@ def write_steer_report(directory: Path, *, out: Path | None = None, force: bool 
         When `directory` is not the output of a steering run, is partial, or is of a newer
         probekit.
     OutputError
-        When `out` exists and `force` is not set, or can not be written.
+        When `out` exists and `force` is not set, or cannot be written.
     """
-    steer = load_steer(Path(directory))
-    return write_page(Path(directory), lambda: render_steer(steer), out=out, force=force)
+    run = SteerRun.open(directory)
+    context = {
+        "run": run,
+        "doses": {group: _by_dose(run, group) for group in ("effect", "behaviour", "damage")},
+        "layer_figure": _layers(run),
+        "frontier": _frontier(run),
+        "ranking": _ranking(run),
+        "examples": _examples(run),
+        "named": named,
+    }
+    path = Path(out) if out is not None else run.directory / "report.html"
+    return write_page("steer.html.j2", context, path, force=force)
 
 
-def render_steer(steer: Steer) -> str:
-    """Return the report of a steering run as HTML."""
-    from probekit.reports.old_page import render_page
+def _by_dose(run: SteerRun, group: str) -> list[go.Figure]:
+    """Return figures of a group of measures, in as many as they need."""
+    # Distinct tokens say what distinct bigrams say: they stand in the tables only.
+    drawn = [item for item in run.measures(group) if item.name != "distinct_1"]
+    parts = [drawn[start : start + PANELS] for start in range(0, len(drawn), PANELS)]
+    title = sentence(f"{group}, ablated" if run.ablate_only else f"{group} by dose")
+    names = [title if part is parts[0] else f"{title}, continued" for part in parts]
+    return [dose_figure(run, part, name) for part, name in zip(parts, names, strict=True)]
 
-    found, probe = steer_verdict(steer), steer.probe
-    model = steer.provenance.get("model")
-    if isinstance(model, dict):
-        model = model.get("model") or model.get("name")
-    name = Path(str(model or "")).name or "a model"
-    title = f"Steering {name} along a {probe.kind} probe"
-    if steer.ablate_only:
-        title = f"Ablating the direction of a {probe.data_kind} probe in {name}"
-    return render_page(
+
+def dose_figure(run: SteerRun, measures: Sequence[Measure], title: str) -> go.Figure:
+    """Draw measures over the doses, a panel each, the ablated model on the right."""
+    doses = [condition.coeff or 0.0 for condition in run.curve()]
+    across = Panels.fitting(len(measures)).across
+    pixels = (look.WIDTH - 76 - 64 * (across - 1)) / across
+    span = doses[-1] - doses[0] or 1.0
+    slot = doses[-1] + span * (max(0.14, 46 / (pixels - 46)) if len(doses) > 1 else 1.0)
+    data = pd.concat(_panel(run, item, doses, slot, 14 * span / pixels) for item in measures)
+    known = data.groupby("panel")["value"]
+    wide = known.max()[(known.min() > 0) & (known.max() >= WIDE * known.min())].index
+    reference = run.record["reference"] if [item.name for item in measures] == ["score"] else None
+    return lines(
+        data,
         title=title,
-        eyebrow=f"probekit steer, {probe.site} layer {probe.layer}, position {probe.position}",
-        lead=_lead(found),
-        sections=list(_sections(steer)),
-        footer=f"Intervals are {INTERVAL}s. This file holds everything it shows and loads nothing.",
+        subtitle=_n(run),
+        x_title="Model" if run.ablate_only else measure("steer", "coeff").axis_title,
+        ticks=_ticks(run, doses, slot, pixels),
+        log_y={sentence(item.label) for item in measures if item.name == "perplexity"} & set(wide),
+        marks={"dose not usable": (_not_usable(run, doses), look.ORANGE)},
+        levels={shorten(item["name"], 14): item["mean"] for item in reference or ()},
+        same=bool(reference),
     )
 
 
-def _lead(found: SteerVerdict) -> str:
-    points = "".join(f"<p>{escape(point)}</p>" for point in found.points)
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in found.warnings)
-    warnings = f'<ul class="warnings" aria-label="Warnings">{items}</ul>' if items else ""
-    return (
-        f'<div class="verdict"><p class="headline">{escape(found.headline)}</p>'
-        f"{points}{warnings}</div>"
-    )
+def _panel(
+    run: SteerRun, item: Measure, doses: Sequence[float], slot: float, aside: float
+) -> pd.DataFrame:
+    """Return a measure along the probe's direction and random ones; both ablated, at a slot."""
+    by_score = item.name.partition("@")[0] == "score"
+    axis = f"Score<br>({item.unit})" if by_score else sentence(item.axis or item.unit)
+    more = {"panel": sentence(item.label), "axis": axis, "share": item.share}
+
+    def values(conditions: Iterable[Condition]) -> list[Interval]:
+        return [run.value(item.name, condition) for condition in conditions]
+
+    base, texts = Interval(values([BASELINE])[0].value), [signed(dose) for dose in doses]
+    own = ("unsteered model", "points") if run.ablate_only else (ALONG, "main")
+    parts = [points(doses, values(run.curve()), texts, name=own[0], look=own[1], **more)]
+    ends = [doses[0], slot]
+    parts.append(points(ends, [base] * 2, ["", ""], name="unsteered", look="control", **more))
+    if not run.ablate_only:
+        each = {name: [v.value for v in values(run.curve(name))] for name in run.controls}
+        parts.append(_random(doses, each, texts, **more))
+    ablated = [condition for condition in run.conditions if condition.mode == "ablate"]
+    for name, kind, at in ((ALONG, "points", slot), (EACH, "dots", slot + aside)):
+        some = [condition for condition in ablated if condition.is_control == (name == EACH)]
+        texts, x = [named(condition)[1] for condition in some], [at] * len(some)
+        parts.append(points(x, values(some), texts, name=f"{name} ablated", look=kind, **more))
+    return pd.concat(part for part in parts if len(part))
 
 
-def _sections(steer: Steer) -> Iterator[Section]:
-    from probekit.reports import steer_tables as tables
-    from probekit.reports.old_page import Section
-    from probekit.reports.steer_examples import examples_html
-    from probekit.reports.steer_layers import layer_changes
-    from probekit.reports.steer_method import method_html
-
-    heading = "Ablation" if steer.ablate_only else "Dose response"
-    yield Section("doses", heading, list(_doses(steer)))
-    if layer_changes(steer):
-        yield Section("layers", "Which layers read it", [_layers(steer)])
-    changes = [tables.slopes_table(steer), tables.summary_table(steer)]
-    yield Section("slopes", "Every change against random directions", changes)
-    frontier = list(_frontier(steer))
-    if frontier:
-        yield Section("damage", "Effect against damage", frontier)
-    ranking = list(_ranking(steer))
-    if ranking:
-        yield Section("ranking", "Layers ranked by effect", ranking)
-    yield Section("texts", "Before and after", [examples_html(steer)])
-    yield Section("method", "Method", [
-        method_html(steer),
-        f'<div class="beside">{tables.setting_table(steer)}{tables.judge_table(steer)}</div>',
-    ])  # fmt: skip
-    yield Section("provenance", "Provenance", [tables.steer_provenance(steer)])
-
-
-def _doses(steer: Steer) -> Iterator[Plot]:
-    parts = [
-        ("score", "The probe's score", _drawn(steer, "effect")),
-        ("behaviour", "Behaviour", _drawn(steer, "behaviour")),
-        ("cost", "What it does to the text", _drawn(steer, "damage")),
+def _random(
+    x: Sequence[float], each: Mapping[str, Sequence[float]], texts: Sequence[str], **more: object
+) -> pd.DataFrame:
+    """Return lines of random directions as one, broken between them."""
+    rows = [
+        (at, value, f"{name}, {text}")
+        for name, values in each.items()
+        for at, value, text in [*zip(x, values, texts, strict=True), (math.nan, math.nan, "")]
     ]
-    for index, (name, title, measures) in enumerate(item for item in parts if item[2]):
-        yield from _dose_plots(steer, name, title, measures, first=index == 0)
+    hover = [row[2] for row in rows]
+    values = [Interval(row[1]) for row in rows]
+    return points([row[0] for row in rows], values, hover, name=EACH, look="control", **more)
 
 
-def _drawn(steer: Steer, group: str) -> list[Measure]:
-    return [item for item in steer.grouped(group) if item.name not in NOT_DRAWN]
-
-
-def _dose_plots(
-    steer: Steer, name: str, title: str, measures: list[Measure], *, first: bool
-) -> Iterator[Plot]:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.steer_dose import dose_figures
-
-    against = "with and without the direction" if steer.ablate_only else "against the dose"
-    caption = _dose_caption(steer) if first else f"As in the first figure. {_BAND}"
-    if steer.ablate_only and not first:
-        caption = "As in the first figure."
-    extra = {"score": _reference_caption(steer), "cost": _COST, "behaviour": _BEHAVIOUR}[name]
-    labels = ", ".join(item.label for item in measures)
-    for index, figure in enumerate(dose_figures(steer, measures, title=f"{title} {against}")):
-        yield Plot(
-            f"dose-{name}" + (f"-{index + 1}" if index else ""),
-            figure,
-            f"{caption} {extra}".strip(),
-            f"Small multiples {against}: {labels}.",
-            width=640 if steer.ablate_only and len(measures) == 1 else None,
-        )
-
-
-_COST = (
-    "Perplexity is of the completions under the unsteered model, on a logarithmic axis where its "
-    "range is wide; divergence is against the unsteered model."
-)
-_BEHAVIOUR = (
-    "Shares of all completions, found by rules on the words (or by the judge, who is not shown those "
-    "of random directions)."
-)
-
-
-def _dose_caption(steer: Steer) -> str:
-    if steer.ablate_only:
-        return (
-            "The unsteered model (circle) and the model with the probe's direction projected out "
-            f"(diamond). Bars: {INTERVAL}. Grey dashes: random directions projected out."
-        )
-    unfitted = "" if steer.slopes_on_all else "; no slope is fitted there"
-    shaded = (
-        f" Shaded, with open circles: doses that are not usable{unfitted}."
-        if set(steer.coeffs) - set(steer.usable.coeffs)
-        else ""
-    )
-    grey = " Grey: random directions of the same length and their range." if steer.controls else ""
-    side = (
-        " Right of the line: the model with the direction projected out, which has no dose."
-        if steer.ablation
-        else ""
-    )
-    return f"Blue: along the probe's direction. {_BAND}{grey}{shaded}{side} Dotted: unsteered."
-
-
-def _reference_caption(steer: Steer) -> str:
-    if not steer.reference:
-        return ""
-    return (
-        "Green lines: mean score of the probe's own data (± one standard deviation), which says "
-        "how far a change is."
+def _layers(run: SteerRun) -> go.Figure | None:
+    """Draw the change that the probe of each layer reads."""
+    if len(run.layers) < 2:
+        return None
+    layers, quantity = list(run.layers), "ablation" if run.ablate_only else "slope"
+    per = "ablated − unsteered" if run.ablate_only else "per mean residual norm"
+    more = {"panel": "", "axis": f"Change of score<br>({per})"}
+    texts = [f"layer {layer}" for layer in layers]
+    table = run.metrics[run.metrics["quantity"] == quantity].pivot(
+        index="direction", columns="measure", values="value"
+    )[[f"score@{layer}" for layer in layers]]
+    each = {name: table.loc[name].tolist() for name in run.controls}
+    changes = [change.interval for change in run.layers.values()]
+    data = [
+        points(layers, changes, texts, name="probe of each layer", **more),
+        _random(layers, each, texts, **more),
+        level(0.0, layers, **more),
+    ]
+    return lines(
+        pd.concat(part for part in data if len(part)),
+        title="Change by layer",
+        subtitle=_n(run),
+        x_title="Layer of the probe",
+        marks={"steered layer": (run.record["vector"]["layers"], look.VERMILLION)},
     )
 
 
-def _layers(steer: Steer) -> Plot:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.steer_layers import layers_figure
+def _frontier(run: SteerRun) -> go.Figure | None:
+    """Draw the change of the score against perplexity, both against the unsteered model."""
+    if run.ablate_only or not run.value("perplexity").known:
+        return None
+    coeffs = run.record["coeffs"]
+    labelled = {min(coeffs), max(coeffs), *(condition.coeff for condition in run.ends)}
+    groups = {
+        ALONG: ("path", run.curve()),
+        f"{ALONG} ablated": ("points", [ABLATED]),
+        EACH: ("control", [c for c in run.conditions if c.is_control and c.mode != "ablate"]),
+    }
+    rows = []
+    for name, (kind, conditions) in groups.items():
+        for condition in conditions:
+            ratio = run.ratio("perplexity", condition).value
+            change = run.value("score", condition, "differences")
+            change = Interval(change.value) if kind == "control" else change
+            if math.isfinite(ratio) and change.known:
+                dose = "ablated" if condition.coeff is None else signed(condition.coeff)
+                label = dose if kind == "path" and condition.coeff in labelled else ""
+                hover = f"{named(condition)[1]}, {dose}: {spanned(change, sign=True)}"
+                rows.append((name, kind, ratio, *change, label, hover))
+    columns = ["name", "look", "x", "value", "low", "high", "label", "hover"]
+    data, bound = pd.DataFrame(rows, columns=columns), run.record["damage_bound"]
+    if len(data[data["look"] != "control"]) < 2:
+        return None
+    wide = data["x"].min() > 0 and data["x"].max() >= WIDE * data["x"].min()
+    return scatter(
+        data, title="Effect against damage", subtitle=_n(run), log_x=bool(wide),
+        x_title=measure("steer", "ratio_of_perplexity").axis_title,
+        y_title=f"Change of score ({run.measures('effect')[0].unit})",
+        bounds={f"usable up to {bound:g}": bound},
+    )  # fmt: skip
 
-    what = "Ablated minus unsteered score" if steer.ablate_only else "Slope of the score"
-    grey = " Grey: the same for random directions, and their range." if steer.controls else ""
-    return Plot(
-        "layer-slopes",
-        layers_figure(steer),
-        f"{what} as the probe of each layer of the same sweep reads it in a clean pass. {_BAND}"
-        f"{grey} Each probe scores in its own units, so compare a layer with its own random "
-        "directions rather than with other layers.",
-        f"{what} over layers with intervals.",
+
+def _ranking(run: SteerRun) -> go.Figure | None:
+    """Draw the metric of every layer's probe above the effect of its direction for its damage."""
+    rerank = run.record["rerank"]
+    if not rerank or not rerank["rows"]:
+        return None
+    rows = sorted(rerank["rows"], key=lambda row: row["layer"])
+    layers, (causal, predictive) = [row["layer"] for row in rows], run.best_layers
+    metric, ratio = measure("sweep", rerank["metric"]), measure("steer", "ratio")
+    data = []
+    for item, key, best in ((metric, "metric", predictive), (ratio, "ratio", causal)):
+        panel = sentence(item.label) + ("" if best is None else f", best: layer {best}")
+        more = {"panel": panel, "axis": sentence(item.axis or item.unit or item.label), "name": ""}
+        values = [Interval.from_json(row[key]) for row in rows]
+        data.append(points(layers, values, [f"layer {layer}" for layer in layers], **more))
+        ring = [
+            (layer, value) for layer, value in zip(layers, values, strict=True) if layer == best
+        ]
+        at, of = [layer for layer, _ in ring], [value for _, value in ring]
+        data.append(points(at, of, [""] * len(ring), look="ring", **more))
+        reference = item.chance if key == "metric" else 0.0
+        data += [] if reference is None else [level(reference, layers, **more)]
+    rho, n = Interval.from_json(rerank["spearman"]), rerank["n_prompts"]
+    coeff = f"coeff {signed(rerank['coeff'])}; n = {count(n)} prompts"
+    return lines(
+        pd.concat(data),
+        title="Reading and steering by layer",
+        subtitle=coeff + (f"; Spearman ρ {spanned(rho, digits=2)}" if rho.known else ""),
+        x_title="Layer",
+        across=1,
+        each=170,
+        bars=True,
+        marks={
+            "steered layer": ([row["layer"] for row in rows if row["steered"]], look.VERMILLION)
+        },
     )
 
 
-def _frontier(steer: Steer) -> Iterator[Plot]:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.steer_frontier import frontier, frontier_figure
+def _examples(run: SteerRun) -> dict[str, Any]:
+    """Return the conditions and prompts of the table of completions, a cell each.
 
-    found = frontier(steer)
-    if found is None or steer.ablate_only:
-        return
-    damage = "perplexity as a multiple of the unsteered" if found.by_perplexity else "divergence"
-    grey = " Grey circles: random directions at the same doses." if steer.controls else ""
-    bound = (
-        f" The dashed line is the bound of usable text ({number(steer.usable.bound, 1)})."
-        if found.by_perplexity
-        else ""
-    )
-    bars = (
-        f"Bars: {INTERVAL} of the paired difference; perplexity is without intervals here."
-        if any(spot.effect.has_interval for spot in found.path)
-        else "Means without intervals; those are in the figures above."
-    )
-    yield Plot(
-        "frontier",
-        frontier_figure(steer, found),
-        f"Change of the score against {damage}. Blue: along the probe's direction, the coeff beside "
-        f"each point where there is room.{grey}{bound} Up and to the left is better (down, for "
-        f"negative coeffs). {bars}",
-        f"Path of the score's change against {damage}, with random directions.",
-        width=760,
-    )
+    Prompts are evenly spaced over how far their score is moved, the one moved furthest first.
+    """
+    low, high = run.ends
+    ends = [condition for condition in (low, high) if condition.coeff]
+    top = ends[-1] if ends else ABLATED
+    base = low if len(ends) == 2 else BASELINE
+    shown = sorted({*ends, BASELINE}, key=lambda condition: condition.coeff or 0.0)
+    shown += [ABLATED, *(Condition(name, top.mode, top.coeff) for name in run.controls[:1])]
+    keys = ["direction", "mode", "coeff", "prompt_id"]
+    rows = run.rows.sort_values("sample", kind="stable").drop_duplicates(keys)
+    cells: dict[str, dict[Condition, dict[str, Any]]] = {}
+    for row in rows.sort_index().to_dict("records"):
+        coeff = None if math.isnan(row["coeff"]) else row["coeff"]
+        condition = Condition(row["direction"], row["mode"], coeff)
+        cells.setdefault(row["prompt_id"], {})[condition] = row
+
+    def moved(prompt: str) -> float:
+        scores = [cells[prompt].get(c, {"score": math.nan})["score"] for c in (top, base)]
+        change = float(scores[0] - scores[1])
+        return -math.inf if math.isnan(change) else change
+
+    order = sorted(cells, key=moved, reverse=True)
+    if len(order) > SHOWN:
+        order = [order[round(i * (len(order) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
+    return {"columns": shown, "cells": {name: cells[name] for name in order}, "of": len(cells)}
 
 
-def _ranking(steer: Steer) -> Iterator[Plot | str]:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.steer_rerank import rerank_figure, rerank_table
+def _not_usable(run: SteerRun, doses: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the stretches of doses that are not usable, each up to halfway to its neighbour."""
+    pad = 0.05 * (doses[-1] - doses[0])
+    edges = [doses[0] - pad, *((a + b) / 2 for a, b in pairwise(doses)), doses[-1] + pad]
+    usable = doses if run.ablate_only else run.usable
+    return [span for dose, span in zip(doses, pairwise(edges), strict=True) if dose not in usable]
 
-    ranking = steer.rerank
-    if ranking is None or not ranking.rows:
-        return
-    metric = escape(metric_name(ranking.metric))
-    yield Plot(
-        "layer-ranking",
-        rerank_figure(steer, ranking),
-        f"Above: {metric} of each layer's probe on the choose split. Below: what steering along that "
-        f"layer's own direction does to the score (half the difference between coeffs ±"
-        f"{number(abs(ranking.coeff))}), over the root of the mean divergence (nats per token). "
-        "Bars: 95 % intervals. Rings: the best layer of each. Dotted: the "
-        "layer steered in this run. The best of many layers flatters.",
-        "Metric on the choose split and effect for its damage over layers.",
-    )
-    yield rerank_table(ranking)
+
+def _ticks(run: SteerRun, doses: Sequence[float], slot: float, pixels: float) -> dict[float, str]:
+    """Return names of places on the axis of doses, as many as fit: ends and 0 before others."""
+    kept, scale = {slot: "ablated"}, pixels / (slot - doses[0])
+    first = (0.0, doses[-1], doses[0])
+    for dose in [*first, *sorted(set(doses) - set(first), key=abs, reverse=True)]:
+        text = "unsteered" if run.ablate_only else signed(dose)
+        if all(abs(dose - at) * scale > 3 * (len(text) + len(n)) + 4 for at, n in kept.items()):
+            kept[dose] = text
+    return dict(sorted(kept.items()))
+
+
+def named(condition: Condition) -> tuple[str, str]:
+    """Return what is done, `coeff +0.4`, and along which direction: `random direction 1`."""
+    name = condition.direction.replace("random-0", RANDOM).replace("-", " direction ")
+    if condition == BASELINE:
+        return "unsteered", ""
+    dose = "ablated" if condition.coeff is None else f"coeff {signed(condition.coeff)}"
+    return dose, ALONG if name == PROBE else name
+
+
+def _n(run: SteerRun) -> str:
+    """Return how many prompts, samples and random directions there are."""
+    n, total = run.record["n"], len(run.controls)
+    each = f" × {count(n['samples'])} samples" if n["samples"] > 1 else ""
+    controls = f"{count(total) if total else 'no'} random direction{'' if total == 1 else 's'}"
+    return f"n = {count(n['prompts'])} prompts{each}; {controls}"

@@ -141,6 +141,11 @@ class Change(NamedTuple):
     """Those that a slope was fitted on."""
 
     @property
+    def random_ends(self) -> list[Interval]:
+        """The lowest and the highest of the random directions."""
+        return [Interval(end) for end in sorted({*self.random})[:: max(1, len({*self.random}) - 1)]]
+
+    @property
     def as_large(self) -> int:
         """How many random directions move the measure at least as far."""
         return sum(abs(value) >= abs(self.interval.value) for value in self.random)
@@ -204,8 +209,9 @@ class SteerRun(Run):
         rerank = self.record["rerank"] or {"rows": ()}
         for row in rerank["rows"]:
             at = ("ranking", f"{LAYER}{row['layer']:02d}", "add", rerank["coeff"])
-            names = ("metric", "effect", "damage", "ratio")
-            rows += [(*at, name, row[name], None) for name in names]
+            rows += [
+                (*at, name, row[name], None) for name in ("metric", "effect", "damage", "ratio")
+            ]
         columns = ["quantity", *Condition._fields, "measure", *Interval._fields, "p"]
         values = [(*key, *Interval.from_json(item), p) for *key, item, p in rows]
         return pd.DataFrame(values, columns=columns).astype({"coeff": float, "p": float})
@@ -243,10 +249,10 @@ class SteerRun(Run):
         return list((self.record["usable"] or {"coeffs": ()})["coeffs"])
 
     @property
-    def ends(self) -> list[Condition]:
-        """The probe's direction at the lowest usable coefficient below 0 and the highest above."""
-        ends = (min(0.0, *self.usable, 0.0), max(0.0, *self.usable, 0.0))
-        return [Condition(PROBE, self.record["mode"], coeff) for coeff in ends if coeff]
+    def ends(self) -> tuple[Condition, Condition]:
+        """The probe's direction at the lowest and the highest usable coefficient, or at 0."""
+        mode, usable = self.record["mode"], (0.0, *self.usable)
+        return Condition.at(PROBE, mode, min(usable)), Condition.at(PROBE, mode, max(usable))
 
     @property
     def slopes_on_damaged(self) -> bool:
@@ -257,6 +263,24 @@ class SteerRun(Run):
     def has_intervals(self) -> bool:
         """Whether the score has an interval under any condition."""
         return any(self.value("score", condition).has_interval for condition in self.conditions)
+
+    @property
+    def smallest_p(self) -> float:
+        """Smallest p that a rank among the random directions can give."""
+        return 1 / (1 + len(self.controls))
+
+    @property
+    def incomplete(self) -> list[Measure]:
+        """Measures without a value under some condition of the probe's direction."""
+        own = [condition for condition in self.conditions if condition.direction == PROBE]
+        measures = self.measures("effect", "behaviour", "damage")
+        return [m for m in measures if not all(self.value(m.name, c).known for c in own)]
+
+    @cached_property
+    def texts(self) -> dict[str, float]:
+        """Number of completions, of `empty` ones, and the share that was `cut` at the limit."""
+        empty, cut = self.rows["text"].str.strip() == "", ~self.rows["finished"].astype(bool)
+        return {"n": len(empty), "empty": int(empty.sum()), "cut": float(cut.mean())}
 
     def measures(self, *groups: str) -> list[Measure]:
         """Return the measures of the groups `effect`, `layers`, `behaviour` or `damage`."""
@@ -276,6 +300,11 @@ class SteerRun(Run):
         """Return a measure under a condition, or its `differences` from the unsteered model."""
         return Interval.from_json(self.conditions.get(condition, {of: {}})[of].get(name))
 
+    def ratio(self, name: str, condition: Condition) -> Interval:
+        """Return a measure under a condition in parts of what it is unsteered, without an interval."""
+        base = self.value(name).value
+        return Interval(self.value(name, condition).value / base) if base else NO_VALUE
+
     def change(self, name: str, quantity: str | None = None) -> Change:
         """Return a measure's `slope` or `ablation`; by default what the run's mode gives."""
         quantity = quantity or ("ablation" if self.ablate_only else "slope")
@@ -291,11 +320,9 @@ class SteerRun(Run):
 
     @cached_property
     def layers(self) -> dict[int, Change]:
-        """Change that the probe of each layer reads; the score is that of the probe's layer."""
-        names = {item["layer"]: item["name"] for item in self.record["measures"] if "layer" in item}
-        if names:
-            names.setdefault(self.record["probe"]["layer"], "score")
-        return {layer: self.change(names[layer]) for layer in sorted(names)}
+        """Change that the probe of each layer reads."""
+        layers = sorted(item["layer"] for item in self.record["measures"] if "layer" in item)
+        return {layer: self.change(f"score@{layer}") for layer in layers}
 
     @property
     def agreeing_layers(self) -> tuple[int, int]:
@@ -309,9 +336,7 @@ class SteerRun(Run):
     def best_layers(self) -> tuple[int | None, int | None]:
         """Layers of the largest effect for its damage (shown not to be 0) and of the best metric."""
         rows = (self.record["rerank"] or {"rows": ()})["rows"]
-        first = next(
-            (row["layer"] for row in rows if row["established"] and row["rank"] == 1), None
-        )
+        ranks = {row["rank"]: row["layer"] for row in rows if row["established"]}
         known = [row for row in rows if Interval.from_json(row["metric"]).known]
         best = max(known, key=lambda row: row["metric"]["value"], default={"layer": None})
-        return first, best["layer"]
+        return ranks.get(1), best["layer"]

@@ -77,7 +77,9 @@ def write_study(folder: Path, made: MadeStudy | None = None) -> Path:
     if "dynamics" in made.stages:
         write_dynamics(folder / "dynamics", "adamw")
     if "steer" in made.stages:
-        write_steer(folder / "steer", MadeSteer(layers=0, rerank=False, text=made.text))
+        write_steer(
+            folder / "steer", MadeSteer(layers=1, steered=(0,), rerank=False, text=made.text)
+        )
     if "rl" in made.stages:
         for name, run in made.arms.items():
             write_rl(folder / "rl" / name, run)

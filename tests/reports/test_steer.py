@@ -1,532 +1,283 @@
-"""The report of a steering run: what is read, what figures and tables hold, and what it says."""
+"""The page of `probekit steer`, and the run as frames, against the raw files."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from collections.abc import Callable
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from probekit import open_run
 from probekit.errors import OutputError, ProbeError
-from probekit.reports import load_steer, write_steer_report
-from probekit.reports.rows import Metric
-from probekit.reports.steer_axis import dose_axis, dose_ticks, measure_axis, unusable_bands
-from probekit.reports.steer_dose import dose_figure, dose_figures
-from probekit.reports.steer_examples import columns, examples_html, first_samples, shown_prompts
-from probekit.reports.steer_frontier import frontier, frontier_figure
-from probekit.reports.steer_layers import layer_changes, layers_figure
-from probekit.reports.steer_method import method_html
-from probekit.reports.steer_rerank import rerank_figure, rerank_table
-from probekit.reports.steer_rows import Change, Steer
-from probekit.reports.steer_tables import judge_table, slopes_table, summary_table
-from probekit.reports.steer_traces import ABLATED, EACH, RANGE, STEERED
-from probekit.reports.steer_verdict import steer_verdict
-from probekit.reports.steer_words import (
-    against_controls,
-    change_text,
-    coeff_text,
-    digits_for,
-    p_text,
-    signed,
-    value_text,
-    wrapped,
-)
+from probekit.reports import write_steer_report
+from probekit.reports.page import environment
+from probekit.results.intervals import Interval
+from probekit.results.steer import BASELINE, Change
 from tests.reports.browser import chromium, collisions, open_report
+from tests.reports.golden import check, page_text, parse
 from tests.reports.steer_factory import MadeSteer, make_steer, write_steer
 from tests.reports.words import HOSTILE
 
-BARE = dict(behaviours={}, rerank=False, judge=False, reference=False, layers=0, ablation=False)
-SMALL = MadeSteer(prompts=4, samples=1, layers=3, random=2)
+BARE = dict(behaviours={}, rerank=False, judge=False, reference=False, layers=1, steered=(0,))
+SMALL = MadeSteer(
+    prompts=16, samples=1, layers=3, steered=(1,), random=2, coeffs="-0.6,-0.3,0.3,0.6"
+)
 
 
-def load(tmp_path: Path, **made: object) -> Steer:
-    return load_steer(write_steer(tmp_path / "run", MadeSteer(**made)))
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A run with everything in it: its directory, steer.json, and its page."""
+    folder = write_steer(tmp_path_factory.mktemp("steer") / "run", SMALL)
+    html = write_steer_report(folder).read_text(encoding="utf-8")
+    return folder, json.loads((folder / "steer.json").read_text()), html
 
 
-def page(tmp_path: Path, **made: object) -> str:
-    report = write_steer_report(write_steer(tmp_path / "run", MadeSteer(**made)))
-    return report.read_text(encoding="utf-8")
-
-
-def named(figure, name: str) -> list:
-    return [trace for trace in figure.data if trace.name == name]
-
-
-def text_of(html: str) -> str:
-    parser, found = HTMLParser(), []
-    parser.handle_data = found.append  # type: ignore[method-assign]
-    parser.feed(html)
-    return " ".join(" ".join(found).split())
-
-
-# What is read.
-
-
-def test_reads_back_every_number(tmp_path: Path) -> None:
-    made = MadeSteer(nulls=True, prompts=4)
-    value, rows = make_steer(made)
-    steer = load_steer(write_steer(tmp_path / "run", made))
-    for item, raw in zip(steer.conditions, value["conditions"], strict=True):
-        assert item.coeff == raw["coeff"] or (math.isnan(item.coeff) and raw["coeff"] is None)
-        for name, metric in raw["values"].items():
-            expected = None if metric is None else metric["value"]
-            found = item.value(name).value
-            assert found == expected or (math.isnan(found) and expected is None)
-    for name, dose in value["doses"].items():
-        found = steer.doses[name].metric.value
-        assert found == dose["slope"]["value"] or math.isnan(found)
-    assert [row.text for row in steer.completions] == [row["text"] for row in rows]
-    assert steer.rerank is not None and len(steer.rerank.rows) == 24
-    assert steer.controls == [f"random-{i:02}" for i in range(1, 6)]
-
-
-def test_directions_of_other_layers_are_no_controls(tmp_path: Path) -> None:
-    folder = write_steer(tmp_path / "run", SMALL)
+def edited(folder, **keys):
+    """Write other values into steer.json; KeyError takes a key out."""
     path = folder / "steer.json"
-    value = json.loads(path.read_text(encoding="utf-8"))
-    value["conditions"].append({**value["conditions"][-1], "direction": "layer-07"})
-    path.write_text(json.dumps(value), encoding="utf-8")
-    assert load_steer(folder).controls == ["random-01", "random-02"]
+    value = {**json.loads(path.read_text(encoding="utf-8")), **keys}
+    kept = {key: item for key, item in value.items() if item is not KeyError}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    return folder
 
 
-def _edit(key: str, value: object) -> Callable[[Path], None]:
-    def change(run: Path) -> None:
-        path = run / "steer.json"
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        if value is KeyError:
-            del whole[key]
-        else:
-            whole[key] = value
-        path.write_text(json.dumps(whole), encoding="utf-8")
-
-    return change
+def row(html, caption, name):
+    """Cells of the first row of a name below a caption."""
+    lines = page_text(html).split(caption)[1].splitlines()
+    return next(line for line in lines if line.startswith(f"| {name} |")).split(" | ")
 
 
-def _text(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
-    def apply(run: Path) -> None:
-        path = run / name
-        path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+def test_the_page_is_the_golden_one(small):
+    check(small[2], "steer")
 
-    return apply
+
+def test_ablation_alone_is_the_golden_one(tmp_path):
+    folder = write_steer(tmp_path / "run", MadeSteer(**{**vars(SMALL), **BARE, "mode": "ablate"}))
+    check(write_steer_report(folder).read_text(encoding="utf-8"), "steer_ablate")
+
+
+def known(values):
+    """Values with NaN for null."""
+    return [math.nan if value is None else value for value in values]
+
+
+def test_frames_are_the_files_numbers(small):
+    folder, value, _ = small
+    run = open_run(folder)
+    of = ["quantity", "direction", "mode", "coeff", "measure"]
+    frame = run.metrics.fillna({"coeff": math.inf}).set_index(of)[["value", "low", "high", "p"]]
+    found = {key: list(row) for key, row in zip(frame.index, frame.to_numpy(), strict=True)}
+    expected = {}
+    for entry in value["conditions"]:
+        coeff = math.inf if entry["coeff"] is None else entry["coeff"]
+        for quantity in ("value", "difference"):
+            for name, ends in entry[f"{quantity}s"].items():
+                at = (quantity, entry["direction"], entry["mode"], coeff, name)
+                expected[at] = [*known(ends.values()), math.nan]
+    for quantity, mode, key in (("slope", "add", "doses"), ("ablation", "ablate", "ablation")):
+        for name, entry in value[key].items():
+            ends = entry.get("slope") or entry["difference"]
+            of_probe = [*known(ends.values()), *known([entry["p"]])]
+            expected[quantity, "probe", mode, math.inf, name] = of_probe
+            for i, slope in enumerate(known(entry["random"]), start=1):
+                at = (quantity, f"random-0{i}", mode, math.inf, name)
+                expected[at] = [slope, math.nan, math.nan, math.nan]
+    for entry in value["rerank"]["rows"]:
+        for name in ("metric", "effect", "damage", "ratio"):
+            at = ("ranking", f"layer-0{entry['layer']}", "add", 0.2, name)
+            expected[at] = [*known(entry[name].values()), math.nan]
+    np.testing.assert_equal(found, expected)
+    lines = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
+    assert list(run.rows["text"]) == [line["text"] for line in lines]
+    scores = known(line["scores"]["2"] for line in lines)
+    np.testing.assert_equal(run.rows["score@2"].to_numpy(), scores)
 
 
 BREAKS = {
-    "no steer.json": (lambda run: (run / "steer.json").unlink(), "has no steer.json"),
-    "no completions": (lambda run: (run / "completions.jsonl").unlink(), "jsonl: missing"),
-    "cut json": (_text("steer.json", lambda text: text[:400]), "steer.json:1: not JSON"),
-    "list": (_text("steer.json", lambda text: "[]"), "got a list, expected an object"),
-    "a fit": (_edit("format", "probekit.sweep"), "'probekit.sweep', expected 'probekit.steer'"),
-    "newer": (_edit("format_version", 2), "version is 2, this probekit reads up to 1. Upgrade"),
-    "no version": (_edit("format_version", None), "format_version is None"),
-    "not complete": (_edit("complete", False), "did not finish"),
-    "no baseline": (_edit("conditions", []), "no condition is unsteered"),
-    "missing key": (_edit("measures", KeyError), "key 'measures' is missing"),
-    "wrong type": (_edit("conditions", 3), "wrong type"),
-    "wrong mode": (_edit("mode", "push"), "mode is 'push', expected add, clamp, ablate"),
-    "lost rows": (_text("completions.jsonl", lambda text: text.split("\n", 3)[-1]), "from another"),
-    "cut row": (_text("completions.jsonl", lambda text: text[:-40]), "not a completion row"),
-    "row without a prompt": (
-        _text("completions.jsonl", lambda text: text.replace('"prompt_id"', '"name"', 1)),
-        "completions.jsonl:1: key 'prompt_id' is missing",
-    ),
-}
+    "has no steer.json": lambda run: (run / "steer.json").unlink(),
+    "completions.jsonl: missing": lambda run: (run / "completions.jsonl").unlink(),
+    "no condition is unsteered": lambda run: edited(run, conditions=[]),
+    "key 'measures' is missing": lambda run: edited(run, measures=KeyError),
+    "conditions holds a value of the wrong type": lambda run: edited(run, conditions=3),
+    "got 'push', input should be 'add', 'clamp' or 'ablate'": lambda run: edited(run, mode="push"),
+    "partial or from another run": lambda run: cut(run / "completions.jsonl", "\n", 3),
+    "not a completion row (not JSON": lambda run: cut(run / "completions.jsonl", "}", 2),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BREAKS)
-def test_bad_directory_gives_one_line_and_no_file(tmp_path: Path, name: str) -> None:
-    run = write_steer(tmp_path / "run", SMALL)
-    change, message = BREAKS[name]
-    change(run)
+def cut(path, mark, times):
+    path.write_text(path.read_text(encoding="utf-8").rsplit(mark, times)[0], encoding="utf-8")
+
+
+@pytest.mark.parametrize("message", BREAKS)
+def test_bad_directory_gives_one_line_and_no_file(tmp_path, message):
+    run = write_steer(tmp_path / "run", MadeSteer(**{**vars(SMALL), **BARE}))
+    BREAKS[message](run)
     with pytest.raises(ProbeError) as caught:
         write_steer_report(run)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (run / "report.html").exists()
 
 
-def test_missing_directory_and_existing_report(tmp_path: Path) -> None:
-    with pytest.raises(ProbeError, match="no such directory"):
-        write_steer_report(tmp_path / "nothing")
-    run = write_steer(tmp_path / "run", SMALL)
-    first = write_steer_report(run).read_bytes()
+def test_existing_report_is_kept_unless_forced(small, tmp_path):
+    folder, _, html = small
     with pytest.raises(OutputError, match="already exists"):
-        write_steer_report(run)
-    assert write_steer_report(run, force=True).read_bytes() == first
-    assert write_steer_report(run, out=tmp_path / "a.html").read_bytes() == first
+        write_steer_report(folder)
+    assert write_steer_report(folder, out=tmp_path / "a.html").read_text(encoding="utf-8") == html
 
 
-# Figures.
-
-
-def test_dose_figure_holds_the_curves(tmp_path: Path) -> None:
-    made = MadeSteer()
-    value, _ = make_steer(made)
-    steer = load_steer(write_steer(tmp_path / "run", made))
-    figure = dose_figure(steer, steer.grouped("effect"), title="Score")
+def test_dose_figure_holds_the_curves(small):
+    _, value, html = small
+    figure = parse(html).figures["dose-effect"]
     raw = {(c["direction"], c["coeff"]): c["values"]["score"] for c in value["conditions"]}
-    base = raw["none", 0.0]["value"]
-    (line,) = named(figure, STEERED)
-    assert list(line.x) == list(made.coeffs)
-    expected = [base if not c else raw["probe", c]["value"] for c in made.coeffs]
-    assert list(line.y) == expected
-    assert [s == "circle" for s in line.marker.symbol] == [c in made.usable for c in made.coeffs]
-    (band,) = named(figure, "interval")
-    assert max(band.y) == raw["probe", 0.6]["high"] and min(band.y) == raw["probe", -0.6]["low"]
-    assert len(named(figure, EACH)) == 5
-    for trace in named(figure, EACH):
-        assert trace.y[-1] == raw[trace.meta, 0.6]["value"]
-        assert trace.y[list(made.coeffs).index(0.0)] == base
-    (grey,) = named(figure, RANGE)
-    ends = [raw[name, 0.6]["value"] for name in steer.controls]
-    assert (max(ends) in grey.y) and (min(ends) in grey.y)
-    (ablated,) = named(figure, ABLATED)
-    assert ablated.y[0] == raw["probe", None]["value"]
-    assert ablated.x[0] > max(made.coeffs)
-    assert {t.y[0] for t in figure.data if t.name in ("chosen", "rejected")} == {1.9, -0.6}
-    assert "n = 24 prompts × 2 samples" in figure.layout.title.text
-    assert figure.layout.xaxis.title.text == "coeff (mean residual norms)"
-    assert figure.layout.yaxis.title.text == "Score (log-odds of being preferred)"
-
-
-def test_doses_that_are_not_usable_are_shaded(tmp_path: Path) -> None:
-    steer = load(tmp_path, ablation=False)
-    axis = dose_axis(steer, 600)
-    bands = unusable_bands(steer, axis)
-    assert bands == [(axis.low, -0.5), (0.5, axis.edge)]
-    figure = dose_figure(steer, steer.grouped("effect"), title="Score")
-    assert [(s.x0, s.x1) for s in figure.layout.shapes if s.type == "rect"] == bands
-    assert all(shape.layer == "below" for shape in figure.layout.shapes)
-    everything = dataclasses.replace(steer.usable, coeffs=tuple(steer.coeffs))
-    assert unusable_bands(dataclasses.replace(steer, usable=everything), axis) == []
-
-
-@pytest.mark.parametrize("pixels", [150, 260, 520])
-def test_dose_ticks_keep_zero_and_the_ends(tmp_path: Path, pixels: float) -> None:
-    steer = load(tmp_path)
-    ticks = dose_ticks(steer, dose_axis(steer, pixels), pixels)
-    assert {"\N{MINUS SIGN}0.6", "0", "+0.6", "ablated"} <= set(ticks["ticktext"])
-
-
-def test_a_wide_perplexity_is_logarithmic_and_shares_stay_shares(tmp_path: Path) -> None:
-    narrow = load(tmp_path / "a")
-    assert not measure_axis(narrow, narrow.measure("perplexity")).log
-    coeffs = (-2.0, -1.0, 0.0, 1.0, 2.0)
-    wide = load(tmp_path / "b", coeffs=coeffs, usable=(0.0,))
-    axis = measure_axis(wide, wide.measure("perplexity"))
-    assert axis.log and axis.low > 0
-    assert axis.layout()["type"] == "log" and 10.0 in axis.layout()["tickvals"]
-    share = measure_axis(wide, wide.measure("finished"))
-    assert share.low >= -0.03 and share.high <= 1.03
-
-
-def test_many_measures_are_split_over_figures(tmp_path: Path) -> None:
-    steer = load(tmp_path, behaviours={f"b{i}": 0.1 * i for i in range(11)}, judge=False)
-    figures = dose_figures(steer, steer.grouped("behaviour"), title="Behaviour")
-    assert [len(named(figure, STEERED)) for figure in figures] == [9, 2]
-    assert "continued" in figures[1].layout.title.text
-
-
-def test_clamp_at_zero_is_a_dose_of_its_own(tmp_path: Path) -> None:
-    steer = load(tmp_path, mode="clamp")
-    zero = next(item for item in steer.curve("probe") if item.coeff == 0)
-    assert zero.direction == "probe" and zero is not steer.baseline
-    assert "is not the unsteered model" in page(tmp_path / "p", mode="clamp")
-
-
-def test_layers_figure_holds_the_slopes(tmp_path: Path) -> None:
-    made = MadeSteer(layers=12, steered=(6,))
-    value, _ = make_steer(made)
-    steer = load_steer(write_steer(tmp_path / "run", made))
-    figure = layers_figure(steer)
-    (line,) = [trace for trace in figure.data if "probe of each layer" in trace.name]
-    assert list(line.x) == list(range(12))
-    assert list(line.y) == [value["doses"][f"score@{i}"]["slope"]["value"] for i in range(12)]
-    assert any(shape.x0 == 6 for shape in figure.layout.shapes)
-    assert len(named(figure, EACH)) == 5
-    without = [item for item in steer.measures if item.name != "score@6"]
-    changes = layer_changes(dataclasses.replace(steer, measures=without))
-    assert changes[6].metric == steer.doses["score"].metric
-
-
-def test_frontier_holds_effect_and_damage(tmp_path: Path) -> None:
-    steer = load(tmp_path)
-    found = frontier(steer)
-    assert found is not None and found.by_perplexity
-    base, top = steer.baseline, steer.curve("probe")[-1]
-    assert found.path[-1].y == top.value("score").value - base.value("score").value
-    assert found.path[-1].x == top.value("perplexity").value / base.value("perplexity").value
-    assert len(found.random) == 5 * 6
-    assert found.path[-1].effect == top.differences["score"]
-    figure = frontier_figure(steer, found)
-    (path,) = named(figure, "probe direction")
-    assert path.error_y.array[-1] == pytest.approx(0.15)
-    texts = {note.text for note in figure.layout.annotations}
-    assert {"+0.6", "+0.4", "\N{MINUS SIGN}0.4", "bound of usable text, 1.5"} <= texts
-
-
-def test_frontier_falls_back_to_divergence(tmp_path: Path) -> None:
-    steer = load(tmp_path)
-    bare = [
-        dataclasses.replace(
-            item, values={k: v for k, v in item.values.items() if k != "perplexity"}
-        )
-        for item in steer.conditions
+    base, coeffs = raw["none", 0.0]["value"], value["coeffs"]
+    traces = {trace["name"]: trace for trace in figure["data"] if trace.get("name")}
+    line = traces["probe direction"]
+    assert line["x"] == coeffs
+    assert line["y"] == [base if not c else raw["probe", c]["value"] for c in coeffs]
+    band = next(trace for trace in figure["data"] if trace.get("fill") == "toself")
+    assert max(band["y"]) == raw["probe", 0.6]["high"]
+    drawn = [y for y in traces["random directions"]["y"] if y is not None]
+    expected = [
+        raw.get((f"random-0{i}", c), raw["none", 0.0])["value"] for i in (1, 2) for c in coeffs
     ]
-    found = frontier(dataclasses.replace(steer, conditions=bare))
-    assert found is not None and not found.by_perplexity
-    assert found.path[-1].x == steer.curve("probe")[-1].value("kl").value
-    assert found.path[3].x == 0.0
+    assert drawn == expected
+    assert traces["probe direction ablated"]["y"] == [raw["probe", None]["value"]]
+    assert traces["probe direction ablated"]["x"][0] > max(coeffs)
+    usable = value["usable"]["coeffs"]
+    shaded = [s for s in figure["layout"]["shapes"] if s["type"] == "rect"]
+    for coeff in coeffs:
+        assert any(s["x0"] <= coeff <= s["x1"] for s in shaded) is (coeff not in usable)
+    levels = {s["y0"] for s in figure["layout"]["shapes"] if s["type"] == "line"}
+    assert levels == {item["mean"] for item in value["reference"]}
 
 
-def test_ranking_marks_the_best_layers(tmp_path: Path) -> None:
-    steer = load(tmp_path, nulls=True)
-    ranking = steer.rerank
-    assert ranking is not None
-    figure = rerank_figure(steer, ranking)
-    causal = max((r for r in ranking.rows if r.ratio.known), key=lambda r: r.ratio.value)
-    predictive = max(ranking.rows, key=lambda r: r.metric.value)
-    rings = [trace.x[0] for trace in named(figure, "best")]
-    assert rings == [predictive.layer, causal.layer]
-    (line,) = named(figure, "effect")
-    assert line.y[1] is None and line.y[5] == ranking.rows[5].ratio.value
-    html = rerank_table(ranking)
-    assert html.count("<tr>") == 24 + 2
-    assert "<b>18, steered</b>" in html and "The other 12 layers" in html
+def test_other_figures_hold_the_files_numbers(small):
+    _, value, html = small
+    figures = parse(html).figures
+    slopes = [value["doses"][f"score@{layer}"]["slope"]["value"] for layer in range(3)]
+    layers = [t["y"] for t in figures["layer-slopes"]["data"] if t.get("mode") == "lines+markers"]
+    assert layers == [slopes]
+    probe = {c["coeff"]: c for c in value["conditions"] if c["direction"] == "probe"}
+    (path,) = [t for t in figures["frontier"]["data"] if t["name"] == "probe direction"]
+    assert path["y"][-1] == probe[0.6]["differences"]["score"]["value"]
+    base = value["conditions"][0]["values"]["perplexity"]["value"]
+    assert path["x"][-1] == probe[0.6]["values"]["perplexity"]["value"] / base
+    rows = sorted(value["rerank"]["rows"], key=lambda item: item["layer"])
+    drawn = [t["y"] for t in figures["layer-ranking"]["data"] if len(t["y"] or ()) == 3]
+    assert drawn == [[item[key]["value"] for item in rows] for key in ("metric", "ratio")]
 
 
-# Words and tables.
-
-
-def test_verdict_of_a_run_that_worked(tmp_path: Path) -> None:
-    found = steer_verdict(load(tmp_path))
-    assert found.headline == (
-        "The score rises with the dose: slope +3.00 [+2.60, +3.40] per mean residual norm, more "
-        "than any of 5 random directions (p\xa0=\xa00.17)."
+def test_tables_hold_the_numbers(small):
+    _, value, html = small
+    dose = value["doses"]["score"]
+    cells = row(html, "corrected for the number of measures", "probe score (layer 1)")
+    assert cells[1].startswith(f"{dose['slope']['value']:+.2f} [{dose['slope']['low']:+.2f}, ")
+    assert cells[3] == f"{dose['p']:.3f}"
+    hedges = value["conditions"][0]["values"]["rate:hedges"]["value"]
+    assert row(html, "Along the probe's direction, with", "Hedges")[2].startswith(
+        f"{100 * hedges:.0f} %"
     )
-    said = " ".join(found.points)
-    assert "Usable doses: \N{MINUS SIGN}0.4 to +0.4" in said and "2 of 7 doses are not" in said
-    assert "hedges rises from" in said and "nvents falls from" in said
-    assert "Not shown to follow the dose: refuses" in said
-    assert "Layer 13 has the largest effect for its damage" in said
-    warned = " ".join(found.warnings)
-    assert "smallest possible p is 1/6 = 0.167" in warned
-    assert "12 of 2,064 completions are empty." in warned
-    assert "no verdict on 7 of 100 completions" in warned
+    best = min(value["rerank"]["rows"], key=lambda item: item["rank"])
+    assert row(html, "Layers by effect per root", "1")[1].startswith(str(best["layer"]))
 
 
-def with_score(steer: Steer, metric: Metric, random: tuple[float, ...], p: float) -> Steer:
-    doses = {**steer.doses, "score": Change(metric, random, p, (-0.4, 0.0, 0.4))}
-    return dataclasses.replace(steer, doses=doses)
+CHANGES = {
+    "unknown": Change(Interval(1.0), (0.1,)),
+    "not shown": Change(Interval(0.1, -0.2, 0.4), (0.5, 0.2)),
+    "uncontrolled": Change(Interval(1.0, 0.5, 1.5)),
+    "shared": Change(Interval(1.0, 0.5, 1.5), (0.4, -1.2)),
+    "specific": Change(Interval(-2.0, -2.5, -1.5), (0.1, 0.2)),
+}
+HEADLINES = {
+    "unknown": "is not known: its slope has no interval (slope +1.00",
+    "not shown": "The score is not shown to follow the dose: slope +0.100",
+    "uncontrolled": "no random direction was steered",
+    "shared": "is not shown to be specific: slope +1.00 [+0.50, +1.50] per mean residual norm, 1 of 2 random",
+    "specific": "Steering up the direction lowers its own score: slope −2.00",
+}
 
 
-@pytest.mark.parametrize(
-    ("metric", "random", "said"),
-    [
-        (Metric(-2.0, -2.5, -1.5), (0.1, 0.2), "Steering up the direction lowers its own score"),
-        (Metric(0.1, -0.2, 0.4), (0.1, 0.2), "The score is not shown to follow the dose"),
-        (Metric(1.0, 0.5, 1.5), (1.1, -1.2), "but this is not shown to be specific"),
-        (Metric(1.0, 0.5, 1.5), (), "no random direction was steered"),
-        (Metric(1.0), (0.1,), "is not known"),
-        (Metric(math.nan), (0.1,), "is not known"),
-    ],
-)
-def test_verdict_says_what_is_not_shown(
-    tmp_path: Path, metric: Metric, random: tuple[float, ...], said: str
-) -> None:
-    found = steer_verdict(with_score(load(tmp_path, **BARE), metric, random, 0.33))
-    assert said in found.headline
-    causal = any("correlated is not causal" in point for point in found.points)
-    assert causal is (metric.value < 0)
+@pytest.mark.parametrize("verdict", CHANGES)
+def test_every_verdict_has_its_headline(small, tmp_path, verdict):
+    change = CHANGES[verdict]
+    assert change.verdict == verdict
+    value = json.loads(json.dumps(small[1]))
+    entry = dict(slope=change.interval._asdict(), random=list(change.random), p=None, coeffs=[0.0])
+    entry["slope"] = {k: None if math.isnan(v) else v for k, v in entry["slope"].items()}
+    value["doses"]["score"] = entry
+    (tmp_path / "steer.json").write_text(json.dumps(value), encoding="utf-8")
+    words = environment().get_template("steer_words.html.j2").module
+    assert HEADLINES[verdict] in words.headline(open_run(tmp_path))
 
 
-def test_warnings(tmp_path: Path) -> None:
-    none = steer_verdict(load(tmp_path / "a", **BARE, random=0, prompts=5)).warnings
-    assert any("No random control" in item for item in none)
-    assert any("Only 5 prompts" in item for item in none)
-    many = steer_verdict(load(tmp_path / "b", **BARE, random=19)).warnings
-    assert not any("smallest possible p" in item for item in many)
-    nulls = steer_verdict(load(tmp_path / "c", nulls=True)).warnings
-    assert any("has no value at some doses" in item for item in nulls)
-    two = steer_verdict(load(tmp_path / "d", usable=(0.0, 0.2))).warnings
-    assert "The slopes rest on 2 doses only." in two
-    only = steer_verdict(load(tmp_path / "e", usable=(0.0,))).points
-    assert any("No dose but 0 is usable" in item for item in only)
+def test_the_headline_stands_on_the_page(small):
+    run = open_run(small[0])
+    assert run.change("score").verdict == "specific" and run.change("judge:hedges").random == ()
+    text = page_text(small[2])
+    words = environment().get_template("steer_words.html.j2").module
+    assert " ".join(words.headline(run).split()) in text
+    assert "Hedges (judge) rises from" in text and "no random direction to compare with" in text
 
 
-def test_slopes_over_damaged_doses_are_named(tmp_path: Path) -> None:
-    steer = load(tmp_path)
-    few = dataclasses.replace(steer.usable, coeffs=(0.0, 0.2))
-    steer = dataclasses.replace(steer, usable=few)
-    found = steer_verdict(steer)
-    assert "over doses with damaged text among them" in found.headline
-    assert any("Fewer than three doses are usable" in item for item in found.warnings)
-    assert "over the doses" in text_of(slopes_table(steer))
-    assert "the three doses nearest to 0 here" in method_html(steer)
-
-
-def test_a_judge_is_not_held_against_random_directions(tmp_path: Path) -> None:
-    steer = load(tmp_path)
-    assert steer.doses["judge:hedges"].controls == []
-    found = steer_verdict(steer)
-    assert "no random direction to compare with" in " ".join(found.points)
-    assert not any("no value at some doses" in item for item in found.warnings)
-    assert "Agrees with the rules 0.87" in text_of(judge_table(steer))
-
-
-def test_whose_direction_it_is(tmp_path: Path) -> None:
-    metric = Metric(-2.0, -2.5, -1.5)
-    steer = with_score(load(tmp_path), metric, (0.1,), 0.5)
-    for source, said in (
-        ("bradley-terry probe at mean", "lowers its own score"),
-        ("difference of means", "lowers the probe's score"),
-    ):
-        other = dataclasses.replace(steer, source=source)
-        assert said in steer_verdict(other).headline
-        assert (source in method_html(other)) is (source == "difference of means")
-
-
-def test_ablation_alone(tmp_path: Path) -> None:
-    html = page(tmp_path, mode="ablate")
-    assert "Projecting the direction out lowers the score: \N{MINUS SIGN}0.450" in html
-    assert "slope" not in text_of(html.split("<header>")[1].split("</header>")[0]).lower()
-    assert 'id="frontier"' not in html and 'id="dose-score"' in html
-    steer = load_steer(tmp_path / "run")
-    assert [item.heading for item in columns(steer)] == ["unsteered", "ablated", "ablated"]
-    assert steer.change("score").metric == steer.ablation["score"].metric
-
-
-def test_tables_hold_the_numbers(tmp_path: Path) -> None:
-    steer = load(tmp_path)
-    said = text_of(slopes_table(steer))
-    assert "probe score (layer 18) +3.00 [+2.60, +3.40]" in said
-    ends = [min(steer.doses["score"].random), max(steer.doses["score"].random)]
-    digits = digits_for(Metric(ends[0]), Metric(ends[1]))
-    assert f"{signed(ends[0], digits)} to {signed(ends[1], digits)} 0.167" in said
-    assert "probe score (layer 23) +" in said
-    summary = text_of(summary_table(steer))
-    assert "Measure \N{MINUS SIGN}0.4 unsteered +0.4 ablated" in summary
-    top = next(item for item in steer.curve("probe") if item.coeff == 0.4)
-    expected = value_text(steer.measure("rate:hedges"), top.value("rate:hedges"))
-    assert "Hedges" in summary and expected.replace("\xa0", " ") in summary
-
-
-def test_examples_are_beside_each_other(tmp_path: Path) -> None:
-    steer = load(tmp_path)
-    shown = columns(steer)
-    assert [item.heading for item in shown] == [
-        "coeff \N{MINUS SIGN}0.4", "unsteered", "coeff +0.4", "ablated", "coeff +0.4",
-    ]  # fmt: skip
-    assert shown[-1].direction == "random-01"
-    prompts, rows = shown_prompts(steer, shown), first_samples(steer)
-    moved = [rows[p, "probe", 0.4].score - rows[p, "probe", -0.4].score for p in prompts]
-    assert len(prompts) == 6 and moved == sorted(moved, reverse=True)
-    html = examples_html(steer)
-    assert html.count("<tbody>") == 6 and html.count("<td>") == 30
-    row = rows[prompts[0], "probe", 0.4]
-    assert f"score {row.score:.2f}" in html and row.sample == 0
-    assert "<details" in html and row.text[:60] in html
-
-
-def test_formats() -> None:
-    assert coeff_text(-0.4) == "\N{MINUS SIGN}0.4" and coeff_text(0.0) == "0"
-    assert coeff_text(math.nan) == "ablated"
-    assert p_text(0.0476) == "p\xa0=\xa00.048" and p_text(math.nan) == ""
-    assert change_text(Metric(2.91, 2.5, 3.32)) == "+2.91 [+2.50, +3.32]"
-    assert change_text(Metric(math.nan)) == "–"
-    change = Change(Metric(1.0), (0.5, -1.5, math.nan), 0.67)
-    assert (
-        against_controls(change)
-        == "1 of 2 random directions changes it at least as much (p\xa0=\xa00.67)"
-    )
-    assert wrapped("a <b> long title of three lines", 10) == "a &lt;b&gt; long<br>title of…"
-
-
-# The page.
-
-
-def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
-    html = page(tmp_path, text=HOSTILE, prompts=6, samples=1)
-    outside = html.split("<body>")[1]
-    assert "<script>document" not in outside and "<img" not in outside
-    assert "document.title='owned'" in text_of(outside)
-    assert html.count("<script") == html.count("</script>")
-
-
-def test_page_can_be_heard_and_ids_are_unique(tmp_path: Path) -> None:
-    found: list[tuple[str, dict]] = []
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attrs: found.append((tag, dict(attrs)))  # type: ignore
-    parser.feed(page(tmp_path))
-    ids = [attrs["id"] for _, attrs in found if "id" in attrs]
-    assert len(ids) == len(set(ids))
-    tags = [tag for tag, _ in found]
-    assert tags.count("figcaption") == tags.count("figure") == 6
-    assert tags.count("caption") == tags.count("table")
-    assert all(attrs.get("aria-label") for tag, attrs in found if attrs.get("class") == "plot")
-    assert all(attrs.get("scope") for tag, attrs in found if tag == "th")
-
-
-def test_sections_come_and_go(tmp_path: Path) -> None:
-    whole, bare = page(tmp_path / "a"), page(tmp_path / "b", **BARE)
+def test_warnings_and_sections_come_and_go(tmp_path):
+    bare = MadeSteer(**{**BARE, "prompts": 4, "random": 0, "samples": 1})
+    html = write_steer_report(write_steer(tmp_path / "bare", bare)).read_text(encoding="utf-8")
+    text = page_text(html)
+    assert "No random control was run" in text and "4 prompts are too few for any interval" in text
+    assert "No behaviour was counted" in text and "Judge" not in text
     for name in ("layers", "ranking"):
-        assert f'<section id="{name}"' in whole and f'<section id="{name}"' not in bare
-    order = [whole.index(f'<section id="{name}"') for name in
-             ("doses", "layers", "slopes", "damage", "ranking", "texts", "method", "provenance")]  # fmt: skip
-    assert order == sorted(order)
-    assert "No behaviour was counted" in bare and "judge-7b" in whole and "judge-7b" not in bare
-    assert "0123456789abcdef" in whole
+        assert f'<section id="{name}"' not in html
+    two = MadeSteer(**{**BARE, "coeffs": "-2:2:1", "damage": 1.0, "random": 19, "nulls": True})
+    run = write_steer(tmp_path / "two", two)
+    text = page_text(write_steer_report(run).read_text(encoding="utf-8"))
+    assert "over doses with damaged text among them" in text and "No dose but 0 is usable" in text
+    assert "Fewer than three doses are usable" in text and "smallest possible p" not in text
+
+
+def test_clamp_at_zero_is_a_dose_of_its_own(tmp_path):
+    run = open_run(
+        write_steer(tmp_path / "run", MadeSteer(**{**vars(SMALL), **BARE, "mode": "clamp"}))
+    )
+    zero = next(condition for condition in run.curve() if condition.coeff == 0)
+    assert zero.direction == "probe" and zero != BASELINE
+    assert run.value("score", zero) != run.value("score")
+
+
+def test_planted_slopes_are_found():
+    value, rows = make_steer(MadeSteer(slope=2.0, layers=6))
+    reach = 1 / (1 + math.exp(-2))
+    assert value["doses"]["score"]["slope"]["value"] == pytest.approx(2.0 * reach, abs=0.15)
+    assert len(rows) == value["n"]["completions"] == len(value["conditions"]) * 24 * 2
 
 
 CASES = {
-    "whole": (MadeSteer(), 1280),
-    "narrow": (MadeSteer(coeffs=(-1.5, -0.6, -0.3, -0.1, 0.0, 0.1, 0.3, 0.6, 1.5),
-                         usable=(-0.3, -0.1, 0.0, 0.1, 0.3), random=20, layers=48), 900),
-    "bare": (MadeSteer(**BARE, random=1, slope=-2.0), 900),
-    "no-controls": (MadeSteer(**BARE, random=0), 1280),
-    "ablate": (MadeSteer(mode="ablate"), 900),
-    "nulls": (MadeSteer(nulls=True, layers=1, steered=(0,)), 1280),
-    "hostile": (MadeSteer(text=HOSTILE, behaviours={f"b{i}": 0.1 for i in range(6)}), 900),
-    "all-layers": (MadeSteer(mode="clamp", steered=tuple(range(8, 16))), 1280),
+    "narrow": (MadeSteer(coeffs="-1.5,-0.6,-0.3,-0.1,0.1,0.3,0.6,1.5", random=12, layers=30,
+                         steered=(18,), prompts=6), 900),
+    "nulls": (MadeSteer(nulls=True, prompts=4, classes=("no", "yes")), 1280),
+    "hostile": (MadeSteer(text=HOSTILE, behaviours={f"b{i}": 0.1 for i in range(6)}, prompts=6), 900),
+    "clamp": (MadeSteer(mode="clamp", layers=12, steered=tuple(range(4, 12)), prompts=6), 1280),
 }  # fmt: skip
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", CASES)
-def test_every_figure_is_drawn(name: str, tmp_path: Path) -> None:
+def test_every_figure_is_drawn(tmp_path, name):
     chromium()
     made, width = CASES[name]
     report = write_steer_report(write_steer(tmp_path / "run", made))
+    html = report.read_text(encoding="utf-8")
+    outside = html.split("<body>")[1]
+    assert "<script>document" not in outside and "<img" not in outside
+    assert (HOSTILE in page_text(html)) is (name == "hostile")
     seen = open_report(report, tmp_path, width=width)
     found = seen.found
     assert found["problems"] == [] and seen.console == [] and found["resources"] == []
-    assert found["title"] != "owned"
-    assert len(found["figures"]) == report.read_text(encoding="utf-8").count("<figure>")
-    assert found["scroll"] <= found["inner"]
-    for figure in found["figures"]:
-        _check_drawn(figure, figure["width"])
-    for figure in found["printed"]:
-        assert figure["svgWidth"] <= 680
-        _check_drawn(figure, figure["svgWidth"])
-
-
-def _check_drawn(figure: dict, width: float) -> None:
-    assert figure["svgs"] >= 2, figure["id"]
-    assert collisions(figure["texts"]) == [], figure["id"]
-    for text, left, top, right, bottom in figure["texts"]:
-        assert left >= -1 and top >= -1 and bottom <= figure["height"] + 1, (figure["id"], text)
-        assert right <= width + 1, (figure["id"], text)
-
-
-def test_slopes_are_as_planted() -> None:
-    value, rows = make_steer(MadeSteer(slope=2.0, random=0, layers=0))
-    scores = {c["coeff"]: c["values"]["score"]["value"] for c in value["conditions"]
-              if c["coeff"] is not None}  # fmt: skip
-    slope = np.polyfit(list(scores), list(scores.values()), 1)[0]
-    assert abs(slope - 2.0) < 0.2
-    assert value["doses"]["score"]["slope"]["value"] == 2.0
-    assert len(rows) == value["n"]["completions"] == len(value["conditions"]) * 24 * 2
+    assert found["title"] != "owned" and found["scroll"] <= found["inner"]
+    assert len(found["figures"]) == html.count("<figure>")
+    for figure in [*found["figures"], *found["printed"]]:
+        assert figure["svgs"] >= 2 and collisions(figure["texts"]) == [], figure["id"]
+        for text, left, top, right, bottom in figure["texts"]:
+            inside = left >= -1 and top >= -1 and bottom <= figure["height"] + 1
+            assert inside and right <= figure["svgWidth"] + 1, (figure["id"], text)
