@@ -45,57 +45,65 @@ class Watch:
 
 def finish(target: Path, *, as_json: bool) -> None:
     """Print what a run came to."""
-    found = read_jsonl(target / "evaluations.jsonl")
-    summary: dict[str, Any] = {
-        "first": found[0] if found else None,
-        "last": found[-1] if found else None,
-        "goodhart": json.loads((target / "goodhart.json").read_text(encoding="utf-8")),
-        "paths": {
-            "directory": str(target),
-            "metrics": str(target / "metrics.jsonl"),
-            "evaluations": str(target / "evaluations.jsonl"),
-            "samples": str(target / "samples.jsonl"),
-            "adapter": str(target / "checkpoint" / "adapter"),
-            "best": str(target / "best" / "adapter"),
-            "report": str(target / "report.html"),
-        },
-    }
+    from probekit.reports.rl import rl_headline
+    from probekit.results.goodhart import CURVE
+    from probekit.results.rl import EVALUATIONS, SAMPLES, STEPS
+
+    found = read_jsonl(target / EVALUATIONS.file)
+    verdict = json.loads((target / CURVE).read_text(encoding="utf-8"))
+    names = {
+        "metrics": STEPS.file, "evaluations": EVALUATIONS.file, "samples": SAMPLES.file,
+        "adapter": "checkpoint/adapter", "best": "best/adapter", "report": "report.html",
+    }  # fmt: skip
+    paths = {"directory": str(target), **{key: str(target / name) for key, name in names.items()}}
     if as_json:
-        return echo_json(summary)
+        first, last = (found[0], found[-1]) if found else (None, None)
+        return echo_json({"first": first, "last": last, "goodhart": verdict, "paths": paths})
     for row in found[:1] + found[1:][-1:]:
         click.echo(progress_line(row))
-    verdict = summary["goodhart"]
-    click.echo(f"verdict  {verdict['verdict']}: {'; '.join(verdict['evidence'])}")
-    click.echo(f"adapter  {target / 'checkpoint' / 'adapter'}")
+    end = {**verdict["points"][-1], "wanted": verdict["points"][-1]["behaviour"]}
+    changes = [_written(name, end[name], sign=True) for name in ("score", "independent", "wanted")]
+    click.echo(f"verdict  {rl_headline(verdict['verdict'])}")
+    click.echo(f"changes  {'; '.join(filter(None, changes))}")
+    click.echo(f"adapter  {paths['adapter']}")
     if (target / "best").is_dir():
-        click.echo(f"best     {target / 'best' / 'adapter'}, of step {verdict['sweet_spot']}")
-    click.echo(f"report   {target / 'report.html'}")
+        click.echo(f"best     {paths['best']}, of step {verdict['sweet_spot']}")
+    click.echo(f"report   {paths['report']}")
 
 
 def progress_line(row: dict[str, Any], place: str = "") -> str:
-    """Return a step's or an evaluation's key figures in a line."""
+    """Return the main numbers of a step or of an evaluation in a line."""
+    from probekit.reports.formats import number, percent
+
     alarms = "".join(f"\n  alarm: {alarm}" for alarm in row.get("alarms", ()))
     if "evaluation" in row:
         found = row["evaluation"]["all"]
         shown = ["score", "kl", "entropy", *(name for name in found if name.startswith("rate:"))]
-        words = ", ".join(
-            f"{name} {found[name]['value']:.3f} [{found[name]['low']:.3f}, {found[name]['high']:.3f}]"
-            for name in shown
-        )
+        words = ", ".join(_written(name, found[name]) for name in shown)
         return f"held out after {row['step']} steps: {words}{alarms}"
-    refit = row.get("refit")
-    words = (
-        f"step {place or row['step']}: score {row['score']:+.3f}, reward {row['reward']:+.3f}, kl "
-        f"{_or_dash(row['kl'])}, entropy {row['entropy']:.2f}, tokens {row['n_tokens']:.0f}, "
-        f"{row['seconds']:.1f} s"
-        + (f", wanted {row['wanted']:.2f}" if "wanted" in row else "")
-        + (f", refit on {refit['n_outputs']} outputs" if refit else "")
-    )
-    return words + alarms
+    parts = [
+        f"score {number(row['score'], 3, sign=True)}",
+        f"reward {number(row['reward'], 3, sign=True)}",
+        f"KL {number(row['kl'], 4)}",
+        f"entropy {number(row['entropy'])}",
+        f"{number(row['n_tokens'], 0)} tokens",
+        f"{number(row['seconds'], 1)} s",
+    ]
+    if "wanted" in row:
+        parts.append(f"wanted {percent(row['wanted'])}")
+    if "refit" in row:
+        parts.append(f"refit on {row['refit']['n_outputs']} outputs")
+    return f"step {place or row['step']}: {', '.join(parts)}{alarms}"
 
 
-def _or_dash(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.4f}"
+def _written(name: str, ends: dict[str, float] | None, *, sign: bool = False) -> str:
+    """Return a measure with its interval; nothing where it was not taken."""
+    from probekit.reports.formats import spanned
+    from probekit.results.intervals import Interval
+    from probekit.results.measures import measure
+
+    what, value = measure("rl", name), Interval.from_json(ends)
+    return f"{what.label} {spanned(value, what.unit, sign=sign)}" if value.known else ""
 
 
 class Events:

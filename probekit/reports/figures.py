@@ -79,7 +79,7 @@ def lines(
     """
     panels, ends, lift = list(data["panel"].unique()), ["value", "low", "high"], 18 if tops else 4
     layout = Panels.fitting(len(panels), across, each)
-    figure = layout.figure(shared_yaxes="all" if same else False)
+    figure, shapes = layout.figure(shared_yaxes="all" if same else False), []
     texts = [
         spanned(Interval(*row), "share" if share else "")
         for *row, share in data[[*ends, "share"]].itertuples(index=False)
@@ -93,11 +93,14 @@ def lines(
             rows = rows.assign(**rows[ends].clip(bounds[0] / 10, bounds[1] * 10))
         for trace in _traces(rows, data, bars=bars):
             figure.add_trace(trace, **cell)
-        _upright(figure, layout, index, marks or {}, tops)
+        _tops(figure, layout, index, tops)
+        for places, color in (marks or {}).values():
+            shapes += [look.mark(place, color, index) for place in places]
         _vertical(figure, rows, cell, titled=cell["col"] == 1 or not same)
         figure.update_xaxes(title_text=x_title if layout.is_last(index) else None, **cell)
         if len(panels) > 1:
             look.panel_title(figure, f"<b>{plot_text(panel, layout.letters)}</b>", index, lift=lift)
+    figure.update_layout(shapes=shapes)
     figure.update_xaxes(showgrid=False, nticks=6, type="log" if log_x else None)
     if ticks := ticks or (look.decades(data["x"]) if log_x else {}):
         _ticks(figure, layout, ticks)
@@ -126,18 +129,12 @@ def _traces(rows: pd.DataFrame, data: pd.DataFrame, *, bars: bool) -> Iterator[g
             yield from _line(line, str(name), kind, looks.get(name, 0), bars=bars, shown=shown)
 
 
-def _upright(
-    figure: go.Figure, layout: Panels, index: int, marks: Marks, tops: Sequence[tuple[float, str]]
-) -> None:
-    """Draw what marks places on the horizontal axis of a panel."""
-    cell = layout.cell(index)
-    for places, color in marks.values():
-        for x in places:
-            look.mark(figure, x, color, cell)
+def _tops(figure: go.Figure, layout: Panels, index: int, tops: Sequence[tuple[float, str]]) -> None:
+    """Name places on the horizontal axis above a panel."""
     for x, text in look.apart(tops, look.WIDTH / layout.across - 80):
         figure.add_annotation(
             x=x, y=1, yref=f"{look.axis('y', index)} domain", yanchor="bottom", text=text,
-            showarrow=False, font={"size": 10.5, "color": look.GREY}, **cell,
+            showarrow=False, font={"size": 10.5, "color": look.GREY}, **layout.cell(index),
         )  # fmt: skip
 
 
@@ -186,7 +183,7 @@ def _line(
         return [look.key(name, look.BLACK).update(
             x=look.numbers(line["x"]), y=look.numbers(line["value"]), marker=ring, showlegend=False,
         )]  # fmt: skip
-    colors = {"thin": look.FAINT, "level": look.GREEN, "control": look.GREY, "dots": look.GREY}
+    colors = {"thin": look.THIN, "level": look.GREEN, "control": look.GREY, "dots": look.GREY}
     color = colors.get(kind, look.SERIES[at])
     broken = look.CONTROLS[order % len(look.CONTROLS)]
     dash = {"thin": "solid", "level": "dash", "control": broken}.get(kind, look.DASHES[at])
@@ -197,7 +194,7 @@ def _line(
         x=look.numbers(line["x"]),
         y=look.numbers(line["value"]),
         mode=mode,
-        name=name,
+        name=plot_text(name, 60),
         legendgroup=name,
         legendrank=2000 if kind == "control" else 1000,
         showlegend=shown,

@@ -151,6 +151,17 @@ def duration(seconds: float | None) -> str:
     return f"{number(seconds, 0)} s" if seconds < 100 else f"{number(seconds / 60, 0)} min"
 
 
+def plain(value: object) -> str:
+    """Return a setting's value: `yes`, `no`, `none`, `a, b`, or as it is."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(plain, value)) or "none"
+    return (
+        {None: "none", True: "yes", False: "no"}[value]
+        if value is None or isinstance(value, bool)
+        else str(value)
+    )
+
+
 def p_value(p: float | None) -> str:
     """Return `p = 0.032`; nothing where there is none."""
     if p is None or math.isnan(p):
@@ -162,6 +173,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         number, interval, spanned, listed, ranges, shorten, plot_text, sentence, count, p_value,
-        compact, percent, duration, signed,
+        compact, percent, duration, signed, plain,
     )
 }  # fmt: skip

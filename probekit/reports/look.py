@@ -7,7 +7,7 @@ every colour is doubled by a dash or a marker so that a grey print can be read t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-BLACK, GREY, FAINT, GRID = "#1a1a1a", "#6b6b6b", "#c9c9c9", "#ececec"
+BLACK, GREY, THIN, FAINT, GRID = "#1a1a1a", "#6b6b6b", "#a6a6a6", "#c9c9c9", "#ececec"
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY = "#E69F00", "#56B4E9"
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
@@ -238,15 +238,17 @@ def faint(color: str, opacity: float) -> str:
     return f"rgba({','.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))},{opacity})"
 
 
-def mark(
-    figure: go.Figure, place: float | tuple[float, float], color: str, cell: Mapping[str, int]
-) -> None:
-    """Draw a vertical line in a panel, or shade it between two places."""
+def mark(place: float | tuple[float, float], color: str, index: int) -> dict[str, object]:
+    """Return the shape of a vertical line in a panel, or of a shade between two places."""
+    ends = place if isinstance(place, tuple) else (place, place)
+    shape: dict[str, object] = {
+        "x0": ends[0], "x1": ends[1], "y0": 0, "y1": 1,
+        "xref": axis("x", index), "yref": f"{axis('y', index)} domain",
+    }  # fmt: skip
     if isinstance(place, tuple):
-        shade = {"fillcolor": faint(color, 0.13), "line_width": 0, "layer": "below"}
-        figure.add_vrect(x0=place[0], x1=place[1], **shade, **cell)
-    else:
-        figure.add_vline(x=place, line={"color": color, "width": 1.2, "dash": "dot"}, **cell)
+        fill = {"fillcolor": faint(color, 0.13), "line": {"width": 0}, "layer": "below"}
+        return {"type": "rect", **shape, **fill}
+    return {"type": "line", **shape, "line": {"color": color, "width": 1.2, "dash": "dot"}}
 
 
 def key(name: str, color: str, symbol: str = "line-ns") -> go.Scatter:

@@ -1,27 +1,35 @@
-"""`report.html` of an RL run: which figures and tables, in which order, with which captions."""
+"""`report.html` of `probekit rl`, and of several runs together; the words are in its templates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from html import escape
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from probekit.reports.output import write_page
-from probekit.reports.rl_load import load_runs
-from probekit.reports.rl_rows import RLRun
-from probekit.reports.rl_words import heads_text, refits_text
-from probekit.reports.steer_words import INTERVAL, listed
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
 
-if TYPE_CHECKING:
-    from probekit.reports.old_page import Plot, Section
-    from probekit.reports.rl_verdict import RLVerdict
+from probekit.errors import ProbeError
+from probekit.reports import look
+from probekit.reports.figures import POINT, Marks, histograms, level, lines, points
+from probekit.reports.formats import number, sentence, shorten, spans
+from probekit.reports.page import environment, write_page
+from probekit.results import paired
+from probekit.results.intervals import Interval
+from probekit.results.measures import Measure, measure, measures
+from probekit.results.rl import ALL, RLRun
 
-_BANDS = f"Bands: {INTERVAL}."
-_BARS = f"Bars: {INTERVAL}."
-_NO_EVALUATION = (
-    "<p>No evaluation has been written, so there is nothing of held-out prompts to draw.</p>"
-)
+HEALTH = ("entropy", "kl", "n_tokens", "finished", "distinct_2", "mahalanobis", "drift")
+STEPS, HELD_OUT = "Training steps", "held-out prompts"
+CHANGE, RATIO = "Change (SD at the start)", "Times the start"
+MOST_RUNS = 8
+"""Runs drawn together: there are no more colours that can be told apart."""
+MOST_MARKED = 12
+"""Refits that are marked: more lines than that would hide what lies behind them."""
+MOST_CATEGORIES, MOST_PARTS, MOST_PROMPTS = 5, 6, 10
 
 
 def write_rl_report(
@@ -43,197 +51,301 @@ def write_rl_report(
     Raises
     ------
     ProbeError
-        When a directory is not the output of an RL run or is damaged.
+        When a directory is not the output of an RL run or is damaged, or is given twice.
     OutputError
-        When `out` exists and `force` is not set, or can not be written.
+        When `out` exists and `force` is not set, or cannot be written.
     """
-    run, *others = load_runs(Path(directory), [Path(path) for path in compare])
-    return write_page(Path(directory), lambda: render_rl(run, others), out=out, force=force)
+    runs = open_runs([Path(directory), *map(Path, compare)])
+    path = Path(out or Path(directory) / "report.html")
+    return write_page("rl.html.j2", rl_context(runs), path, force=force)
 
 
-def render_rl(run: RLRun, others: Sequence[RLRun] = ()) -> str:
-    """Return the report of an RL run, beside others where there are any, as HTML."""
-    from probekit.reports.old_page import render_page
-
-    # Imported late: intervals are of the room of probes, which loads torch.
-    from probekit.reports.rl_verdict import model_name, rl_verdict
-
-    return render_page(
-        title=f"{model_name(run)} trained on a head's score",
-        eyebrow=f"probekit rl, {run.name}: {heads_text(run.optimised)}",
-        lead=_lead(rl_verdict(run)),
-        sections=list(_sections(run, others)),
-        footer=f"Intervals are {INTERVAL}s. This file holds everything it shows and loads nothing.",
-    )
+def open_runs(directories: Sequence[Path]) -> dict[str, RLRun]:
+    """Return runs by their name; two of one name are told apart by the folders that they lie in."""
+    paths = [path.resolve() for path in directories]
+    if len(paths) > MOST_RUNS:
+        raise ProbeError(f"runs: got {len(paths)}, expected {MOST_RUNS} at most. Compare fewer.")
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ProbeError(f"{path}: is given twice. Compare a run with another one.")
+    runs = map(RLRun.open, directories)
+    alike = {path.name for path in paths if [other.name for other in paths].count(path.name) > 1}
+    names = ["/".join(path.parts[-2:] if path.name in alike else path.parts[-1:]) for path in paths]
+    return dict(zip(names, runs, strict=True))
 
 
-def _lead(found: RLVerdict) -> str:
-    points = "".join(f"<p>{escape(point)}</p>" for point in found.points)
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in found.warnings)
-    warnings = f'<ul class="warnings" aria-label="Warnings">{items}</ul>' if items else ""
-    return (
-        f'<div class="verdict"><p class="headline">{escape(found.headline)}</p>'
-        f"{points}{warnings}</div>"
-    )
+def rl_context(runs: Mapping[str, RLRun]) -> dict[str, Any]:
+    """Return what the template asks for: the run, those beside it, and the functions below."""
+    functions = (
+        compare_figure, behaviour_figure, score_figure, independent_figure, goodhart_figure,
+        scores_figure, health_figure, same_score, measured, definitions, independent, rates,
+        part_name, part_tables, chosen_scores, alarms, examples,
+    )  # fmt: skip
+    most = {"marked": MOST_MARKED, "parts": MOST_PARTS, "categories": MOST_CATEGORIES}
+    made: dict[str, Any] = {function.__name__: function for function in functions}
+    return {"run": next(iter(runs.values())), "runs": runs, "most": most, **made}
 
 
-def _sections(run: RLRun, others: Sequence[RLRun]) -> Iterator[Section]:
-    from probekit.reports import rl_tables as tables
-    from probekit.reports.old_page import Section
-    from probekit.reports.rl_examples import completions_html
-
-    if others:
-        yield Section("compare", "The runs together", list(_compare([run, *others])))
-    if run.evaluations:
-        behaviour = list(_behaviour(run))
-        if behaviour:
-            yield Section("behaviour", "Behaviour", behaviour)
-        yield Section("score", "Score", list(_score(run)))
-        if run.curve is not None and run.compared:
-            yield Section("goodhart", "Score against behaviour", [_goodhart(run)])
-        yield Section("scores", "Score distributions", [_scores(run)])
-    else:
-        yield Section("score", "Score", [_NO_EVALUATION, *_score(run)])
-    yield Section("health", "Health", [*_health(run), tables.alarms_html(run)])
-    if run.compared:
-        yield Section("changes", "Before and after", [tables.changes_html(run)])
-        yield Section("texts", "Completions", [completions_html(run)])
-    yield Section("method", "How it was trained",
-                  [tables.settings_table(run), tables.definitions_html(run)])  # fmt: skip
-    yield Section("provenance", "Provenance", [tables.rl_provenance(run)])
+def rl_headline(verdict: str) -> str:
+    """Return the page's sentence for a verdict, for a terminal."""
+    words: Any = environment().get_template("rl_words.html.j2").module
+    return " ".join(str(words.headline(verdict)).split())
 
 
-def _compare(runs: Sequence[RLRun]) -> Iterator[Plot | str]:
-    from probekit.reports import rl_compare
-    from probekit.reports.old_page import Plot
-
-    missing = [run.name for run in runs if not run.evaluations]
-    gone = f" Without an evaluation, so not drawn: {escape(listed(missing))}." if missing else ""
-    unit = (
-        "Scores are in the units of the heads, which are the same in every run."
-        if rl_compare.same_score(runs)
-        else "The runs optimise different heads, so the score is drawn as its change in standard "
-        "deviations over each run's own first completions."
-    )
-    if any(run.refitted for run in runs):
-        unit += " Where heads were fitted again, the score is that of the newest ones."
-    if rl_compare.drawn(runs):
-        yield Plot(
-            "compare-steps",
-            rl_compare.compare_figure(runs, against_kl=False),
-            f"One colour and sign a run. {_BANDS} {unit}{gone}",
-            "Wanted behaviour, score and entropy of each run over training steps.",
-        )
-        yield Plot(
-            "compare-kl",
-            rl_compare.compare_figure(runs, against_kl=True),
-            f"The same evaluations against how far each policy has gone; at one divergence, the "
-            f"higher behaviour is the better run. {_BARS} Lines join evaluations in their order.",
-            "Wanted behaviour, score and entropy of each run against the root of the divergence.",
-        )
-    yield rl_compare.compare_tables(runs)
+def part_name(part: str) -> str:
+    """Return `class=real` as `Class: real`."""
+    tag, _, value = part.partition("=")
+    return "All prompts" if part == ALL else sentence(f"{tag}: {value or '(none)'}")
 
 
-def _behaviour(run: RLRun) -> Iterator[Plot]:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.rl_figures import CATEGORIES, PARTS, behaviour_figure, twin
-
-    figure = behaviour_figure(run)
-    if figure is None:
-        return
-    rates = [name for name in run.measures if name.startswith("rate:")]
-    rates = [name for name in rates if name not in (run.wanted, twin(run))]
-    left = f" Only the {CATEGORIES} other categories that changed most are drawn."
-    parts = f" Only {PARTS} of {len(run.parts)} groups are drawn."
-    wanted = f" Wanted: {escape(run.behaviour)}." if run.behaviour else ""
-    yield Plot(
-        "behaviour-steps",
-        figure,
-        f"Share of completions of held-out prompts in each category.{wanted} {_BANDS}"
-        f"{left if len(rates) > CATEGORIES else ''}{parts if len(run.parts) > PARTS else ''}",
-        "Rates of the wanted behaviour and of the categories over training steps.",
-    )
+def measured(run: RLRun) -> dict[str, Measure]:
+    """Return the measures of the evaluations; a head that is optimised alone is the score itself."""
+    names = [f"head:{name}" for name in run.record["optimised"]]
+    own = names if len(names) == 1 else []
+    return {name: measure("rl", name) for name in run.measures if name not in own}
 
 
-def _score(run: RLRun) -> Iterator[Plot]:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.rl_figures import independent_figure, score_figure
-
-    if not run.evaluations and not run.steps:
-        return
-    under = " under the first heads" if run.refitted else ""
-    aimed = f" Green dashes: mean of the chosen scores{under}." if run.target_scores() else ""
-    yield Plot(
-        "score-steps",
-        score_figure(run),
-        f"Held-out prompts at every evaluation, and the training prompts of every step thin behind "
-        f"(grey).{aimed}{refits_text(run)} {_BANDS} The distance has no interval.",
-        "The optimised score over training steps.",
-    )
-    figure = independent_figure(run) if run.evaluations else None
-    if figure is not None:
-        yield Plot(
-            "independent-steps",
-            figure,
-            "Paired change from the first evaluation, each in its own standard deviation over the "
-            f"completions there. {_BANDS} A score that rises alone has been gamed, or is read "
-            "differently elsewhere in the model.",
-            "Changes of the optimised score and of independent readings over training steps.",
-        )
+def definitions(run: RLRun) -> list[Measure]:
+    """Return the measures of the evaluations and of the curve; those of a family once."""
+    names = {name.partition(":")[0] for name in run.measures} | {"root_kl", "independent"}
+    return [what for name, what in measures("rl").items() if name.rstrip(":") in names]
 
 
-def _goodhart(run: RLRun) -> Plot:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.rl_figures import goodhart_figure
-    from probekit.reports.rl_verdict import best_by
+def part_tables(run: RLRun) -> list[list[str]]:
+    """Return the parts that stand beside each other: all prompts and the values of one tag."""
+    tags = dict.fromkeys(part.partition("=")[0] for part in run.parts if part != ALL)
+    tables = [[ALL, *(p for p in run.parts if p.startswith(f"{tag}="))] for tag in tags]
+    return tables or [[ALL]]
 
+
+def independent(run: RLRun) -> list[str]:
+    """Return the measures that read the score with heads that nothing optimises."""
+    own = {f"head:{name}" for name in run.record["optimised"]}
+    return [m for m in run.measures if m == "disjoint" or (m.startswith("head:") and m not in own)]
+
+
+def rates(run: RLRun) -> dict[str, str]:
+    """Return the rates that are drawn, with their names: the wanted one, and those that moved most.
+
+    Where one category is the wanted behaviour, one line stands for both.
+    """
+    behaviour, labels = run.record["behaviour"], {}
+    twin = f"rate:{behaviour}"
+    others = [m for m in run.measures if m.startswith("rate:") and m != twin]
+    if len(run.evaluated) > 1:
+        kept = sorted(others, key=lambda name: -abs(run.change(name).value))[:MOST_CATEGORIES]
+        others = [name for name in others if name in kept]
+    if "wanted" in run.measures:
+        labels["wanted"] = measure("rl", "wanted").label
+        if twin in run.measures:
+            labels["wanted"] = f"{shorten(behaviour, 30)} (wanted)"
+    return labels | {name: measure("rl", name).label for name in others[:MOST_CATEGORIES]}
+
+
+def alarms(run: RLRun) -> list[tuple[str, list[int]]]:
+    """Return alarms as they were worded last, with their steps: only numbers in them may differ."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for step, alarm in run.alarms.itertuples(index=False):
+        kind = re.sub(r"\d[\d.,]*", "#", alarm)
+        found[kind] = (alarm, [*found.get(kind, ("", []))[1], step])
+    return sorted(found.values(), key=lambda alarm: -len(alarm[1]))
+
+
+def examples(run: RLRun) -> list[tuple[dict[str, Any], ...]]:
+    """Return first and last completion of prompts that are drawn with the run's seed."""
+    if len(run.evaluated) < 2:
+        return []
+    rows = run.rows[run.rows["sample"] == 0].set_index(["step", "prompt_id"], drop=False)
+    ends = run.evaluated[0], run.evaluated[-1]
+    both = sorted(set(rows.loc[ends[0]].index) & set(rows.loc[ends[1]].index))
+    order = np.random.default_rng(max(0, run.record["seed"] or 0)).permutation(len(both))
+    drawn = [both[index] for index in order[:MOST_PROMPTS]]
+    return [tuple(rows.loc[(step, prompt)].to_dict() for step in ends) for prompt in drawn]
+
+
+def same_score(runs: Sequence[RLRun]) -> bool:
+    """Return whether runs optimise the same heads, so that their scores have one unit."""
+    keys = ("optimised", "probes", "model")
+    return len({str([run.record.get(key) for key in keys]) for run in runs}) < 2
+
+
+def compare_figure(
+    runs: Mapping[str, RLRun],
+    names: Sequence[str] = ("wanted", "score", "entropy"),
+    *,
+    over_kl: bool = False,
+    **texts: str,
+) -> go.Figure:
+    """Draw measures of several runs over training steps, or over the root of the divergence.
+
+    Entropy is drawn in parts of its start, the score of different heads as a change.
+    """
+    data = []
+    for name in names:
+        for label, run in runs.items():
+            more: dict[str, Any] = {"name": shorten(label)}
+            if over_kl:
+                kl = [run.level("kl", at=step).value for step in run.evaluated]
+                more["x"] = np.sqrt(np.maximum(kl, 0.0))
+            if name == "entropy":
+                data.append(_curve(run, name, partial(run.ratio, name), axis=RATIO, **more))
+            elif name == "score" and not same_score([*runs.values()]):
+                data.append(_curve(run, name, _scaled(run, name), axis=CHANGE, **more))
+            else:
+                data.append(_curve(run, name, **more))
+    title = measure("rl", "root_kl").axis_title if over_kl else STEPS
+    return _drawn(data, x_title=title, bars=over_kl, **texts)
+
+
+def behaviour_figure(run: RLRun, **texts: str) -> go.Figure:
+    """Draw the rates of the wanted behaviour and of the categories, a panel a value of a tag."""
+    data = []
+    for part in run.parts[:MOST_PARTS]:
+        panel = f"{part_name(part)} (n = {run.prompts(part)})"
+        for name, label in rates(run).items():
+            data.append(_curve(run, name, part=part, panel=panel, name=label))
+    return _drawn(data, same=True, **texts)
+
+
+def score_figure(run: RLRun, **texts: str) -> go.Figure:
+    """Draw the optimised score, and its distance to the chosen ones, by class where the target is."""
+    name, panel = "distance_to_chosen", sentence(measure("rl", "score").label)
+    data = [_curve(run, "score", name=HELD_OUT), _trained(run, "score")]
+    first = sentence(measure("rl", "score_first").label)
+    data.append(_curve(run, "score_first", name=first, panel=panel))
+    if chosen := chosen_scores(run):
+        label = f"chosen scores, mean ({number(mean := float(np.mean(chosen)))})"
+        data.append(level(mean, [0, run.done], label, panel=panel, axis=data[0]["axis"].iloc[0]))
+    data += [_curve(run, name, name=HELD_OUT), _trained(run, name)]
+    own = [part for part in run.parts if part.startswith(f"{run.record['target']['tag']}=")]
+    data += [_curve(run, name, part=part, name=part_name(part)) for part in own]
+    return _drawn(data, marks=_refits(run), **texts)
+
+
+def independent_figure(run: RLRun, **texts: str) -> go.Figure:
+    """Draw changes of the optimised score and of heads that nothing optimises, each in its own unit."""
+    panel = {"panel": "", "axis": CHANGE}
+    data = [level(0.0, run.evaluated, **panel)]
+    for name in ["score", *independent(run)][: len(look.SERIES) - 1]:
+        label = sentence(measure("rl", name).label)
+        data.append(_curve(run, name, _scaled(run, name), name=label, **panel))
+    return _drawn(data, marks=_refits(run), **texts)
+
+
+def goodhart_figure(run: RLRun, **texts: str) -> go.Figure:
+    """Draw changes of score, independent readings and behaviour over the root of the divergence."""
     assert run.curve is not None
-    return Plot(
-        "goodhart-curve",
-        goodhart_figure(run, run.curve),
-        f"Paired changes from the first evaluation; along the top, after how many steps. {_BARS} "
-        f"Dotted upright: the sweet spot, the evaluation at which {best_by(run)} was highest. Where the "
-        "score goes on rising to its right while the others fall, it is being gamed (Goodhart).",
-        "Changes of score, independent readings and behaviour against the root of the divergence.",
+    known = [point for point in run.curve.points if np.isfinite(point.root_kl)]
+    x = [point.root_kl for point in known]
+    hover = [f"after {point.step} steps, √KL {number(point.root_kl)}" for point in known]
+    data = []
+    for key, name in (("score", "score"), ("independent", "independent"), ("behaviour", "wanted")):
+        what, changes = measure("rl", name), [getattr(point, key) for point in known]
+        if any(change.known for change in changes):
+            scale, unit = (100, "percentage points") if what.share else (1, what.axis or what.unit)
+            changes = [Interval(*(scale * end for end in change)) for change in changes]
+            label = sentence(what.label)
+            panel = {"panel": label, "axis": f"Change ({unit})"}
+            data += [level(0.0, x, **panel), points(x, changes, hover, name=label, **panel)]
+    spot = run.curve.sweet_spot
+    best = [point.root_kl for point in known if point.step == spot]
+    return _drawn(
+        data,
+        x_title=measure("rl", "root_kl").axis_title,
+        bars=True,
+        marks={f"sweet spot (step {spot})": (best, look.PURPLE)},
+        tops=[(point.root_kl, str(point.step)) for point in known],
+        **texts,
     )
 
 
-def _scores(run: RLRun) -> Plot:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.rl_scores import scores_figure
-
-    aimed = (
-        " Green dashes: the chosen scores that the target aims at (those of the tag's value where "
-        "the target is by tag)."
-        if run.target_scores()
-        else ""
+def scores_figure(run: RLRun, **texts: str) -> go.Figure:
+    """Draw the scores before and after training beside the chosen ones, a panel a part."""
+    ends = dict(
+        zip(
+            ("before", "after"), dict.fromkeys(run.evaluated[:1] + run.evaluated[-1:]), strict=False
+        )
     )
-    refitted = (
-        " The heads were fitted again in between, so before and after are in different units, "
-        "and the chosen scores are those of the first heads."
-        if run.refitted
-        else ""
-    )
-    return Plot(
-        "score-distributions",
-        scores_figure(run),
-        f"Scores of the completions at the first and at the last evaluation.{aimed}{refitted}",
-        "Histograms of scores before and after training and of the chosen scores.",
-    )
+    data = []
+    for part in run.parts[:MOST_PARTS]:
+        wide = run.wide("score", part)
+        values = {f"{word}: step {step}": wide[step].dropna() for word, step in ends.items()}
+        values["target: chosen scores"] = pd.Series(chosen_scores(run, part), dtype=float)
+        values = {name: column for name, column in values.items() if len(column)}
+        sizes = ", ".join(str(len(column)) for column in values.values())
+        panel = f"{part_name(part)} (n = {sizes})"
+        data += [
+            pd.DataFrame({"panel": panel, "name": name, "value": column})
+            for name, column in values.items()
+        ]
+    return histograms(pd.concat(data), x_title=measure("rl", "score").axis_title, **texts)
 
 
-def _health(run: RLRun) -> Iterator[Plot]:
-    from probekit.reports.old_page import Plot
-    from probekit.reports.rl_figures import health_figure
+def health_figure(run: RLRun, **texts: str) -> go.Figure:
+    """Draw what training did to the text and to the activations, a panel a measure."""
+    data = [
+        frame
+        for name in HEALTH
+        for frame in (_trained(run, name), _curve(run, name, name=HELD_OUT))
+    ]
+    alarmed = [(low - 0.5, high + 0.5) for low, high in spans(run.alarms["step"])]
+    marks = {**_refits(run), "alarm": (alarmed, look.VERMILLION)}
+    return _drawn(data, across=3, marks=marks, **texts)
 
-    figure = health_figure(run)
-    if figure is None:
-        return
-    alarmed = " Triangles: steps with an alarm." if run.alarms else ""
-    yield Plot(
-        "health-steps",
-        figure,
-        f"Held-out prompts (blue) and the training steps (thin, grey; their KL is the k3 estimate of "
-        f"the loss).{alarmed}{refits_text(run)} {_BANDS}",
-        "Entropy, KL, length, finished share, distinct bigrams and distances over training steps.",
+
+def chosen_scores(run: RLRun, part: str = ALL) -> list[float]:
+    """Return the scores that the target has for a part: those of its class, or all."""
+    target = run.record["target"]
+    tag, _, value = part.partition("=")
+    scores = target["chosen"].get(value) if tag == target["tag"] else None
+    return [s for s in scores or target["chosen"].get("", []) if s is not None]
+
+
+def _curve(
+    run: RLRun,
+    measured: str,
+    read: Callable[..., Interval] | None = None,
+    part: str = ALL,
+    **more: Any,  # noqa: ANN401 - columns of `lines`
+) -> pd.DataFrame:
+    """Return a measure at every evaluation, in a panel of its own by default; nothing unmeasured."""
+    if measured not in run.measures:
+        return pd.DataFrame(columns=POINT)
+    read = read or partial(run.level, measured, part)
+    hover = [f"after {step} steps" for step in run.evaluated]
+    values = [read(at=step) for step in run.evaluated]
+    return points(
+        **{"x": run.evaluated, "values": values, "hover": hover, **_panel(measured), **more}
     )
+
+
+def _trained(run: RLRun, name: str) -> pd.DataFrame:
+    """Return a measure of the training steps, thin; a divergence of 0 throughout was not taken."""
+    if not run.steps[name].fillna(0).any():
+        return pd.DataFrame(columns=POINT)
+    hover = [f"step {step}" for step in run.steps["step"]]
+    values = [Interval(value) for value in run.steps[name]]
+    own = {"name": "training steps", "look": "thin", **_panel(name)}
+    return points(run.steps["step"].tolist(), values, hover, **own)
+
+
+def _panel(name: str) -> dict[str, Any]:
+    what = measure("rl", name)
+    axis = sentence(what.axis or what.unit)
+    return {"panel": sentence(what.label), "axis": axis, "share": what.share}
+
+
+def _scaled(run: RLRun, name: str) -> Callable[..., Interval]:
+    return lambda at: paired.change(*run.paired(name, at=at), scaled=True)
+
+
+def _refits(run: RLRun) -> Marks:
+    """Return where heads were fitted again: half a step earlier, after what the old ones read."""
+    steps = run.steps["step"][run.steps["refit"].notna()] - 0.5
+    return {
+        "heads fitted again": (steps.tolist() if len(steps) <= MOST_MARKED else [], look.ORANGE)
+    }
+
+
+def _drawn(data: Sequence[pd.DataFrame], x_title: str = STEPS, **more: Any) -> go.Figure:  # noqa: ANN401
+    return lines(pd.concat([d for d in data if len(d)]), x_title=x_title, **more)

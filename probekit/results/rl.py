@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NotRequired
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from probekit.errors import ProbeError
 from probekit.results.goodhart import Goodhart, goodhart
 from probekit.results.intervals import Array, Interval
-from probekit.results.paired import mean, separation
+from probekit.results.measures import measures
+from probekit.results.paired import mean, ratio, separation
 from probekit.results.runs import Run
 from probekit.results.table import Document, Table
 
@@ -24,6 +27,12 @@ KEY = ["prompt_id", "sample"]
 Part = str | tuple[str, str]
 """One part, or two: the first minus the second."""
 Number = float | None
+FEW_PROMPTS = 20
+"""Fewer prompts make a percentile interval too narrow."""
+COLLAPSE = 0.5
+"""Below this share of its start in entropy the completions of a prompt are alike."""
+FAR = 2.0
+"""From this Mahalanobis distance on a head reads what it was not fitted for."""
 
 
 class Measures(TypedDict, total=False):
@@ -147,6 +156,49 @@ class RLRun(Run):
         """Training steps that were done."""
         return max([0, *self.evaluated, *map(int, self.steps["step"])])
 
+    @property
+    def planned(self) -> int:
+        """Training steps that were asked for."""
+        return int(self.record["settings"]["steps"])
+
+    @cached_property
+    def measures(self) -> list[str]:
+        """Measures of the evaluations, in reading order."""
+        order = {name.rstrip(":"): rank for rank, name in enumerate(measures("rl"))}
+        names = self.metrics["measure"].unique()
+        return sorted(names, key=lambda name: order.get(name.partition(":")[0], len(order)))
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """Parts of the evaluations, all prompts first."""
+        return sorted(self.metrics["part"].unique(), key=lambda part: part != ALL)
+
+    @property
+    def alarms(self) -> pd.DataFrame:
+        """A row an alarm of a training step or of an evaluation: `step`, `alarm`."""
+        import pandas as pd
+
+        rows = pd.concat([self.steps, self.evaluations]).rename(columns={"alarms": "alarm"})
+        return rows[["step", "alarm"]].explode("alarm").dropna().sort_values("step")
+
+    @property
+    def warnings(self) -> list[str]:
+        """Keys of what makes the run's numbers doubtful."""
+        evaluated, compared = bool(self.evaluated), len(self.evaluated) > 1
+        counted = any(name.startswith(("wanted", "rate:")) for name in self.measures)
+        holds = {
+            "unfinished": self.done < self.planned,
+            "not evaluated": evaluated and self.evaluated[-1] < self.done >= self.planned,
+            "few prompts": evaluated and self.prompts() < FEW_PROMPTS,
+            "entropy": compared and self.ratio("entropy").value < COLLAPSE,
+            "far": compared and self.level("mahalanobis").value > FAR,
+            "cut": compared and self.change("finished").side() < 0,
+            "no behaviour": compared and not counted,
+            "refits": self.steps["refit"].notna().any(),
+            "alarms": len(self.alarms) > 0,
+        }
+        return [key for key, held in holds.items() if held]
+
     @cached_property
     def curve(self) -> Goodhart | None:
         """The Goodhart curve; None while there are no two evaluations to compare."""
@@ -154,13 +206,19 @@ class RLRun(Run):
         names = {name: self.record[name] for name in ("optimised", "behaviour")}
         return goodhart(rows, **names) if len(self.evaluated) > 1 else None
 
-    def within(self, part: Part) -> pd.Series:
-        """Return which `rows` belong to a part, or to one of two."""
+    def within(self, part: Part) -> NDArray[np.bool_]:
+        """Return which completions belong to a part, or to one of two; in the order of `wide`."""
         if isinstance(part, tuple):
-            return self.within(part[0]) | self.within(part[1])
+            return np.logical_or(*map(self.within, part))
         tag, _, value = part.partition("=")
-        column = self.rows.reindex(columns=[f"tag:{tag}"])
-        return (column == value).any(axis=1) | (part == ALL)
+        index, row, _ = self._places
+        inside = np.full(len(index), part == ALL)
+        inside[row] |= (self.rows.get(f"tag:{tag}", self.rows["step"]) == value).to_numpy()
+        return inside
+
+    def prompts(self, part: Part = ALL) -> int:
+        """Return how many held-out prompts a part has."""
+        return int(self._places[0][self.within(part)].get_level_values(0).nunique())
 
     def wide(self, measure: str, part: Part = ALL) -> pd.DataFrame:
         """Return a measure of every completion of a part at every evaluation.
@@ -178,11 +236,14 @@ class RLRun(Run):
             Index `KEY`; a column a step, and `first`, `last`, `late`: the mean over the evaluations
             in the last third of training, as one alone may be a lucky one.
         """
+        import pandas as pd
+
         family, _, names = measure.partition(":")
         rate = self.rows["category"].isin(names.split(",")) if family == "rate" else None
-        rows = self.rows.assign(value=self.rows.get(measure) if rate is None else rate)
-        wide = rows[self.within(part)].pivot(index=KEY, columns="step", values="value")
-        wide = wide.reindex(columns=self.evaluated).astype(float)
+        index, row, column = self._places
+        values = np.full((len(index), len(self.evaluated) + 1), np.nan)
+        values[row, column] = self.rows.get(measure, np.nan) if rate is None else rate
+        wide = pd.DataFrame(values[:, :-1], index, self.evaluated)[self.within(part)]
         late = [step for step in self.evaluated if step and 3 * step >= 2 * self.done]
         return wide.assign(
             first=wide[self.evaluated[0]],
@@ -212,6 +273,10 @@ class RLRun(Run):
         first, last = (self.level(measure, part, end).value for end in ("first", at))
         return change if change.known else Interval(last - first)
 
+    def ratio(self, measure: str, part: Part = ALL, at: str | int = "last") -> Interval:
+        """Return a measure in parts of what it was at the first evaluation, paired."""
+        return ratio(*self.paired(measure, part, at))
+
     @cached_property
     def _recorded(self) -> dict[Any, Interval]:
         return {row[:3]: Interval(*row[3:]) for row in self.metrics.itertuples(index=False)}
@@ -219,5 +284,14 @@ class RLRun(Run):
     def _mean(self, part: Part, prompts: Array, values: Array) -> Interval:
         if isinstance(part, str):
             return mean(prompts, values)
-        first = self.wide("score", part).index.isin(self.wide("score", part[0]).index)
-        return separation(prompts, values, first)
+        return separation(prompts, values, self.within(part[0])[self.within(part)])
+
+    @cached_property
+    def _places(self) -> tuple[pd.MultiIndex, NDArray[np.intp], NDArray[np.intp]]:
+        """Return the completions, and which one and which evaluation (-1: none) each of `rows` is."""
+        import pandas as pd
+
+        keys = pd.MultiIndex.from_frame(self.rows[KEY])
+        index = keys.unique().sort_values()
+        evaluations = pd.Index(self.evaluated).get_indexer(self.rows["step"])
+        return index, index.get_indexer(keys), evaluations

@@ -1,0 +1,306 @@
+"""The report of an RL run: its page, its frames against the files, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from probekit import open_run
+from probekit.errors import OutputError, ProbeError
+from probekit.reports import write_rl_report
+from probekit.reports.formats import spanned
+from probekit.reports.rl import rl_headline
+from probekit.results import goodhart
+from probekit.results.intervals import Interval
+from probekit.results.rl import RLRun
+from tests.cli.test_cli import run as command
+from tests.reports.browser import check_drawn
+from tests.reports.golden import check, page_text, parse
+from tests.reports.rl_factory import MadeRL, change_record, write_rl
+from tests.reports.words import HOSTILE
+
+EQUAL, PAST = "every group's rewards are equal", "entropy is at 40% of the start"
+REFITS = {
+    "refits": (20, 40),
+    "alarms": {12: EQUAL, 13: EQUAL, 31: PAST, 44: PAST.replace("4", "3")},
+}
+HEALTH = ("entropy", "kl", "n_tokens", "finished", "distinct_2", "mahalanobis", "drift")
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def opened(folder: Path, **made: object) -> tuple[RLRun, list[dict], list[dict]]:
+    """Return a made-up run, its evaluations, and its completions sorted by prompt and step."""
+    path = write_rl(folder / "run", MadeRL(**made))  # type: ignore[arg-type]
+    rows = sorted(lines(path / "samples.jsonl"), key=lambda row: (row["prompt_id"], row["step"]))
+    return open_run(path), lines(path / "evaluations.jsonl"), rows
+
+
+def page(run: RLRun, **how: object) -> tuple[str, dict]:
+    """Return the text of a run's page and its figures by their ids."""
+    html = write_rl_report(run.directory, force=True, **how).read_text(encoding="utf-8")
+    return page_text(html).replace("\u00a0", " "), parse(html).figures
+
+
+def named(figure: dict, name: str) -> list[dict]:
+    return [trace for trace in figure["data"] if trace.get("name") == name]
+
+
+def at(rows: list[dict], step: int, key: str) -> np.ndarray:
+    return np.array([row[key] for row in rows if row["step"] == step], dtype=float)
+
+
+def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
+    small = {"steps": 8, "every": 4, "prompts": 6, "n_chosen": 8}
+    run = write_rl(tmp_path / "a" / "run", MadeRL(**small, refits=(4,), alarms={2: EQUAL}))
+    other = write_rl(tmp_path / "b" / "run", MadeRL(**small, follow=0.0, seed=3))
+    empty = write_rl(tmp_path / "c", MadeRL(done=0))
+    html = write_rl_report(run, compare=[other, empty]).read_text(encoding="utf-8")
+    check(html, "rl")
+
+
+# Frames.
+
+
+def test_frames_are_the_files_numbers(tmp_path: Path) -> None:
+    run, evaluations, rows = opened(tmp_path, samples=2, **REFITS)
+    assert len(run.rows) == len(rows) == 6 * 64 and run.evaluated == [0, 10, 20, 30, 40, 50]
+    part = evaluations[2]["evaluation"]["class=real"]["rate:hedges"]
+    keys = {"step": 20, "part": "class=real", "measure": "rate:hedges"}
+    [found] = run.metrics.query(" and ".join(f"{k} == {v!r}" for k, v in keys.items())).itertuples()
+    assert (found.value, found.low, found.high) == (part["value"], part["low"], part["high"])
+    assert run.level("rate:hedges", "class=real", 20) == Interval(**part)
+    assert run.rows["tag:class"][1] == "real" and run.rows["sample"][:2].tolist() == [0, 1]
+    assert run.steps["grad_norm"][3] == 0.4, "what no reader declares is kept"
+    assert run.record == json.loads((run.directory / "run.json").read_text())
+    assert run.curve.to_json() == json.loads((run.directory / goodhart.CURVE).read_text())
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_changes_are_paired_and_drawn_over_prompts(tmp_path: Path, samples: int) -> None:
+    run, _, rows = opened(tmp_path, samples=samples)
+    gap = at(rows, 50, "score") - at(rows, 0, "score")
+    found = run.change("score")
+    assert found.value == pytest.approx(gap.mean(), abs=1e-12)
+    # By hand: draw prompts, not completions. Percentiles of 4,000 draws scatter by about 4 % of the
+    # half-width.
+    each = gap.reshape(32, samples).mean(axis=1)
+    drawn = each[np.random.default_rng(7).integers(0, 32, (4000, 32))].mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert abs(found.low - low) < 0.12 * (high - low) > abs(found.high - high)
+    entropy = [at(rows, step, "entropy").mean() for step in (0, 20)]
+    assert run.ratio("entropy", at=20).value == pytest.approx(entropy[1] / entropy[0])
+
+
+def test_parts_their_difference_and_the_last_third(tmp_path: Path) -> None:
+    run, _, rows = opened(tmp_path)
+    real = np.array([row["tags"]["class"] == "real" for row in rows if row["step"] == 0])
+    kinds = np.array([row["category"] in ("hedges", "refuses") for row in rows]).reshape(32, 6)
+    late = kinds[:, [4, 5]].mean(axis=1)
+    name = "rate:hedges,refuses"
+    assert run.level(name, "class=real", "late").value == pytest.approx(late[real].mean())
+    gaps = late - kinds[:, 0]
+    apart = run.change(name, ("class=invented", "class=real"), "late")
+    assert apart.value == pytest.approx(gaps[~real].mean() - gaps[real].mean())
+    assert run.prompts("class=real") == 16 and apart.has_interval
+    assert not run.change("distance_to_chosen").has_interval
+
+
+# The page.
+
+
+def test_tables_hold_first_last_and_change_of_every_part(tmp_path: Path) -> None:
+    run, evaluations, _ = opened(tmp_path, **REFITS)
+    text = page(run)[0].split("n in held-out prompts")[1]
+    for name, label in (("wanted", "Wanted behaviour"), ("score", "Optimised score score units")):
+        unit = "share" if name == "wanted" else ""
+        cells = text[text.index(f"| {label} |") :].splitlines()
+        for line, evaluation in zip(cells[:2], (evaluations[0], evaluations[-1]), strict=True):
+            ends = [Interval(**evaluation["evaluation"][part][name]) for part in run.parts]
+            assert line.endswith(" | ".join(spanned(e, unit).replace("\u00a0", " ") for e in ends))
+        assert spanned(run.change(name, "class=real"), unit, sign=True) in cells[2]
+    assert "All prompts, n = 32 | Class: invented, n = 16 | Class: real, n = 16" in text
+    assert "| Head ridge, resid_post layer 20" not in text, "the one optimised head is the score"
+
+
+def test_figures_hold_the_evaluations_and_the_steps(tmp_path: Path) -> None:
+    run, raw, rows = opened(tmp_path, **REFITS)
+    figures = page(run)[1]
+
+    def recorded(name: str, part: str = "all") -> list[float]:
+        return [row["evaluation"][part][name]["value"] for row in raw]
+
+    # The wanted behaviour is the category hedges here: one line, not two on top of each other.
+    behaviour = figures["behaviour-steps"]
+    assert named(behaviour, "hedges") == []
+    for name, key in (("hedges (wanted)", "wanted"), ("answers", "rate:answers")):
+        for trace, part in zip(named(behaviour, name), run.parts, strict=True):
+            assert trace["y"] == recorded(key, part) and trace["x"] == run.evaluated
+    score, distance = named(figures["score-steps"], "held-out prompts")
+    assert (score["y"], distance["y"]) == (recorded("score"), recorded("distance_to_chosen"))
+    [real] = named(figures["score-steps"], "Class: real")
+    assert real["y"] == recorded("distance_to_chosen", "class=real")
+    for trace, name in zip(
+        named(figures["score-steps"], "training steps"),
+        ("score", "distance_to_chosen"),
+        strict=True,
+    ):
+        assert trace["y"] == [row[name] for row in lines(run.directory / "metrics.jsonl")]
+    marks = {s["x0"] for s in figures["score-steps"]["layout"]["shapes"] if s["type"] == "line"}
+    assert marks == {19.5, 39.5}
+    [line] = named(figures["independent-steps"], "Disjoint head")
+    before, after = at(rows, 0, "disjoint"), at(rows, 50, "disjoint")
+    assert line["y"][-1] == pytest.approx((after - before).mean() / before.std())
+    curve = run.curve.to_json()["points"]
+    [trace] = named(figures["goodhart-curve"], "Wanted behaviour")
+    assert trace["x"] == [point["root_kl"] for point in curve]
+    assert trace["y"] == pytest.approx([100 * point["behaviour"]["value"] for point in curve])
+    for trace, key in zip(named(figures["health-steps"], "held-out prompts"), HEALTH, strict=True):
+        assert trace["y"] == recorded(key)
+    shades = {
+        (s["x0"], s["x1"]) for s in figures["health-steps"]["layout"]["shapes"] if "fillcolor" in s
+    }
+    assert shades == {(11.5, 13.5), (30.5, 31.5), (43.5, 44.5)}
+    for trace in figures["score-distributions"]["data"]:
+        assert sum(trace["y"][2:-1:2]) == pytest.approx(1.0)
+
+
+def test_alarms_refits_examples_and_settings_stand_in_words(tmp_path: Path) -> None:
+    run, _, rows = opened(tmp_path, seed=4, **REFITS)
+    text = page(run)[0]
+    assert "| Entropy is at 30% of the start | 2 | 31, 44" in text, "alarms that differ in a number"
+    assert "| 20 | 128 | 14 | 0.910 | 0.870" in text
+    for index in np.random.default_rng(4).permutation(32)[:10]:
+        for row in rows:
+            if row["prompt_id"] == f"p{index:02}" and row["step"] in (0, 50):
+                assert row["text"] in text
+    for row in ("Steps | 50", "Further | none", "Clip | none", "Full weights | no"):
+        assert f"| {row}" in text
+
+
+def test_many_refits_are_named_and_not_drawn(tmp_path: Path) -> None:
+    text, figures = page(opened(tmp_path, steps=60, refits=tuple(range(4, 61, 4)))[0])
+    assert "Heads were fitted again at steps 4, 8, …, 60." in text
+    assert figures["score-steps"]["layout"].get("shapes", []) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "key", "warnings"),
+    [
+        ({}, goodhart.FOLLOWED, []),
+        ({"follow": 0.0, "prompts": 8}, goodhart.SCORE_ONLY, ["few prompts"]),
+        ({"score": 0.0, "entropy": -1.0}, goodhart.BEHAVIOUR_ONLY, ["entropy"]),
+        ({"score": 0.0, "follow": 0.0}, goodhart.NOTHING, []),
+        ({"score": -2.0, "follow": 0.0, "done": 23}, goodhart.REVERSED, ["unfinished"]),
+        ({"categories": (), "tags": {}, **REFITS}, goodhart.UNKNOWN, ["no behaviour", "refits", "alarms"]),
+    ],
+)  # fmt: skip
+def test_verdicts_and_warnings_are_keys_with_words(
+    tmp_path: Path, made: dict, key: str, warnings: list[str]
+) -> None:
+    run = opened(tmp_path, **made)[0]
+    assert (run.curve.verdict, run.warnings) == (key, warnings)
+    text = page(run)[0]
+    assert rl_headline(key) in text
+    for word in warnings:
+        said = {"unfinished": "stopped, or still runs, after 23 of 50", "few prompts": "Only 8 held",
+                "refits": "step 20, 40", "alarms": "Alarms at 4 steps (12–13, 31, 44)"}  # fmt: skip
+        assert said.get(word, "") in text
+
+
+def test_every_verdict_has_a_sentence() -> None:
+    keys = [value for name, value in vars(goodhart).items() if name.isupper() and name != "CURVE"]
+    sentences = [rl_headline(key) for key in keys if isinstance(key, str)]
+    assert len(set(sentences)) == len(sentences) == 9
+
+
+@pytest.mark.parametrize(("done", "figures"), [(0, 0), (4, 4), (20, 6)])
+def test_a_killed_run_is_shown_as_far_as_it_got(tmp_path: Path, done: int, figures: int) -> None:
+    run = opened(tmp_path, done=done)[0]
+    with (run.directory / "metrics.jsonl").open("a", encoding="utf-8") as handle:
+        handle.write('{"step": 21, "sco')
+    text, drawn = page(run)
+    assert len(drawn) == figures
+    said = {0: "There is no evaluation yet", 4: "only the evaluation after 0 steps", 20: "20 of 50"}
+    assert said[done] in text and ("Before and after" in text) is (done == 20)
+
+
+BREAKS = {
+    "has no run.json": ("run.json", None),
+    "not JSON (Unterminated": ("run.json", lambda text: text[:300]),
+    "command is 'fit', expected 'rl'": ("run.json", lambda text: text.replace('"rl"', '"fit"', 1)),
+    "metrics.jsonl:1: not a training step row": ("metrics.jsonl", lambda text: "}" + text),
+    "key 'prompt_id' is missing": ("samples.jsonl", lambda text: text.replace("prompt_id", "id", 1)),
+    "no rows of the evaluation after step 0": ("samples.jsonl", lambda text: text.splitlines()[-1] + "\n"),
+    "got 'x', input should be a valid number": (
+        "metrics.jsonl", lambda text: text.replace('"entropy": 1', '"entropy": "x", "y": 1', 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", BREAKS)
+def test_a_damaged_run_is_one_line_and_no_page(tmp_path: Path, message: str) -> None:
+    run = write_rl(tmp_path / "run", MadeRL(prompts=4))
+    path = run / BREAKS[message][0]
+    change = BREAKS[message][1]
+    path.write_text(change(path.read_text())) if change else path.unlink()
+    with pytest.raises(ProbeError) as caught:
+        write_rl_report(run)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (run / "report.html").exists()
+
+
+def test_runs_are_compared_in_one_unit(tmp_path: Path) -> None:
+    a, b = (write_rl(tmp_path / name, MadeRL(prompts=6, seed=i)) for i, name in enumerate("ab"))
+    change_record(b, probes=["another-sweep"])
+    figures = page(open_run(a), compare=[b])[1]
+    run = open_run(b)
+    scaled = (run.wide("score")["last"] - run.wide("score")["first"]).mean()
+    scaled /= run.wide("score")["first"].std(ddof=0)
+    for name in ("compare-steps", "compare-kl"):
+        wanted, score, entropy = named(figures[name], "b")
+        assert wanted["y"] == [run.level("wanted", at=step).value for step in run.evaluated]
+        assert score["y"][-1] == pytest.approx(scaled)
+        assert entropy["y"][-1] == pytest.approx(run.ratio("entropy").value)
+    with pytest.raises(ProbeError, match="given twice"):
+        write_rl_report(a, compare=[tmp_path / "a" / ".." / "a"])
+    with pytest.raises(ProbeError, match="got 9, expected 8"):
+        write_rl_report(a, compare=[tmp_path / str(index) for index in range(8)])
+    with pytest.raises(OutputError, match="already exists"):
+        write_rl_report(a)
+
+
+def test_the_command_draws_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    a, b = (write_rl(tmp_path / name, MadeRL(prompts=4)) for name in "ab")
+    assert command("report", a, "--with", b, "--out", tmp_path / "both.html", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"path": str(tmp_path / "both.html")}
+    assert 'id="compare-kl"' in (tmp_path / "both.html").read_text(encoding="utf-8")
+
+
+# Hostile texts, and what a browser draws.
+
+CASES = {
+    "refits": (MadeRL(**REFITS), 1280),
+    "two-tags": (MadeRL(tags={"class": ("real", "invented"), "lang": ("en", "de", "fr")}), 900),
+    "hostile": (MadeRL(text=HOSTILE, prompts=8), 900),
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", CASES)
+def test_every_figure_is_legible(name: str, tmp_path: Path) -> None:
+    made, width = CASES[name]
+    others = [write_rl(tmp_path / "run-hack", MadeRL(follow=0.0, seed=3))] if width == 900 else []
+    report = write_rl_report(write_rl(tmp_path / "run", made), compare=others)
+    assert check_drawn(report, tmp_path, width=width)["title"] != "owned"
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    html = write_rl_report(write_rl(tmp_path / "run", MadeRL(text=HOSTILE, prompts=4))).read_text()
+    body = html.split("<body>")[1]
+    assert HOSTILE not in body and "<img" not in body and "&amp;lt;script" not in body
+    assert page_text(html).count("document.title='owned'") > 8
