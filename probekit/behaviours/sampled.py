@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from probekit.behaviours.definitions import Behaviours
-from probekit.behaviours.wanted import Wanted
+from probekit.behaviours.definitions import Behaviours, Wanted
 from probekit.data.rows import Example
 from probekit.errors import DataError
 from probekit.models.chat import render

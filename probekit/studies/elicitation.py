@@ -29,11 +29,10 @@ from probekit.models.sampling_config import SamplingConfig
 from probekit.partial import hold
 from probekit.provenance import run_record
 from probekit.results.elicit import COMPLETIONS, DOCUMENT, LEAKS, PAIRS
-from probekit.studies.facts import OWN
 from probekit.studies.familiarity import familiar, name_logprobs, summary
 from probekit.studies.leaks import leak_check, without_telling_words
 from probekit.studies.pairing import drops, judge, known, pair_rows, trim
-from probekit.studies.recipe import Recipe, Variant
+from probekit.studies.recipe import OWN, Recipe, Variant
 
 PART = 64
 """Prompts of a part: it is written whole, so that an interrupted run loses one at most."""

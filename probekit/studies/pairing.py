@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probekit.results.elicit import KEPT
-from probekit.studies.facts import ANY
-from probekit.studies.recipe import Recipe, Variant
+from probekit.studies.recipe import ANY, Recipe, Variant
 
 TELLS = (KEPT, "late", "repeated", "unknown")
 """Verdicts on completions that tell what they have to."""
