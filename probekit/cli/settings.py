@@ -144,7 +144,7 @@ class SettingsCommand(click.Command):
             name, equals, text = assignment.partition("=")
             if not equals:
                 raise click.UsageError(f"--set {assignment}: expected KEY=VALUE.")
-            given[name] = self._value(name, _Text(text), "--set"), f"--set {name}"
+            given[name] = self._value(name, _toml(text), "--set"), f"--set {name}"
         for name, option in self.options.items():
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 if name in given and given[name][1].startswith("--set"):
@@ -171,7 +171,7 @@ class SettingsCommand(click.Command):
         return "\n".join(lines) + "\n"
 
     def _value(self, name: str, value: Any, place: str) -> Any:  # noqa: ANN401 - a TOML value
-        """Return a value as the model takes it: `none` is None, and text may be given bare."""
+        """Return a value as the model takes it: `none` is None, and a number may stand for its text."""
         from probekit.settings import unknown_key
 
         if line := unknown_key([name], self.keys):
@@ -179,18 +179,16 @@ class SettingsCommand(click.Command):
         key = self.keys[name]
         if key.optional and value == "none":
             return None
-        if not isinstance(value, _Text):
-            return value
-        try:
-            found = tomllib.loads(f"x = {value}")["x"]
-        except tomllib.TOMLDecodeError:
-            return str(value)
-        bare = key.type not in (int, float, bool) and not isinstance(found, (str, list))
-        return str(value) if bare else found
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return str(value) if is_number and key.type not in (int, float) else value
 
 
-class _Text(str):
-    """What stands after `--set KEY=`: a TOML value, or bare text."""
+def _toml(text: str) -> Any:  # noqa: ANN401 - a TOML value
+    """Return what a text is in TOML; bare text as it is."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _option(name: str, key: Key) -> click.Option:

@@ -126,7 +126,7 @@ def test_set_takes_bare_text_and_toml(capsys):
     [
         ("stepps = 3", [], "{file}: stepps: unknown key. Did you mean steps?"),
         ("steps = 'many'", [], "{file}: steps: got 'many', expected a whole number."),
-        ("lora_targets = 3", [], "{file}: lora_targets: got 3, expected text in quotes."),
+        ("lora_targets = true", [], "{file}: lora_targets: got True, expected text in quotes."),
         ("steps = ", [], "{file}: cannot be read as TOML (Invalid value (at end of document))."),
         (None, [], "{file}: cannot be read as TOML"),
         ("", ["--set", "grop=3"], "--set grop: unknown key. Did you mean group?"),
