@@ -76,15 +76,22 @@ class ElicitRun(Run):
     DOCUMENT: ClassVar[Document] = DOCUMENT
 
     @cached_property
+    def leaks(self) -> dict[str, dict[str, Interval]]:
+        """Accuracy of pairs by words (`tfidf`) and by `length` alone: of `all` and of each class."""
+        leaks = read_json(self.directory / LEAKS, DOCUMENT.again)
+        parts = {"all": leaks["total"], **leaks["by_class"]}
+        return {
+            part: {name: Interval.from_json(value) for name, value in features.items()}
+            for part, features in parts.items()
+        }
+
+    @property
     def metrics(self) -> pd.DataFrame:
-        """A row an accuracy of words (`tfidf`) or `length` alone: `part` is `all` or a class."""
+        """A row an entry of `leaks`: `part`, `measure`, `value`, `low`, `high`."""
         import pandas as pd
 
-        leaks = read_json(self.directory / LEAKS, DOCUMENT.again)
         rows = [
-            (part, name, *Interval.from_json(value))
-            for part, features in {"all": leaks["total"], **leaks["by_class"]}.items()
-            for name, value in features.items()
+            (part, name, *value) for part, by in self.leaks.items() for name, value in by.items()
         ]
         return pd.DataFrame(rows, columns=["part", "measure", *Interval._fields])
 
@@ -99,12 +106,29 @@ class ElicitRun(Run):
         return COMPLETIONS.read(self.directory, DOCUMENT.again)
 
     @property
+    def drops(self) -> dict[str, dict[str, float]]:
+        """Variant to completions `written` and `kept`, the `share` kept, and dropped by reason."""
+        drops = self.record["drops"]
+        reasons = dict.fromkeys(reason for by in drops.values() for reason in by if reason != KEPT)
+        table = {}
+        for variant, by in drops.items():
+            written, kept = sum(by.values()), by.get(KEPT, 0)
+            shown = {"written": written, "kept": kept, "share": kept / written}
+            table[variant] = shown | {reason: by.get(reason, 0) for reason in reasons}
+        return table
+
+    @property
     def written(self) -> int:
         """Completions that the model wrote."""
-        return sum(sum(counts.values()) for counts in self.record["drops"].values())
+        return sum(sum(by.values()) for by in self.record["drops"].values())
 
     @property
     def dropped(self) -> int:
         """Completions that were dropped."""
-        kept: int = sum(counts.get(KEPT, 0) for counts in self.record["drops"].values())
+        kept: int = sum(by.get(KEPT, 0) for by in self.record["drops"].values())
         return self.written - kept
+
+    @property
+    def paired(self) -> int:
+        """Pairs before those were taken out that words alone told."""
+        return int(self.record["n_pairs"] + self.record["n_pairs_told_by_words"])

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+from probekit.behaviours import Behaviours, measure_quality
+from probekit.reports.knowledge_awareness import context
+from probekit.results.intervals import Interval
+from probekit.results.study import StudyRun
 from probekit.studies.stages import Setting, Stage
 from probekit.studies.study import Study
 
+LABELLED = "labelled_knowledge_awareness.jsonl"
 BEHAVIOURS = "knowledge-awareness-strict"
 """A hedge that goes on to tell all the same does not count as one: policies learn to write those."""
 POSITIONS = "first:8,first:16,mean,last,turn_end"
@@ -172,11 +180,31 @@ def _ensemble(fit: Path) -> list[str]:
     return ["--ensemble-layers", ",".join(map(str, more))] if more else []
 
 
+def page(run: StudyRun) -> dict[str, Any]:
+    """Return what the template shows, with the accuracy of the patterns that count behaviour."""
+    return {**context(run), "patterns": pattern_accuracy()}
+
+
+@cache
+def pattern_accuracy() -> Interval:
+    """Return how often the shipped patterns agree with labels by hand that they were not written on."""
+    text = (files("probekit.behaviours") / LABELLED).read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    held_out = [
+        {key: str(row[key]) for key in ("prompt", "completion", "label")}
+        for row in rows
+        if row.get("split") == "test"
+    ]
+    share, _ = measure_quality(Behaviours.load("knowledge-awareness"), held_out)
+    return Interval(share.value, share.low, share.high)
+
+
 STUDY = Study(
     name="knowledge-awareness",
     stages=stages,
     full=FULL,
     quick=QUICK,
     recipe="knowledge-awareness",
-    template="",
+    template="knowledge_awareness.html.j2",
+    page=page,
 )

@@ -210,10 +210,6 @@ def write_study_report(
 
     run = StudyRun.open(Path(directory))
     study = find_study(run.study)
-    if not study.template:
-        from probekit.reports import write_study_report as write_old
-
-        return write_old(Path(directory), out=out, force=force)
     return write_study_page(run, study.template, study.page(run), out=out, force=force)
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from probekit.container import write_json
+from probekit.results.elicit import DOCUMENT, LEAKS, PAIRS
+from probekit.results.study import StudyRun
 from tests.reports.dynamics_factory import write_dynamics
 from tests.reports.factory import Made, write_fit
 from tests.reports.rl_factory import MadeRL, write_rl
@@ -42,6 +45,12 @@ class MadeStudy:
     signal: float = 1.6
     """Of the projection head."""
     layers: int = 8
+    recipe: dict = field(default_factory=dict)
+    """Keys of the elicitation's recipe in place of the plain ones."""
+    familiarity: dict | None = None
+    known: dict = field(default_factory=dict)
+    told_by_words: int = 0
+    jobs: int = 1
     seed: int = 5
 
 
@@ -91,7 +100,6 @@ def write_study(folder: Path, made: MadeStudy | None = None) -> Path:
 
 
 def _elicit(folder: Path, made: MadeStudy) -> None:
-    folder.mkdir()
     rng = np.random.default_rng(made.seed)
     pairs = []
     for i in range(60):
@@ -103,30 +111,36 @@ def _elicit(folder: Path, made: MadeStudy) -> None:
             chosen=made.text or chosen, rejected=made.text or rejected,
             tags={"class": value, "name": made.text or f"Person {i}"},
         ))  # fmt: skip
-    lines(folder / "pairs.jsonl", pairs)
+    folder.mkdir()
+    PAIRS.write(folder, pairs)
     metric = lambda at: dict(value=at, low=at - 0.03, high=at + 0.03)  # noqa: E731
-    leaks = {
+    write_json(folder / LEAKS, {
         "total": {"tfidf": metric(0.51), "length": metric(0.49)},
         "by_class": {"real": {"tfidf": metric(0.97), "length": metric(0.7)},
                      "invented": {"tfidf": metric(0.96), "length": None}},
         "leaks": [], "n_pairs": len(pairs),
-    }  # fmt: skip
-    (folder / "leaks.json").write_text(json.dumps(leaks), encoding="utf-8")
+    })  # fmt: skip
     plain, other = "plain", made.text or "unfamiliar"
+    facts = dict(facts=False, name_within=0)
     run = {
+        "command": "elicit", "identity": {}, "n_pairs": len(pairs),
+        "n_pairs_told_by_words": made.told_by_words,
+        "familiarity": made.familiarity, "known": made.known,
         "drops": {plain: {"kept": 310, "behaviour": 70, "repeated": 4},
                   other: {"kept": 250, "short": 11, "behaviour": 90}},
         "recipe": {
-            "samples": 64, "max_new_tokens": 40, "temperature": 0.8, "top_p": 1.0,
+            "samples": 64, "max_new_tokens": 40, "temperature": 0.8, "top_p": 1.0, "filter_words": False,
+            "mentions": False, "skip": {}, "facts": {}, "fact_of": {}, "knows": {}, "familiar": {},
             "variants": [
-                {"name": plain, "shots": [], "prefill": "", "keep": ""},
-                {"name": other, "shots": [["user", "?"], ["assistant", "!"]],
-                 "prefill": made.text or "I'm not familiar with", "keep": "I'm not familiar with"},
+                {"name": plain, "system": "", "shots": [], "prefill": "", "keep": "", **facts},
+                {"name": other, "system": "", "shots": [["user", "?"], ["assistant", "!"]],
+                 "prefill": made.text or "I'm not familiar with", "keep": "I'm not familiar with", **facts},
             ],
             "polarity": {"real": [[plain], [other]], "invented": [[other], [plain]]},
+            **made.recipe,
         },
     }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    write_json(folder / DOCUMENT.file, run)
 
 
 def _prompts(folder: Path) -> None:
@@ -159,19 +173,24 @@ def _outside(folder: Path, made: MadeStudy) -> None:
 
 
 def _record(folder: Path, made: MadeStudy) -> None:
-    names = [n for n in STAGES if n != "rl"] + [f"rl/{name}" for name in made.arms]
-    stages = [
-        dict(name=name, argv=[name.split("/")[0], "--out", made.text or f"study/{name}"],
-             output=name + (".jsonl" if name.startswith("ood/") else ""), run=k, inputs={}, version="1",
-             seconds=90.0 * (k + 1), state="done" if name.split("/")[0] in made.stages else "failed")
-        for k, name in enumerate(names)
-    ]  # fmt: skip
+    names = [n for n in STAGES if n not in ("rl", "ood")]
+    names += [f"{room}/{name}" for room in ("rl", "ood") for name in made.arms]
+    commands = {"projection": "fit", "ood": "sample"}
+    stages = []
+    for k, name in enumerate(names):
+        room = name.split("/")[0]
+        output = f"{name}.jsonl" if room == "ood" else name
+        stages.append(dict(
+            name=name, argv=[commands.get(room, room), "--out", made.text or f"study/{output}"],
+            output=output, state="done" if room in made.stages else "failed", seconds=90.0 * (k + 1),
+            run=k, inputs={}, version="0.1.0",
+        ))  # fmt: skip
     record = dict(
         command="study", study="knowledge-awareness", quick=made.quick, model=made.text or "smollm2-135m",
-        seed=made.seed, created="2026-01-02T03:04:05+00:00", stages=stages,
-        chosen=dict(kind="bradley-terry", site="resid_post", layer=6, position="mean"),
+        seed=made.seed, samples=None, created="2026-01-02T03:04:05+00:00", stages=stages,
+        arguments=dict(jobs=made.jobs),
     )  # fmt: skip
-    (folder / "study.json").write_text(json.dumps(record), encoding="utf-8")
+    write_json(folder / StudyRun.DOCUMENT.file, record)
 
 
 def lines(path: Path, rows: list[dict]) -> None:

@@ -1,0 +1,414 @@
+"""The page of the study `knowledge-awareness`: its numbers, its findings, and what is absent."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from probekit import open_run
+from probekit.errors import DataError, OutputError, ProbeError
+from probekit.results.knowledge_awareness import (
+    ABOUT,
+    ANSWERS,
+    APART,
+    HEDGES,
+    KnowledgeAwareness,
+    score_change,
+)  # fmt: skip
+from probekit.studies import write_study_report
+from tests.cli.test_cli import run as command
+from tests.reports.browser import chromium, collisions, open_report
+from tests.reports.factory import Made, write_fit
+from tests.reports.golden import check, page_text
+from tests.reports.study_factory import DENIES, RISES, STAGES, STAYS, MadeStudy, arm, write_study
+from tests.reports.words import HOSTILE
+
+HEDGING = ("hedges", "refuses")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The whole study."""
+    return write_study(tmp_path_factory.mktemp("study") / "made")
+
+
+@pytest.fixture(scope="module")
+def study(folder):
+    return KnowledgeAwareness(open_run(folder))
+
+
+@pytest.fixture(scope="module")
+def page(folder, tmp_path_factory):
+    return said(folder, tmp_path_factory.mktemp("page") / "report.html")
+
+
+def said(folder, out=None):
+    """What a reader reads on the page of a study."""
+    path = write_study_report(folder, out=out, force=True)
+    text = page_text(path.read_text(encoding="utf-8"))
+    return text.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
+
+
+def made_of(tmp_path, *stages, arms=None, **made):
+    """What a smaller study found."""
+    return KnowledgeAwareness(
+        open_run(write_study(tmp_path / "m", MadeStudy(stages, arms or {}, **made)))
+    )
+
+
+def jsonl(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def by_prompt(folder, name, step, value, kinds):
+    """Whether each held-out prompt of a class was answered in one of the categories, read anew."""
+    own = {
+        row["prompt_id"]: float(row["category"] in kinds)
+        for row in jsonl(folder / "rl" / name / "samples.jsonl")
+        if row["step"] == step and row["tags"]["class"] == value
+    }
+    return np.array([own[key] for key in sorted(own)])
+
+
+def interval(values, seed=7):
+    """A percentile interval of the mean by drawing rows, by hand."""
+    rng = np.random.default_rng(seed)
+    drawn = values[rng.integers(0, len(values), (4000, len(values)))].mean(axis=1)
+    return np.quantile(drawn, [0.025, 0.975])
+
+
+def cells(page, begins):
+    """The cells of the first row of a table that begins with these words."""
+    line = next(line for line in page.splitlines() if line.startswith(f"| {begins}"))
+    return [cell.strip() for cell in line[2:].split(" | ")]
+
+
+# Numbers.
+
+
+def test_the_page_is_the_golden_one(tmp_path):
+    arms = {
+        name: arm(RISES, prompts=12, steps=20, balance="class", seed=3)
+        for name in ("max", "chosen")
+    }
+    stages = tuple(name for name in STAGES if name != "dynamics")
+    made = write_study(tmp_path / "made", MadeStudy(stages, arms, questions=6, layers=2))
+    check(write_study_report(made).read_text(encoding="utf-8"), "knowledge_awareness")
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "kinds"),
+    [
+        ("Hedges or refuses about invented", "invented", HEDGING),
+        ("Of these, refuses", "invented", ("refuses",)),
+        ("Of these, hedges", "invented", ("hedges",)),
+        ("Answers about invented", "invented", ("answers",)),
+        ("Answers about real", "real", ("answers",)),
+        ("Hedges or refuses about real", "real", HEDGING),
+    ],
+)
+def test_the_rates_are_those_of_the_samples(folder, page, label, value, kinds):
+    at = {
+        step: by_prompt(folder, "max-unbalanced", step, value, kinds) for step in range(0, 70, 10)
+    }
+    late = np.mean([at[step] for step in (40, 50, 60)], axis=0)
+    row = cells(page.split("Run max-unbalanced on", 1)[1], label)
+    expected = (at[0], at[60], at[60] - at[0], late, late - at[0])
+    for cell, values in zip(row[1:], expected, strict=True):
+        value, low, high = map(int, re.findall(r"[+-]?\d+", cell))
+        assert value == pytest.approx(100 * values.mean(), abs=0.51)
+        # Percentiles of a share of 24 prompts come in steps of 1/24; two seeds may differ by one.
+        assert [low, high] == pytest.approx(100 * interval(values), abs=100 * 1.01 / 24 + 0.5)
+
+
+def test_separation_kept_answers_and_the_score_under_the_first_heads(folder, study):
+    run = study.arms["max"]
+    at = {(v, s): by_prompt(folder, "max", s, v, HEDGING) for v in ABOUT for s in (0, 60)}
+    gaps = [at["invented", step].mean() - at["real", step].mean() for step in (0, 60)]
+    change = run.change(HEDGES, APART)
+    assert run.level(HEDGES, APART, "first").value == pytest.approx(gaps[0])
+    assert change.value == pytest.approx(gaps[1] - gaps[0])
+    # Two independent means: the half-width of the normal interval, to the bootstrap's own scatter.
+    moved = [at[value, 60] - at[value, 0] for value in ABOUT]
+    half = 1.96 * np.sqrt(sum(values.var() / len(values) for values in moved))
+    assert (change.high - change.low) / 2 == pytest.approx(half, rel=0.2)
+    answers = [by_prompt(folder, "max", step, "real", ("answers",)).mean() for step in (0, 60)]
+    assert run.ratio(ANSWERS, ABOUT["real"]).value == pytest.approx(answers[1] / answers[0])
+    rows = jsonl(folder / "rl" / "refits" / "samples.jsonl")
+    first = [np.mean([r["score_first"] for r in rows if r["step"] == step]) for step in (0, 60)]
+    assert score_change(study.arms["refits"]).value == pytest.approx(first[1] - first[0])
+
+
+def test_outside_is_paired_by_completion_with_groups(folder, study):
+    before, after = (
+        {row["id"]: row for row in jsonl(folder / "ood" / f"{name}.jsonl")}
+        for name in ("before", "max")
+    )
+    hedged = {
+        value: np.array([
+            [(rows[key]["tags"]["category"] in HEDGING) for rows in (before, after)]
+            for key, row in before.items() if row["tags"]["class"] == value
+        ], dtype=float)
+        for value in ABOUT
+    }  # fmt: skip
+    moved = {value: both[:, 1] - both[:, 0] for value, both in hedged.items()}
+    made = study.outside("max", HEDGES, "invented")
+    assert (made.n, made.before.value) == (40, pytest.approx(hedged["invented"][:, 0].mean()))
+    assert made.change.value == pytest.approx(moved["invented"].mean())
+    assert list(made.change[1:]) == pytest.approx(interval(moved["invented"]), abs=0.03)
+    apart = study.outside("max").change
+    assert apart.value == pytest.approx(moved["invented"].mean() - moved["real"].mean())
+    halves = [study.outside("max", HEDGES, "invented", topic).n for topic in ("books", "music")]
+    assert halves == [20, 20] and study.topics == ["books", "music"]
+
+
+def test_outside_leaves_out_what_only_one_side_has(tmp_path):
+    def answers(name, **kinds):
+        rows = [
+            {"id": k, "group": k, "tags": {"class": "invented", "category": c}}
+            for k, c in kinds.items()
+        ]
+        (tmp_path / "ood").mkdir(exist_ok=True)
+        (tmp_path / f"ood/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    answers("before", a="answers", b="answers", c="hedges")
+    answers("max", b="hedges", c="hedges", d="hedges")
+    answers("one", b="hedges")
+    write_study(tmp_path / "m", MadeStudy((), {}))
+    shutil.move(tmp_path / "ood", tmp_path / "m/ood")
+    found = KnowledgeAwareness(open_run(tmp_path / "m"))
+    made = found.outside("max", HEDGES, "invented")
+    assert (made.n, made.before.value, made.after.value) == (2, 0.5, 1.0)
+    assert not found.outside("max").change.known, "no real things, no separation"
+    lone = found.outside("one", HEDGES, "invented").change
+    assert lone.value == 1.0 and not lone.has_interval
+    assert found.topics == []
+
+
+def test_heads_and_leaks_are_the_files_numbers(folder, page):
+    for name, label in (("fit", "linear"), ("projection", "projection")):
+        sweep = json.loads((folder / name / "sweep.json").read_text())
+        for value in ("real", "invented"):
+            metrics = sweep["by_tag"]["class"][value]
+            row = cells(page, f"{value}, {label} head")
+            for key, cell in zip(("chosen", "rejected", "margin"), row[1:], strict=False):
+                assert cell == "{value:.2f} [{low:.2f}, {high:.2f}]".format(**metrics[key])
+            assert row[4].startswith(f"{100 * metrics['pair_accuracy']['value']:.1f} % [")
+    assert cells(page, "real, Qwen3-8B")[1:] == ["2.08", "0.36", "1.73", "100 %"]
+    names = {(r["tags"]["class"], r["group"]) for r in jsonl(folder / "fit/predictions.jsonl")}
+    real, invented = (sum(value == own for own, _ in names) for value in ("real", "invented"))
+    assert f"names ({invented} invented, {real} real)" in page
+    assert cells(page, "Words (TF-IDF) | both")[2:] == ["51.0 % [48.0, 54.0]", "not shown to tell"]
+    assert cells(page, "Words (TF-IDF) | real")[3] == "tells chosen from rejected"
+    assert cells(page, "Length | invented")[2:] == ["–", "too few names"]
+
+
+# Findings.
+
+
+@pytest.mark.parametrize(
+    ("made", "key"),
+    [
+        (dict(hedging=RISES), "followed"),
+        (dict(hedging=DENIES), "alike"),
+        (dict(hedging={"invented": (0.1, 0.4), "real": (0.1, 0.4)}), "alike"),
+        # Neither "alike" nor told apart is shown.
+        (dict(hedging={"invented": (0.0, 0.2), "real": (0.0, 0.05)}), "invented only"),
+        (dict(hedging={"invented": (0.1, 0.1), "real": (0.1, 0.9)}, score=0.0), "real only"),
+        (dict(hedging=RISES, score=0.0), "behaviour only"),
+        (dict(hedging=STAYS), "score only"),
+        (dict(hedging=STAYS, score=-1.0), "fell"),
+        (dict(hedging=STAYS, score=0.0), "nothing"),
+        (dict(hedging=RISES, prompts=8), "unknown"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_outcome_follows_what_moved(tmp_path, made, key):
+    found = made_of(tmp_path, "rl", arms={"chosen": arm(**made)})
+    assert found.outcome(found.main) == key
+    assert (found.claims[0][2].key == "above") == (key == "followed")
+    assert found.denies(found.main) == (made["hedging"]["real"][1] == 0.9)
+    assert said(found.study.directory), "there are words for it"
+
+
+def test_claims_stand_by_their_intervals(study):
+    first, again = study.claims
+    assert [claim.key for claim in (*first, *again)] == ["above"] * 10
+    assert {claim.run for claim in again} == {"refits"}
+    assert [claim.id for claim in again] == [claim.id for claim in first[2:]]
+
+
+def test_a_claim_can_fail(tmp_path):
+    arms = {
+        "max-unbalanced": arm(STAYS, seed=1),
+        "chosen": arm(DENIES, entropy=-1.2, balance="class", seed=2),
+    }
+    found = made_of(tmp_path, "rl", "ood", arms=arms, outside=(0.1, 0.1))
+    keys = [claim.key for part in found.claims for claim in part]
+    assert keys == ["not run", "below", "includes", "below", "below", "includes"]
+
+
+def test_a_head_no_better_than_words_does_not_stand(tmp_path):
+    claim = made_of(tmp_path, "projection", signal=0.8).claims[0][0]
+    assert claim.key == "includes" and claim.rivals == ["tfidf"]
+
+
+def test_limitations_are_counted(study, page, folder):
+    assert "one seed (5)" in page and "48 held-out prompts are about 4 names" in page
+    assert "175 of 735 completions were dropped" in page
+    # Against the same labels by hand: the share of equal labels on the test split.
+    assert re.search(r"their accuracy is 0\.82 \[0\.\d\d, 0\.\d\d\]", page)
+    assert "In run refits the patterns that count behaviour also choose" in page
+    assert "find the name fluent" not in page and "were cut after" not in page
+    rows = jsonl(folder / "rl/refits/samples.jsonl")
+    cut = np.mean([not row["finished"] for row in rows if row["step"] == 60])
+    assert study.limits["cut"] == pytest.approx(cut)
+
+
+def test_the_recipe_is_told(tmp_path):
+    recipe = dict(
+        mentions=True, skip={"template": ["why"]}, facts={"field": {"music": ["sing"]}}, knows={"real": 0.5},
+        fact_of={"real": "own", "invented": "any"}, filter_words=True, familiar={"real": -6.0},
+        variants=[dict(name="plain", system="", shots=[], prefill="", keep="", facts=True, name_within=5)],
+    )  # fmt: skip
+    known = {"real": {"n": 9, "n_kept": 4, "median_logprob": -9.0, "median_logprob_kept": -3.0}}
+    made = MadeStudy(
+        ("elicit",), {}, recipe=recipe, familiarity=known, known={"real": {"n": 375, "n_kept": 160}},
+        told_by_words=20, quick=True, jobs=2,
+    )  # fmt: skip
+    page = said(write_study(tmp_path / "made", made))
+    for words in (
+        "Each uses the name that it is asked about; questions whose template is why were left out; plain has "
+        "the name among its first 5 words; plain names a field (real: its own; invented: any); real names are those "
+        "of which at least 50 % of these completions do (160 of 375)",
+        "at least (real: -6.0 nats), then equally many of each class. real: 4 of 9 "
+        "questions kept, median -3.0",
+        "20 pairs that words alone told were taken out of 80", "20 of 80 pairs, those that words told",
+        "find the name fluent", "215 of 375 real names were left out: too few",
+        "This is a quick run", "A quick run: it shows that every stage works",
+        " in all (a sum over stages, up to 2 of which ran at once): ",
+    ):  # fmt: skip
+        assert words in page
+
+
+def test_example_pairs_are_drawn_by_the_seed_from_every_class(folder):
+    from probekit.reports.knowledge_awareness import drawn_pairs
+
+    found = KnowledgeAwareness(open_run(folder))
+    shown = drawn_pairs(found)
+    assert [pair["tag:class"] for pair in shown] == ["invented", "real"] * 2
+    assert len({pair["group"] for pair in shown}) == 4
+    other = KnowledgeAwareness(open_run(folder))
+    other.study.record["seed"] = 6
+    assert [p["id"] for p in drawn_pairs(other)] != [p["id"] for p in shown]
+
+
+# Parts that are not there.
+
+
+@pytest.mark.parametrize("gone", STAGES)
+def test_an_absent_stage_is_named(tmp_path, gone):
+    stages = tuple(name for name in STAGES if name != gone)
+    made = MadeStudy(stages, {"chosen": arm(RISES, prompts=12, steps=20)}, questions=6, layers=2)
+    page = said(write_study(tmp_path / "made", made))
+    assert f"The stage {gone} is absent: the stage failed" in page
+    assert f"{gone} (the stage failed)" in page
+
+
+def test_a_study_that_has_only_begun_still_has_a_page(tmp_path):
+    page = said(write_study(tmp_path / "begun", MadeStudy((), {})))
+    assert "nothing can be concluded" in page and page.count(" is absent: ") == len(STAGES)
+
+
+def test_runs_of_other_names_come_after_and_unfinished_ones_are_shown(tmp_path):
+    arms = {
+        "another": arm(RISES), "chosen": arm(RISES, seed=1), "max": arm(RISES, done=0),
+        "aside": arm(RISES, done=30),
+    }  # fmt: skip
+    found = made_of(tmp_path, "rl", arms=arms)
+    assert list(found.arms) == ["max", "chosen", "another", "aside"] and found.main.name == "aside"
+    page = said(found.study.directory)
+    assert "30 of 60" in page and "No evaluation was written, so nothing can be compared" in page
+
+
+def test_what_is_damaged_or_foreign_is_one_line(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "ood" / "max.jsonl").write_text(
+        '{"id": "a", "group": "g", "tags": {"category": "hedges"}}\n'
+    )
+    with pytest.raises(ProbeError, match=r"max\.jsonl:1: .*'tags\.class' is missing"):
+        write_study_report(copy)
+    shutil.rmtree(copy / "fit")
+    write_fit(copy / "fit", Made("label", layers=1))
+    with pytest.raises(ProbeError, match="is a fit of label data, expected one of pairs"):
+        write_study_report(copy)
+    record = json.loads((copy / "study.json").read_text())
+    (copy / "study.json").write_text(json.dumps({**record, "study": "another"}))
+    with pytest.raises(DataError, match="study 'another': unknown"):
+        write_study_report(copy)
+    with pytest.raises(ProbeError, match=r"has no study\.json"):
+        write_study_report(copy / "rl")
+
+
+def test_the_command_draws_it_and_links_the_stages(folder, tmp_path):
+    out = tmp_path / "page" / "study.html"
+    out.parent.mkdir()
+    assert command("report", folder, "--out", out) == 0
+    links = re.findall(
+        r'<a href="([^"#]+)"', out.read_text(encoding="utf-8").split("<script>", 1)[0]
+    )
+    assert len(links) == 2 and all((out.parent / link).is_file() for link in links)
+    with pytest.raises(OutputError):
+        write_study_report(folder, out=out)
+
+
+# The page in a browser.
+
+
+def ugly():
+    text = HOSTILE + " " + "x" * 120
+    arms = {f"run-{i}": arm(RISES, seed=i) for i in range(3)} | {
+        "a-run-with-a-name-that-is-long": arm(DENIES, text="")
+    }
+    return MadeStudy(arms=arms, text=text, layers=26, quick=True)
+
+
+def test_hostile_texts_are_escaped(tmp_path):
+    page = write_study_report(write_study(tmp_path / "ugly", ugly())).read_text(encoding="utf-8")
+    assert "<script>document.title" not in page and "<img src=x" not in page
+    assert "&lt;script&gt;document.title" in page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("name", "width"), [("whole", 1280), ("whole", 900), ("whole", 500), ("ugly", 900)]
+)
+def test_every_figure_is_drawn(folder, tmp_path, name, width):
+    chromium()
+    made = folder if name == "whole" else write_study(tmp_path / "ugly", ugly())
+    seen = open_report(
+        write_study_report(made, out=tmp_path / "report.html"), tmp_path, width=width
+    )
+    found = seen.found
+    assert found["problems"] == [] and seen.console == [] and found["resources"] == []
+    assert found["title"].startswith("Knowledge awareness") and found["scroll"] <= found["inner"]
+    names = {
+        "study-rates-invented",
+        "study-rates-real",
+        "study-cost",
+        "study-heatmap",
+        "study-doses",
+    }
+    assert names | {"dynamics-rates"} <= {figure["id"] for figure in found["figures"]}
+    for figure in [*found["figures"], *found["printed"]]:
+        assert figure["svgs"] >= 2, figure["id"]
+        if figure["id"].startswith("study-"):
+            assert collisions(figure["texts"]) == [], figure["id"]
+            for text, left, top, right, bottom in figure["texts"]:
+                assert left >= -1 and top >= -1 and bottom <= figure["height"] + 1, text
+                assert right <= figure["svgWidth"] + 1, (figure["id"], text)
