@@ -283,8 +283,8 @@ def test_the_recipe_is_told(tmp_path):
     page = said(write_study(tmp_path / "made", made))
     for words in (
         "Each uses the name that it is asked about; questions whose template is why were left out; plain has "
-        "the name among its first 5 words; plain names a field (real: its own; invented: any); real names are those "
-        "of which at least 50 % of these completions do (160 of 375)",
+        "the name among its first 5 words; plain names a field (real: its own; invented: any); real names "
+        "are those of which at least 50 % of these completions do (160 of 375)",
         "at least (real: -6.0 nats), then equally many of each class. real: 4 of 9 "
         "questions kept, median -3.0",
         "20 pairs that words alone told were taken out of 80", "20 of 80 pairs, those that words told",
