@@ -225,7 +225,7 @@ class Recipe(Table):
         """Class to the least share of a name's completions that tell a fact."""
         return self._of_classes("knows")
 
-    @property
+    @cached_property
     def fact_words(self) -> Facts | None:
         """The words of facts; None where no fact is asked for."""
         return next((Facts(tag, words) for tag, words in self.facts.items()), None)
@@ -241,6 +241,7 @@ class Recipe(Table):
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe as JSON values: what decides its completions."""
+        fields = {field.name for field in dataclasses.fields(self)}
         variants = [
             {
                 **vars(variant),
@@ -252,7 +253,7 @@ class Recipe(Table):
             for variant in self.variants.values()
         ]
         return {
-            **{key: value for key, value in vars(self).items() if key != "classes"},
+            **{key: getattr(self, key) for key in fields - {"classes"}},
             "variants": variants,
             "behaviours": self.behaviours.describe() if self.behaviours else None,
             "polarity": {key: list(map(list, sides)) for key, sides in self.polarity.items()},
