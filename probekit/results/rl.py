@@ -207,7 +207,7 @@ class RLRun(Run):
         return goodhart(rows, **names) if len(self.evaluated) > 1 else None
 
     def within(self, part: Part) -> NDArray[np.bool_]:
-        """Return which completions belong to a part, or to one of two; in the order of `wide`."""
+        """Return which completions belong to a part, or to one of two, shape (n,); as `wide` orders them."""
         if isinstance(part, tuple):
             return np.logical_or(*map(self.within, part))
         tag, _, value = part.partition("=")
