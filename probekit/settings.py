@@ -179,7 +179,7 @@ class Settings:
 
 
 @dataclass(frozen=True, config=TABLE)
-class Table:
+class TomlTable:
     """Base of the tables of a TOML file that a user writes."""
 
     error: ClassVar[type[ProbekitError]] = ProbekitError

@@ -1,55 +1,145 @@
-"""The shape of the code: imports point one way, no prints, sizes, documented public names."""
+"""The shape of the code: imports point one way, rooms keep to their budget, words stand in templates."""
 
 from __future__ import annotations
 
 import ast
 import re
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1] / "probekit"
 FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 LEVEL = {
-    "errors": 0, "lazy": 0, "settings": 1, "container": 1, "provenance": 1, "partial": 1, "results": 2,
-    "data": 2, "behaviours": 3, "models": 3, "activations": 4, "probes": 5, "steering": 6, "rl": 6,
-    "analyses": 6, "reports": 6, "studies": 7, "cli": 8, "__init__": 9, "__main__": 9,
+    "errors": 0, "lazy": 0, "settings": 1, "container": 1, "provenance": 1, "partial": 2, "results": 3,
+    "data": 4, "models": 5, "behaviours": 6, "activations": 6, "reports": 6, "probes": 7, "steering": 8,
+    "rl": 8, "analyses": 9, "studies": 10, "cli": 11, "__init__": 12, "__main__": 12,
 }  # fmt: skip
+"""A room imports only rooms of a lower level, inside functions too."""
+REPORTS_KNOW = {"results", "container", "errors", "lazy"}
+BUDGET = {
+    "activations": 1_700, "analyses": 1_080, "behaviours": 750, "cli": 1_980, "data": 1_480,
+    "models": 1_640, "probes": 2_720, "reports": 4_640, "results": 2_800, "rl": 4_580, "steering": 2_420,
+    "studies": 2_190,
+}  # fmt: skip
+"""Lines of a room (of reports and results templates, style and tables too). A budget is raised only in a
+commit that says why; `reports` and `results` are to come down to 4,200 together."""
 
 
-def room(path):
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[0]
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imports(tree: ast.AST) -> list[tuple[int, str]]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found.append((node.lineno, node.module or ""))
+        elif isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+    return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_keeps_the_rules(path):
-    text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    assert text.count("\n") <= 400
-    if path != ROOT / "__init__.py":
-        assert ast.get_docstring(tree)
+    tree = TREES[path]
+    assert path.read_text(encoding="utf-8").count("\n") <= 400
+    assert path == ROOT / "__init__.py" or ast.get_docstring(tree)
+    for line, module in imports(tree):
+        package, _, rest = module.partition(".")
+        assert package not in {"pickle", "joblib", "dill"}
+        target = rest.split(".")[0]
+        if package == "probekit" and target not in ("", room(path)):
+            assert LEVEL[target] < LEVEL[room(path)], f"line {line}: {target} is not below"
+            assert room(path) != "reports" or target in REPORTS_KNOW, f"line {line}: {target}"
+    nested = {
+        inner
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef)
+        for inner in ast.walk(outer)
+        if inner is not outer
+    }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("probekit."):
-            target = node.module.split(".")[1]
-            assert LEVEL[target] <= LEVEL[room(path)], f"line {node.lineno}: {target} is above"
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 80, f"{node.name} is long"
-            if not node.name.startswith("_") and "backends/base" not in str(path):
-                hidden = any(
-                    node in ast.walk(outer)
-                    for outer in ast.walk(tree)
-                    if isinstance(outer, ast.FunctionDef) and outer is not node
-                )
-                assert hidden or ast.get_docstring(node), f"{node.name} has no docstring"
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
-            raise AssertionError(f"line {node.lineno}: print")
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = {alias.name.split(".")[0] for alias in node.names} | {
-                (getattr(node, "module", "") or "").split(".")[0]
-            }
-            assert not names & {"pickle", "joblib", "dill"}
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 80, f"{node.name} is long"
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            hidden = node in nested or "backends/base" in str(path)
+            assert hidden or ast.get_docstring(node), f"{node.name} has no docstring"
+        if isinstance(node, ast.Call):
+            assert getattr(node.func, "id", "") != "print", f"line {node.lineno}: print"
+
+
+def lines_of(name: str) -> int:
+    endings = {".py", ".j2", ".css", ".js", ".toml"} if name in ("reports", "results") else {".py"}
+    files = [path for path in (ROOT / name).rglob("*") if path.suffix in endings]
+    return sum(path.read_text(encoding="utf-8").count("\n") for path in files)
+
+
+@pytest.mark.parametrize("name", sorted(BUDGET))
+def test_a_room_keeps_its_budget(name):
+    assert lines_of(name) <= BUDGET[name]
+
+
+def test_every_room_has_a_budget():
+    assert BUDGET.keys() == {
+        path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()
+    }
+
+
+def test_no_class_is_defined_twice():
+    names = Counter(
+        node.name
+        for tree in TREES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not {name for name, n in names.items() if n > 1}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "reports").glob("*.py")), ids=lambda path: path.stem
+)
+def test_reports_hold_no_sentence_and_no_html(path):
+    """Words stand in templates, beside the condition under which they are true."""
+    tree, allowed = TREES[path], set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):  # docstrings, also of constants
+            allowed |= {id(item.value) for item in body if isinstance(item, ast.Expr)}
+        if isinstance(node, ast.Raise):
+            allowed |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in allowed
+        ):
+            words = re.findall(r"[A-Za-z]{2,}", node.value)
+            spaced = len(words) >= 6 and node.value.count(" ") >= 5 and "serif" not in node.value
+            assert not spaced, f"line {node.lineno}: {node.value!r}"
+            markup = re.search(r"<(?!extra|b>|br>|sup>|span)[a-z]+", node.value)
+            assert not markup, f"line {node.lineno}: {node.value!r}"
+
+
+def test_templates_escape_everything():
+    for path in (ROOT / "reports" / "templates").glob("*.j2"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\|\s*safe\b|autoescape\s+false", text), path.name
+    for path in FILES:
+        if "Markup" in path.read_text(encoding="utf-8"):
+            assert path.name in ("page.py", "formats.py"), path
+
+
+def test_labels_of_measures_stand_in_one_place():
+    table = tomllib.loads((ROOT / "results" / "measures.toml").read_text(encoding="utf-8"))
+    labels = {entry["label"] for group in table.values() for entry in group.values()}
+    long = {label for label in labels if label.count(" ") >= 2}
+    for path, tree in TREES.items():
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert not long & texts, path
 
 
 ARRAY = re.compile(r"\b(NDArray|Tensor|Array|Vector)\b")

@@ -31,7 +31,7 @@ DEFAULT_EPS, ADAMW_DECAY = 1e-8, 1e-2
 """Of torch.optim.AdamW; torch.optim.SGD has neither by default."""
 
 
-class Setting(NamedTuple):
+class StepSize(NamedTuple):
     """What an optimiser is given."""
 
     learning_rate: float
@@ -65,15 +65,15 @@ def start_scale(parametrisation: str, d: int) -> float:
     return 1 / math.sqrt(3 * d) if wide else PROJECTION_SCALE / math.sqrt(3)
 
 
-def base_setting(optimizer: str, learning_rate: float) -> Setting:
+def base_setting(optimizer: str, learning_rate: float) -> StepSize:
     """Return torch's defaults at a learning rate."""
-    return Setting(learning_rate, ADAMW_DECAY if optimizer == "adamw" else 0.0)
+    return StepSize(learning_rate, ADAMW_DECAY if optimizer == "adamw" else 0.0)
 
 
-def rescaled_setting(optimizer: str, setting: Setting, d: int) -> Setting:
+def rescaled_setting(optimizer: str, setting: StepSize, d: int) -> StepSize:
     """Return the setting under which a direct vector moves as the projection does under `setting`."""
     factor = step_factor(optimizer, d)
-    return Setting(
+    return StepSize(
         setting.learning_rate * factor,
         # Both optimisers shrink by lr * wd a step: what the rate gains the decay loses.
         setting.weight_decay / factor,
@@ -119,7 +119,7 @@ def train_vectors(
     differences: torch.Tensor,
     start: torch.Tensor,
     batches: NDArray[np.int64],
-    settings: Sequence[Setting],
+    settings: Sequence[StepSize],
     optimizer: str,
     scale: torch.Tensor | None = None,
 ) -> Iterator[torch.Tensor]:
@@ -165,7 +165,7 @@ def train_projection(
     differences: torch.Tensor,
     start: torch.Tensor,
     batches: NDArray[np.int64],
-    setting: Setting,
+    setting: StepSize,
     optimizer: str,
 ) -> Iterator[torch.Tensor]:
     """Train the matrix by autograd; yield the effective vector, shape (1, d_model), as above.
@@ -185,7 +185,7 @@ def train_projection(
 
 
 def _optimiser(
-    optimizer: str, parameters: Sequence[tuple[torch.Tensor, Setting]]
+    optimizer: str, parameters: Sequence[tuple[torch.Tensor, StepSize]]
 ) -> torch.optim.Optimizer:
     groups = [
         {"params": [p], "lr": s.learning_rate, "weight_decay": s.weight_decay}

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from probekit.errors import BehaviourError, ProbekitError
-from probekit.settings import TABLE, Table, named
+from probekit.settings import TABLE, TomlTable, named
 
 Function = Callable[[str, str], bool]
 
@@ -52,7 +52,7 @@ Pattern = Annotated[re.Pattern[str], BeforeValidator(_compiled)]
 
 
 @dataclass(frozen=True, config=TABLE)
-class Category(Table):
+class Category(TomlTable):
     """One behaviour: a completion shows it when a pattern is found in it or the function says so."""
 
     name: str
@@ -217,7 +217,7 @@ def find(source: str) -> Path:
 
 
 @dataclass(frozen=True, config=TABLE)
-class _File(Table):
+class _File(TomlTable):
     """What a behaviours file may say."""
 
     error: ClassVar[type[ProbekitError]] = BehaviourError

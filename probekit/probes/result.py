@@ -23,10 +23,10 @@ from probekit.results.sweep import (
     PREDICTIONS,
     CellRow,
     Cosine,
+    FitSummary,
     HeadRow,
     PredictionRow,
     Reliability,
-    Summary,
     SweepRecord,
     Values,
 )
@@ -95,7 +95,7 @@ class SweepResult:
         (directory / PREDICTIONS.file).write_text(text, encoding="utf-8")
         write_json(directory / DOCUMENT.file, {**DOCUMENT.header, **self.record()})
 
-    def summary(self) -> Summary:
+    def summary(self) -> FitSummary:
         """Return the part of the JSON that `probekit fit --json` prints."""
         row, probe = self.rows[self.chosen], self.probe
         return {

@@ -61,7 +61,7 @@ class Reliability(TypedDict):
     bins: Sequence[Mapping[str, float | None]]
 
 
-class Summary(TypedDict):
+class FitSummary(TypedDict):
     """What `probekit fit --json` prints."""
 
     chosen: HeadRow
@@ -73,7 +73,7 @@ class Summary(TypedDict):
     n: dict[str, int]
 
 
-class SweepRecord(Summary):
+class SweepRecord(FitSummary):
     """What sweep.json holds; see docs/formats.md."""
 
     data_kind: Literal["label", "rating", "pair"]

@@ -27,7 +27,7 @@ UNITS = {
 Rows = Mapping[Condition, Sequence[Mapping[str, Any]]]
 
 
-class Summary:
+class SteerSummary:
     """Everything that is computed from the completions.
 
     Parameters

@@ -27,7 +27,7 @@ from probekit.steering.grid import conditions, random_names
 from probekit.steering.intervention import check_fits
 from probekit.steering.reading import Reader, residual_norms
 from probekit.steering.rerank import rerank_coeff, rerank_conditions
-from probekit.steering.summary import Summary
+from probekit.steering.summary import SteerSummary
 from probekit.steering.vector import SteeringVector
 from probekit.steering.writer import ConditionWriter, Journal
 
@@ -232,7 +232,7 @@ class _Plan:
         )
         scaled = self.unit.in_norms(self.norms)
         rows = run.main(scaled)
-        summary = Summary(
+        summary = SteerSummary(
             rows,
             self.chosen,
             self.probes,

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 from probekit.behaviours import Behaviours
 from probekit.data.rows import Message
 from probekit.errors import DataError, ProbekitError
-from probekit.settings import TABLE, Table, named, one
+from probekit.settings import TABLE, TomlTable, named, one
 
 OWN, ANY = "own", "any"
 
@@ -90,7 +90,7 @@ AtLeastOne = Annotated[StrictInt, Field(ge=1)]
 
 
 @dataclass(frozen=True, config=TABLE)
-class Shot(Table):
+class Shot(TomlTable):
     """An example of a prompt and its completion."""
 
     prompt: str
@@ -98,7 +98,7 @@ class Shot(Table):
 
 
 @dataclass(frozen=True, config=TABLE)
-class Variant(Table):
+class Variant(TomlTable):
     """One way to ask: plain when nothing is set, else conditioned."""
 
     name: str
@@ -140,7 +140,7 @@ class Variant(Table):
 
 
 @dataclass(frozen=True, config=TABLE)
-class Sides(Table):
+class Sides(TomlTable):
     """Which variants are chosen and which rejected for a class of prompts, and which prompts are asked."""
 
     chosen: Side
@@ -154,7 +154,7 @@ class Sides(Table):
 
 
 @dataclass(frozen=True, config=TABLE)
-class Recipe(Table):
+class Recipe(TomlTable):
     """Variants of asking, and which of them is chosen and which rejected for each class of prompt."""
 
     error: ClassVar[type[ProbekitError]] = DataError

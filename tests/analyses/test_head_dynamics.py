@@ -15,8 +15,8 @@ from probekit.analyses.conclusion import explained_by
 from probekit.analyses.geometry import TINY, exact_solutions, geometry
 from probekit.analyses.parametrisations import (
     PARAMETRISATIONS,
-    Setting,
     Starts,
+    StepSize,
     base_setting,
     batch_order,
     rescaled_setting,
@@ -55,7 +55,7 @@ def both_paths(optimizer, setting, d=12, steps=40):
     ("optimizer", "weight_decay"), [("adamw", 1e-2), ("adamw", 0.5), ("sgd", 0.0), ("sgd", 0.3)]
 )
 def test_a_rescaled_vector_takes_the_projections_path(optimizer, weight_decay, learning_rate):
-    matrix, vector = both_paths(optimizer, Setting(learning_rate, weight_decay))
+    matrix, vector = both_paths(optimizer, StepSize(learning_rate, weight_decay))
     assert matrix.shape == vector.shape == (41, 12)
     moved = (matrix[-1] - matrix[0]).abs().max()
     assert moved > 1e-5
@@ -64,7 +64,7 @@ def test_a_rescaled_vector_takes_the_projections_path(optimizer, weight_decay, l
 
 def test_each_part_of_the_prediction_is_needed():
     """Leave out eps, decay or the factor, and the vector leaves the path: the test above can fail."""
-    d, setting = 12, Setting(1e-2, 0.5, eps=1e-3)
+    d, setting = 12, StepSize(1e-2, 0.5, eps=1e-3)
     matrix, vector = both_paths("adamw", setting, d)
     torch.testing.assert_close(vector, matrix, rtol=0, atol=1e-9)
     x = torch.from_numpy(planted(50, d)).double()

@@ -17,7 +17,7 @@ from probekit.results.steer import COMPLETIONS, DOCUMENT, LAYER, Condition
 from probekit.steering import SteerConfig
 from probekit.steering.grid import conditions
 from probekit.steering.rerank import rerank_conditions
-from probekit.steering.summary import Summary
+from probekit.steering.summary import SteerSummary
 from tests.reports.words import WORDS
 
 
@@ -64,7 +64,7 @@ def make_steer(made: MadeSteer) -> tuple[dict, list[dict]]:
     todo = conditions(made.mode, config.grid(), made.random)
     rows = {condition: _rows(made, condition, names) for condition in todo}
     probes = [_probe(made, layer) for layer in range(made.layers)]
-    summary = Summary(
+    summary = SteerSummary(
         rows, probes[made.steered[0]], probes, config,
         behaviours=SimpleNamespace(names=names) if names else None, judged=made.judge,
     )  # fmt: skip
