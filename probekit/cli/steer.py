@@ -133,7 +133,7 @@ def steer(
     }
     if options["as_json"]:
         return opt.echo_json(summary)
-    for line in summary_lines(result.summary):
+    for line in summary_lines(result.summary, target):
         click.echo(line)
     click.echo(f"report   {summary['paths']['report']}")
 
@@ -175,8 +175,9 @@ def _classifiers(options: dict[str, Any]) -> tuple[Any, Any]:
     return behaviours, judge
 
 
-def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """Return the slopes beside their controls, the usable range and the ablation."""
+def summary_lines(summary: dict[str, Any], directory: Path) -> list[str]:
+    """Return the slopes beside their controls, the usable range, the ablation and the verdict."""
+    from probekit.reports.steer import steer_words
     from probekit.steering.dose import MIN_PROMPTS
 
     probe, n = summary["probe"], summary["n"]
@@ -194,21 +195,13 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     for measure in _shown(summary, "effect", "behaviour", "damage"):
         found = summary["ablation"][measure["name"]]
         lines.append(_measured(measure["name"], found["difference"], found["p"]))
-    if summary["rerank"]:
-        best = min(summary["rerank"]["rows"], key=lambda row: row["rank"])
-        lines.append(
-            f"layers   most effect for its damage: layer {best['layer']} "
-            f"({_interval(best['ratio'])} a root nat)"
-            if best["established"]
-            else "layers   no layer's effect for its damage is shown to differ from 0"
-        )
     judge = summary["judge"]
     if judge and judge["failed"]:
         lines.append(
             f"judge    {judge['failed']} of {judge['asked']} completions got no answer "
             f"({judge['problem']}); their gap is left open"
         )
-    return lines
+    return [*lines, *(f"{name:<9}{words}" for name, words in steer_words(directory).items())]
 
 
 def _dose_lines(summary: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from probekit.reports import look
 from probekit.reports.figures import level, lines, points, scatter
 from probekit.reports.formats import count, sentence, shorten, signed, spanned
 from probekit.reports.look import Panels
-from probekit.reports.page import write_page
+from probekit.reports.page import environment, write_page
 from probekit.results.intervals import Interval
 from probekit.results.measures import Measure, measure
 from probekit.results.steer import ABLATED, BASELINE, PROBE, RANDOM, Condition, SteerRun
@@ -59,6 +59,14 @@ def write_steer_report(directory: Path, *, out: Path | None = None, force: bool 
     }
     path = Path(out) if out is not None else run.directory / "report.html"
     return write_page("steer.html.j2", context, path, force=force)
+
+
+def steer_words(directory: Path) -> dict[str, str]:
+    """Return the page's sentences on the score and on the layers, for a terminal."""
+    run, words = SteerRun.open(directory), environment().get_template("steer_words.html.j2")
+    names = {"verdict": "headline", **({"layers": "ranking"} if run.record["rerank"] else {})}
+    made = {name: getattr(words.module, macro)(run) for name, macro in names.items()}
+    return {name: " ".join(text.unescape().split()) for name, text in made.items()}
 
 
 def _by_dose(run: SteerRun, group: str) -> list[go.Figure]:

@@ -143,7 +143,8 @@ class Change(NamedTuple):
     @property
     def random_ends(self) -> list[Interval]:
         """The lowest and the highest of the random directions."""
-        return [Interval(end) for end in sorted({*self.random})[:: max(1, len({*self.random}) - 1)]]
+        ends = {min(self.random), max(self.random)} if self.random else set()
+        return [Interval(end) for end in sorted(ends)]
 
     @property
     def as_large(self) -> int:
@@ -258,11 +259,6 @@ class SteerRun(Run):
     def slopes_on_damaged(self) -> bool:
         """Whether slopes rest on more than the usable coefficients, which were too few."""
         return not set(self.change("score").coeffs) <= set(self.usable)
-
-    @property
-    def has_intervals(self) -> bool:
-        """Whether the score has an interval under any condition."""
-        return any(self.value("score", condition).has_interval for condition in self.conditions)
 
     @property
     def smallest_p(self) -> float:

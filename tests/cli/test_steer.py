@@ -73,6 +73,10 @@ def test_it_prints_slopes_controls_and_the_report(rating, tmp_path, capsys):
     assert "damage   unsteered, then at coeff" in text
     assert "fewer than 5 prompts make no interval" in text
     assert "rate:positive" in text
+    assert (
+        "verdict  Whether the score follows the dose is not known: its slope has no interval"
+        in text
+    )
     assert "p = " in text
     assert text.splitlines()[-1] == f"report   {tmp_path / 'out' / 'report.html'}"
 
