@@ -155,11 +155,8 @@ def plain(value: object) -> str:
     """Return a setting's value: `yes`, `no`, `none`, `a, b`, or as it is."""
     if isinstance(value, (list, tuple)):
         return ", ".join(map(plain, value)) or "none"
-    return (
-        {None: "none", True: "yes", False: "no"}[value]
-        if value is None or isinstance(value, bool)
-        else str(value)
-    )
+    words = {None: "none", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def p_value(p: float | None) -> str:

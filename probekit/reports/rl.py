@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import plotly.graph_objects as go
 from probekit.errors import ProbeError
 from probekit.reports import look
 from probekit.reports.figures import POINT, Marks, histograms, level, lines, points
-from probekit.reports.formats import number, sentence, shorten, spans
+from probekit.reports.formats import number, ranges, sentence, shorten, spans
 from probekit.reports.page import environment, write_page
 from probekit.results import paired
 from probekit.results.intervals import Interval
@@ -129,26 +131,26 @@ def rates(run: RLRun) -> dict[str, str]:
 
     Where one category is the wanted behaviour, one line stands for both.
     """
-    behaviour, labels = run.record["behaviour"], {}
-    twin = f"rate:{behaviour}"
-    others = [m for m in run.measures if m.startswith("rate:") and m != twin]
+    twin = f"rate:{run.record['behaviour']}"
+    others = [name for name in run.measures if name.startswith("rate:") and name != twin]
     if len(run.evaluated) > 1:
-        kept = sorted(others, key=lambda name: -abs(run.change(name).value))[:MOST_CATEGORIES]
-        others = [name for name in others if name in kept]
-    if "wanted" in run.measures:
-        labels["wanted"] = measure("rl", "wanted").label
-        if twin in run.measures:
-            labels["wanted"] = f"{shorten(behaviour, 30)} (wanted)"
-    return labels | {name: measure("rl", name).label for name in others[:MOST_CATEGORIES]}
+        moved = sorted(others, key=lambda name: -abs(run.change(name).value))
+        others = [name for name in others if name in moved[:MOST_CATEGORIES]]
+    names = {name: measure("rl", name).label for name in ("wanted", *others[:MOST_CATEGORIES])}
+    if twin in run.measures:
+        names["wanted"] = f"{shorten(run.record['behaviour'], 30)} (wanted)"
+    return {name: label for name, label in names.items() if name in run.measures}
 
 
-def alarms(run: RLRun) -> list[tuple[str, list[int]]]:
-    """Return alarms as they were worded last, with their steps: only numbers in them may differ."""
-    found: dict[str, tuple[str, list[int]]] = {}
+def alarms(run: RLRun) -> list[list[Any]]:
+    """Return every alarm as it was worded last, at how many steps, and which: numbers in it may differ."""
+    worded, steps = {}, defaultdict(set)
     for step, alarm in run.alarms.itertuples(index=False):
         kind = re.sub(r"\d[\d.,]*", "#", alarm)
-        found[kind] = (alarm, [*found.get(kind, ("", []))[1], step])
-    return sorted(found.values(), key=lambda alarm: -len(alarm[1]))
+        worded[kind] = sentence(alarm)
+        steps[kind].add(step)
+    order = sorted(steps, key=lambda kind: -len(steps[kind]))
+    return [[worded[kind], len(steps[kind]), ranges(sorted(steps[kind]))] for kind in order]
 
 
 def examples(run: RLRun) -> list[tuple[dict[str, Any], ...]]:
@@ -159,8 +161,8 @@ def examples(run: RLRun) -> list[tuple[dict[str, Any], ...]]:
     ends = run.evaluated[0], run.evaluated[-1]
     both = sorted(set(rows.loc[ends[0]].index) & set(rows.loc[ends[1]].index))
     order = np.random.default_rng(max(0, run.record["seed"] or 0)).permutation(len(both))
-    drawn = [both[index] for index in order[:MOST_PROMPTS]]
-    return [tuple(rows.loc[(step, prompt)].to_dict() for step in ends) for prompt in drawn]
+    drawn = order[:MOST_PROMPTS]
+    return [tuple(rows.loc[(step, both[index])].to_dict() for step in ends) for index in drawn]
 
 
 def same_score(runs: Sequence[RLRun]) -> bool:
@@ -170,29 +172,23 @@ def same_score(runs: Sequence[RLRun]) -> bool:
 
 
 def compare_figure(
-    runs: Mapping[str, RLRun],
-    names: Sequence[str] = ("wanted", "score", "entropy"),
-    *,
-    over_kl: bool = False,
-    **texts: str,
+    runs: Mapping[str, RLRun], names: Sequence[str], *, over_kl: bool = False, **texts: str
 ) -> go.Figure:
     """Draw measures of several runs over training steps, or over the root of the divergence.
 
     Entropy is drawn in parts of its start, the score of different heads as a change.
     """
-    data = []
-    for name in names:
-        for label, run in runs.items():
-            more: dict[str, Any] = {"name": shorten(label)}
-            if over_kl:
-                kl = [run.level("kl", at=step).value for step in run.evaluated]
-                more["x"] = np.sqrt(np.maximum(kl, 0.0))
-            if name == "entropy":
-                data.append(_curve(run, name, partial(run.ratio, name), axis=RATIO, **more))
-            elif name == "score" and not same_score([*runs.values()]):
-                data.append(_curve(run, name, _scaled(run, name), axis=CHANGE, **more))
-            else:
-                data.append(_curve(run, name, **more))
+    data, same = [], same_score([*runs.values()])
+    for name, (label, run) in product(names, runs.items()):
+        more: dict[str, Any] = {"name": shorten(label)}
+        if over_kl:
+            kl = [run.level("kl", at=step).value for step in run.evaluated]
+            more["x"] = np.sqrt(np.maximum(kl, 0.0))
+        if name == "entropy":
+            more |= {"read": partial(run.ratio, name), "axis": RATIO}
+        elif name == "score" and not same:
+            more |= {"read": _scaled(run, name), "axis": CHANGE}
+        data.append(_curve(run, name, **more))
     title = measure("rl", "root_kl").axis_title if over_kl else STEPS
     return _drawn(data, x_title=title, bars=over_kl, **texts)
 
@@ -201,7 +197,7 @@ def behaviour_figure(run: RLRun, **texts: str) -> go.Figure:
     """Draw the rates of the wanted behaviour and of the categories, a panel a value of a tag."""
     data = []
     for part in run.parts[:MOST_PARTS]:
-        panel = f"{part_name(part)} (n = {run.prompts(part)})"
+        panel = f"{shorten(part_name(part), 16)} (n = {run.prompts(part)})"
         for name, label in rates(run).items():
             data.append(_curve(run, name, part=part, panel=panel, name=label))
     return _drawn(data, same=True, **texts)
@@ -209,16 +205,17 @@ def behaviour_figure(run: RLRun, **texts: str) -> go.Figure:
 
 def score_figure(run: RLRun, **texts: str) -> go.Figure:
     """Draw the optimised score, and its distance to the chosen ones, by class where the target is."""
-    name, panel = "distance_to_chosen", sentence(measure("rl", "score").label)
     data = [_curve(run, "score", name=HELD_OUT), _trained(run, "score")]
-    first = sentence(measure("rl", "score_first").label)
-    data.append(_curve(run, "score_first", name=first, panel=panel))
+    first = {**_panel("score"), "name": sentence(measure("rl", "score_first").label)}
+    data.append(_curve(run, "score_first", **first))
     if chosen := chosen_scores(run):
-        label = f"chosen scores, mean ({number(mean := float(np.mean(chosen)))})"
-        data.append(level(mean, [0, run.done], label, panel=panel, axis=data[0]["axis"].iloc[0]))
+        mean = float(np.mean(chosen))
+        label = f"chosen scores, mean ({number(mean)})"
+        data.append(level(mean, [0, run.done], label, **_panel("score")))
+    name, tag = "distance_to_chosen", run.record["target"]["tag"]
     data += [_curve(run, name, name=HELD_OUT), _trained(run, name)]
-    own = [part for part in run.parts if part.startswith(f"{run.record['target']['tag']}=")]
-    data += [_curve(run, name, part=part, name=part_name(part)) for part in own]
+    classes = [part for part in run.parts if part.startswith(f"{tag}=")]
+    data += [_curve(run, name, part=part, name=part_name(part)) for part in classes]
     return _drawn(data, marks=_refits(run), **texts)
 
 
@@ -235,59 +232,43 @@ def independent_figure(run: RLRun, **texts: str) -> go.Figure:
 def goodhart_figure(run: RLRun, **texts: str) -> go.Figure:
     """Draw changes of score, independent readings and behaviour over the root of the divergence."""
     assert run.curve is not None
-    known = [point for point in run.curve.points if np.isfinite(point.root_kl)]
-    x = [point.root_kl for point in known]
-    hover = [f"after {point.step} steps, √KL {number(point.root_kl)}" for point in known]
-    data = []
+    data, curve, spot = [], run.curve.points, run.curve.sweet_spot
+    x = [point.root_kl for point in curve]
+    hover = [f"after {point.step} steps, √KL {number(point.root_kl)}" for point in curve]
     for key, name in (("score", "score"), ("independent", "independent"), ("behaviour", "wanted")):
-        what, changes = measure("rl", name), [getattr(point, key) for point in known]
+        what, changes = measure("rl", name), [getattr(point, key) for point in curve]
+        scale, unit = (100, "percentage points") if what.share else (1, what.axis or what.unit)
+        changes = [Interval(*(scale * end for end in change)) for change in changes]
+        panel = {"panel": sentence(what.label), "axis": f"Change ({unit})"}
         if any(change.known for change in changes):
-            scale, unit = (100, "percentage points") if what.share else (1, what.axis or what.unit)
-            changes = [Interval(*(scale * end for end in change)) for change in changes]
-            label = sentence(what.label)
-            panel = {"panel": label, "axis": f"Change ({unit})"}
-            data += [level(0.0, x, **panel), points(x, changes, hover, name=label, **panel)]
-    spot = run.curve.sweet_spot
-    best = [point.root_kl for point in known if point.step == spot]
-    return _drawn(
-        data,
-        x_title=measure("rl", "root_kl").axis_title,
-        bars=True,
-        marks={f"sweet spot (step {spot})": (best, look.PURPLE)},
-        tops=[(point.root_kl, str(point.step)) for point in known],
-        **texts,
-    )
+            data.append(level(0.0, x, **panel))
+            data.append(points(x, changes, hover, name=sentence(what.label), **panel))
+    best = [point.root_kl for point in curve if point.step == spot]
+    tops = [(point.root_kl, str(point.step)) for point in curve]
+    marks = {f"sweet spot (step {spot})": (best, look.PURPLE)}
+    title = measure("rl", "root_kl").axis_title
+    return _drawn(data, x_title=title, bars=True, marks=marks, tops=tops, **texts)
 
 
 def scores_figure(run: RLRun, **texts: str) -> go.Figure:
     """Draw the scores before and after training beside the chosen ones, a panel a part."""
-    ends = dict(
-        zip(
-            ("before", "after"), dict.fromkeys(run.evaluated[:1] + run.evaluated[-1:]), strict=False
-        )
-    )
-    data = []
+    ends, data = dict.fromkeys([run.evaluated[0], run.evaluated[-1]]), []
     for part in run.parts[:MOST_PARTS]:
-        wide = run.wide("score", part)
-        values = {f"{word}: step {step}": wide[step].dropna() for word, step in ends.items()}
+        wide, names = run.wide("score", part), zip(("before", "after"), ends, strict=False)
+        values = {f"{word}: step {step}": wide[step].dropna() for word, step in names}
         values["target: chosen scores"] = pd.Series(chosen_scores(run, part), dtype=float)
-        values = {name: column for name, column in values.items() if len(column)}
-        sizes = ", ".join(str(len(column)) for column in values.values())
-        panel = f"{part_name(part)} (n = {sizes})"
-        data += [
-            pd.DataFrame({"panel": panel, "name": name, "value": column})
-            for name, column in values.items()
-        ]
+        sizes = ", ".join(str(len(column)) for column in values.values() if len(column))
+        panel = f"{shorten(part_name(part), 20)} (n = {sizes})"
+        for name, column in values.items():
+            data.append(pd.DataFrame({"panel": panel, "name": name, "value": column}))
     return histograms(pd.concat(data), x_title=measure("rl", "score").axis_title, **texts)
 
 
 def health_figure(run: RLRun, **texts: str) -> go.Figure:
     """Draw what training did to the text and to the activations, a panel a measure."""
-    data = [
-        frame
-        for name in HEALTH
-        for frame in (_trained(run, name), _curve(run, name, name=HELD_OUT))
-    ]
+    data = []
+    for name in HEALTH:
+        data += [_trained(run, name), _curve(run, name, name=HELD_OUT)]
     alarmed = [(low - 0.5, high + 0.5) for low, high in spans(run.alarms["step"])]
     marks = {**_refits(run), "alarm": (alarmed, look.VERMILLION)}
     return _drawn(data, across=3, marks=marks, **texts)
@@ -314,9 +295,7 @@ def _curve(
     read = read or partial(run.level, measured, part)
     hover = [f"after {step} steps" for step in run.evaluated]
     values = [read(at=step) for step in run.evaluated]
-    return points(
-        **{"x": run.evaluated, "values": values, "hover": hover, **_panel(measured), **more}
-    )
+    return points(**{"x": run.evaluated, **_panel(measured), **more}, values=values, hover=hover)
 
 
 def _trained(run: RLRun, name: str) -> pd.DataFrame:
@@ -342,9 +321,8 @@ def _scaled(run: RLRun, name: str) -> Callable[..., Interval]:
 def _refits(run: RLRun) -> Marks:
     """Return where heads were fitted again: half a step earlier, after what the old ones read."""
     steps = run.steps["step"][run.steps["refit"].notna()] - 0.5
-    return {
-        "heads fitted again": (steps.tolist() if len(steps) <= MOST_MARKED else [], look.ORANGE)
-    }
+    few = steps.tolist() if len(steps) <= MOST_MARKED else []
+    return {"heads fitted again": (few, look.ORANGE)}
 
 
 def _drawn(data: Sequence[pd.DataFrame], x_title: str = STEPS, **more: Any) -> go.Figure:  # noqa: ANN401
