@@ -1,6 +1,6 @@
 """Results on disk -> frames -> plotly figures -> one self-contained HTML file.
 
-Nothing here imports plotly until a report is written.
+Nothing here imports plotly until a report is written; that of a study is `studies.write_study_report`.
 """
 
 from typing import TYPE_CHECKING

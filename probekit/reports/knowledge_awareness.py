@@ -18,13 +18,16 @@ from probekit.reports.steer import dose_figure
 from probekit.reports.sweep import heatmap_of
 from probekit.results import knowledge_awareness as results
 from probekit.results.findings import standing
+from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.knowledge_awareness import KnowledgeAwareness
 from probekit.results.study import StudyRun
+from probekit.results.sweep import SweepRun
 
 LINES = {"hedges or refuses": results.HEDGES, "answers": results.ANSWERS}
 """Name of a line to the rate that it draws."""
 DOSED, COSTS = ("rate:hedges", "score", "perplexity"), ("score", "entropy", "kl")
 """Measures that are drawn over the dose of steering, and over the steps of training."""
+SCORES = ("chosen", "rejected", "margin", "pair_accuracy")
 GROUPS = ("behaviour", "effect", "damage")
 EXAMPLES = 4
 """Example pairs, spread over the classes."""
@@ -44,7 +47,7 @@ def context(run: StudyRun) -> dict[str, Any]:
         figures["cost"] = partial(compare_figure, found.drawn, COSTS)
     return {
         "s": found, "results": results, "standing": standing, "figures": figures,
-        "pairs": drawn_pairs(found), "examples": examples(found.main) if found.main else [],
+        "scores": scores, "pairs": drawn_pairs(found), "examples": examples(found.main) if found.main else [],
         "same_score": same_score(list(found.drawn.values())),
         **(dynamics_context(dynamics) if dynamics else {"d": None}),
     }  # fmt: skip
@@ -61,9 +64,15 @@ def rates_figure(found: KnowledgeAwareness, value: str, *, title: str, subtitle:
             more = {"name": line, "panel": panel, "axis": "Share", "share": True}
             frames.append(points(run.evaluated, values, hover, **more))
     return lines(
-        pd.concat(frames), x_title=STEPS, across=min(4, len(found.drawn)), same=True,
-        title=title, subtitle=subtitle,
+        pd.concat(frames), title=title, subtitle=subtitle, x_title=STEPS,
+        across=min(4, len(found.drawn)), same=True,
     )  # fmt: skip
+
+
+def scores(fit: SweepRun, part: str = "all") -> list[Interval]:
+    """Return mean scores of chosen and rejected sides, their margin, and pair accuracy, held out."""
+    measures = fit.chosen.get(("report", "", part), {})
+    return [measures.get(name, NO_VALUE) for name in SCORES]
 
 
 def drawn_pairs(found: KnowledgeAwareness) -> list[dict[str, Any]]:

@@ -23,7 +23,6 @@ from probekit.reports.formats import (
 )
 from probekit.reports.maps import heatmap
 from probekit.reports.page import write_page
-from probekit.results.findings import by_key
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import measure
 from probekit.results.paired import Line, least_squares
@@ -89,7 +88,6 @@ def _context(run: SweepRun) -> dict[str, Any]:
         figures["reliability"] = _reliability(run)
     return {
         "run": run, "record": record, "over": "groups", "unit": _unit(run), "figures": figures,
-        "rivals": by_key(run.findings[name] for name in controls if name != "length_partialled"),
         "scores": {tag: _scores(run, tag) for tag in ["", *few_values]}, "columns": columns,
         "tags": {tag: (_tag(run, tag, values), values) for tag, values in by_tag.items() if values},
         "measured": lambda values: [interval(values.get(c, NO_VALUE), digits=2) for c in columns],

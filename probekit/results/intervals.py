@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,9 +87,7 @@ class Resampler:
     @cached_property
     def draws(self) -> Array:
         """How often each group is in each draw, shape (n_boot, n_groups)."""
-        n = int(self.code.max()) + 1
-        rng = np.random.default_rng(self.seed)
-        return rng.multinomial(n, np.full(n, 1.0 / n), size=self.n_boot).astype(np.float64)
+        return _draws(int(self.code.max()) + 1, self.n_boot, self.seed)
 
     def interval(self, rows: Array, formula: Formula) -> Interval:
         """Return formula(sum of rows) and its percentile interval.
@@ -121,3 +119,12 @@ class Resampler:
         known = np.isfinite(rows)
         sums = np.stack([np.where(known, rows, 0.0), known], axis=1)
         return self.interval(sums, lambda s: s[..., 0] / s[..., 1])
+
+
+@lru_cache(maxsize=8)
+def _draws(n: int, n_boot: int, seed: int) -> Array:
+    """Return draws of n groups, which many measures of a page share."""
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(n, np.full(n, 1.0 / n), size=n_boot).astype(np.float64)
+    draws.flags.writeable = False
+    return draws

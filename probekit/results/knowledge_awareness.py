@@ -11,9 +11,10 @@ from typing_extensions import TypedDict
 
 from probekit.errors import ProbeError
 from probekit.results import paired
-from probekit.results.findings import ABOVE, BELOW, standing
+from probekit.results.findings import ABOVE, BELOW, INCLUDES, standing
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.rl import FEW_PROMPTS, RLRun
+from probekit.results.runs import HEARTS
 from probekit.results.study import DOCUMENT, StudyRun
 from probekit.results.table import Table
 
@@ -28,8 +29,8 @@ ABOUT = {value: f"class={value}" for value in CLASSES}
 APART = (ABOUT[INVENTED], ABOUT[REAL])
 """The parts between which hedging has its separation: 0 where a name makes no difference."""
 HEDGES, ANSWERS = "rate:hedges,refuses", "rate:answers"
-ARMS = ("max-unbalanced", "max", "chosen", "refits")
-"""Order in which RL runs are shown; runs of other names come after."""
+ORDER = ("before", "max-unbalanced", "max", "chosen", "refits")
+"""Order in which RL runs and their answers are shown; those of other names come after."""
 MOST = 8
 """RL runs that are shown."""
 FEWEST = 5
@@ -40,9 +41,15 @@ SHORTER, CUT = 0.5, 0.5
 """Answers of less than this share of their first length, and this share of them cut, are limitations."""
 KEPT = 0.9
 """Entropy, or answers about real names, are kept at this share of the start."""
-SINGLE = {"elicit": "run.json", "fit": "sweep.json", "projection": "sweep.json",
-          "dynamics": "dynamics.json", "steer": "steer.json"}  # fmt: skip
-"""Stages with one output, and the file at its heart."""
+SINGLE = {
+    "elicit": "elicit",
+    "fit": "fit",
+    "projection": "fit",
+    "dynamics": "dynamics",
+    "steer": "steer",
+}
+"""Stages with one output, and their commands."""
+
 
 Tags = TypedDict("Tags", {"class": str, "category": str, "topic": NotRequired[str]})
 
@@ -98,7 +105,7 @@ class KnowledgeAwareness:
     @cached_property
     def single(self) -> dict[str, Any]:
         """Runs of the stages with one output, None where it is not whole."""
-        runs = {name: self.study.left(name, heart) for name, heart in SINGLE.items()}
+        runs = {name: self.study.left(name, HEARTS[command]) for name, command in SINGLE.items()}
         for run in filter(None, (runs["fit"], runs["projection"])):
             if run.record["data_kind"] != "pair":
                 raise ProbeError(
@@ -111,45 +118,12 @@ class KnowledgeAwareness:
     def heads(self) -> dict[str, SweepRun]:
         """The fits by the name of their head: `linear`, then `projection`."""
         fits = filter(None, (self.single["fit"], self.single["projection"]))
-        return {fit.record["chosen"]["head"] or fit.record["chosen"]["kind"]: fit for fit in fits}
-
-    @property
-    def read_classes(self) -> list[str]:
-        """Classes of names that the heads were read on, the published ones first."""
-        found = [
-            value for fit in self.heads.values() for value in fit.record["by_tag"].get("class", {})
-        ]
-        return list(dict.fromkeys([REAL, INVENTED, *found]))
-
-    def scores(self, fit: SweepRun, part: str = "all") -> list[Interval]:
-        """Return mean scores of chosen and rejected sides, their margin, and pair accuracy, held out."""
-        measures = fit.chosen.get(("report", "", part), {})
-        return [
-            measures.get(name, NO_VALUE)
-            for name in ("chosen", "rejected", "margin", "pair_accuracy")
-        ]
+        return {str(fit.record["chosen"]["head"]): fit for fit in fits}
 
     def names(self, fit: SweepRun) -> dict[str, int]:
         """Return how many held-out names of each class a fit is reported on."""
-        names = fit.rows.drop_duplicates(["tag:class", "group"])["tag:class"]
-        return {value: int(n) for value, n in names.value_counts(sort=False).sort_index().items()}
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Setting of RL to its label."""
-        records = [run.record.get("labels", {}) for run in self.arms.values()]
-        return {key: label for labels in records for key, label in labels.items()}
-
-    @property
-    def controls(self) -> list[str]:
-        """Names of the controls of the heads, in reading order."""
-        return list(dict.fromkeys(
-            name for fit in self.heads.values() for split, name, _ in fit.chosen if split == "report" and name
-        ))  # fmt: skip
-
-    def control(self, fit: SweepRun, name: str) -> Interval:
-        """Return the pair accuracy of a control of a fit, where it has that control."""
-        return fit.value(name) if ("report", name, "all") in fit.chosen else NO_VALUE
+        rows = fit.rows.reindex(columns=["tag:class", "group"]).drop_duplicates()
+        return {value: int(n) for value, n in rows.groupby("tag:class").size().items()}
 
     @property
     def shared_names(self) -> int:
@@ -160,17 +134,15 @@ class KnowledgeAwareness:
     @property
     def topics(self) -> list[str]:
         """Topics of the questions outside, in their order."""
-        rows = self.answers["before"]
-        return (
-            [topic for topic in rows["topic"].dropna().unique() if topic] if "topic" in rows else []
-        )
+        rows = self.answers["before"].reindex(columns=["topic"])
+        return [topic for topic in rows["topic"].dropna().unique() if topic]
 
     @cached_property
     def arms(self) -> dict[str, RLRun]:
         """RL runs by name, those of the study first."""
-        runs = {path.name: path for path in sorted((self.study.directory / "rl").glob("*"))
-                if (path / "run.json").is_file()}  # fmt: skip
-        return {name: RLRun.open(runs[name]) for name in _ordered(list(runs))[:MOST]}
+        folder = self.study.directory / "rl"
+        names = [path.parent.name for path in sorted(folder.glob("*/run.json"))]
+        return {name: RLRun.open(folder / name) for name in _ordered(names)[:MOST]}
 
     @cached_property
     def evaluated(self) -> dict[str, RLRun]:
@@ -195,21 +167,17 @@ class KnowledgeAwareness:
     @cached_property
     def answers(self) -> dict[str, pd.DataFrame]:
         """Answers outside the training distribution: `before`, then by RL run."""
-        names = [path.stem for path in sorted((self.study.directory / "ood").glob("*.jsonl"))]
-        after = _ordered([name for name in names if name != "before"])[:MOST]
-        return {
-            name: Table(f"{name}.jsonl", AnswerRow, "a completion", spread={"tags": ""}).read(
-                self.study.directory / "ood", DOCUMENT.again
-            )
-            for name in (["before"] if "before" in names else []) + after
-        }
+        folder = self.study.directory / "ood"
+        names = _ordered([path.stem for path in sorted(folder.glob("*.jsonl"))])[: MOST + 1]
+        tables = [
+            Table(f"{n}.jsonl", AnswerRow, "a completion", spread={"tags": ""}) for n in names
+        ]
+        return {n: t.read(folder, DOCUMENT.again) for n, t in zip(names, tables, strict=True)}
 
     @property
     def after(self) -> list[str]:
         """RL runs with answers outside, where there are some from before training too."""
-        return (
-            [name for name in self.answers if name != "before"] if "before" in self.answers else []
-        )
+        return [*self.answers][1:] if "before" in self.answers else []
 
     @cached_property
     def absent(self) -> dict[str, str]:
@@ -318,11 +286,9 @@ class KnowledgeAwareness:
     def claims(self) -> list[list[Claim]]:
         """The published claims; those on behaviour once more for a run whose heads were fitted again."""
         chosen = [
-            n
-            for n, run in self.evaluated.items()
-            if run.record["settings"].get("target") == "chosen"
+            n for n, r in self.evaluated.items() if r.record["settings"]["target"] == "chosen"
         ]
-        aimed = "chosen" if "chosen" in self.evaluated else (chosen or [""])[-1]
+        aimed = "chosen" if "chosen" in self.evaluated else ["", *chosen][-1]
         again = ["", *self.refitted][-1]
         first = [self._reading(), self._denial(), *self._behaviour(aimed)]
         return [first, self._behaviour(again)] if again and again != aimed else [first]
@@ -333,12 +299,9 @@ class KnowledgeAwareness:
             return Claim("reading")
         parts = {value: run.value(part=ABOUT[value]) for value in CLASSES}
         keys = {standing(value, 0.5) for value in parts.values()}
-        rivals = [
-            name
-            for name, finding in run.findings.items()
-            if finding.key != ABOVE and name != "length_partialled"
-        ]
-        key = BELOW if BELOW in keys else ABOVE if keys == {ABOVE} and not rivals else "includes"
+        found = run.findings.items()
+        rivals = [n for n, f in found if f.key != ABOVE and n != "length_partialled"]
+        key = BELOW if BELOW in keys else ABOVE if keys == {ABOVE} and not rivals else INCLUDES
         return Claim("reading", key, parts=parts, rivals=rivals)
 
     def _denial(self) -> Claim:
@@ -353,22 +316,15 @@ class KnowledgeAwareness:
         if run is None:
             return [Claim(name) for name in ("followed", "answers", "entropy", "transfer")]
         apart = run.change(HEDGES, APART)
-        followed = (
-            ABOVE if self.outcome(run) == "followed" else BELOW if apart.side() < 0 else "includes"
-        )
+        key = ABOVE if self.outcome(run) == "followed" else BELOW if apart.side() < 0 else INCLUDES
+        found = [Claim("followed", key, apart, name)]
         kept, entropy = run.ratio(ANSWERS, ABOUT[REAL]), run.ratio("entropy")
-        moved = self.outside(name).change if {"before", name} <= set(self.answers) else None
-        return [
-            Claim("followed", followed, apart, name),
-            Claim("answers", standing(kept, KEPT), kept, name),
-            Claim("entropy", standing(entropy, KEPT), entropy, name),
-            Claim("transfer") if moved is None else Claim("transfer", standing(moved, 0.0), moved, name),
-        ]  # fmt: skip
-
-
-def late(run: RLRun) -> list[int]:
-    """Return the evaluations in the last third of the steps that were done."""
-    return [step for step in run.evaluated if step and 3 * step >= 2 * run.done]
+        for claim, share in (("answers", kept), ("entropy", entropy)):
+            found.append(Claim(claim, standing(share, KEPT), share, name))
+        if name not in self.after:
+            return [*found, Claim("transfer")]
+        moved = self.outside(name).change
+        return [*found, Claim("transfer", standing(moved, 0.0), moved, name)]
 
 
 def score_change(run: RLRun) -> Interval:
@@ -378,4 +334,4 @@ def score_change(run: RLRun) -> Interval:
 
 
 def _ordered(names: list[str]) -> list[str]:
-    return sorted(names, key=lambda name: ARMS.index(name) if name in ARMS else len(ARMS))
+    return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))

@@ -157,6 +157,11 @@ class RLRun(Run):
         return max([0, *self.evaluated, *map(int, self.steps["step"])])
 
     @property
+    def late(self) -> list[int]:
+        """The evaluations in the last third of training."""
+        return [step for step in self.evaluated if step and 3 * step >= 2 * self.done]
+
+    @property
     def planned(self) -> int:
         """Training steps that were asked for."""
         return int(self.record["settings"]["steps"])
@@ -244,11 +249,10 @@ class RLRun(Run):
         values = np.full((len(index), len(self.evaluated) + 1), np.nan)
         values[row, column] = self.rows.get(measure, np.nan) if rate is None else rate
         wide = pd.DataFrame(values[:, :-1], index, self.evaluated)[self.within(part)]
-        late = [step for step in self.evaluated if step and 3 * step >= 2 * self.done]
         return wide.assign(
             first=wide[self.evaluated[0]],
             last=wide[self.evaluated[-1]],
-            late=wide[late].mean(axis=1, skipna=False),
+            late=wide[self.late].mean(axis=1, skipna=False),
         )
 
     def paired(self, measure: str, part: Part = ALL, at: str | int = "last") -> tuple[Array, ...]:

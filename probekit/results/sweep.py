@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from probekit.errors import ProbeError
-from probekit.results.findings import Finding, against
+from probekit.results.findings import Finding, against, by_key
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure, measures
 from probekit.results.runs import Run
@@ -218,3 +218,9 @@ class SweepRun(Run):
             rival = (value, level) if control == "length_partialled" else (best, value.value)
             found[control] = against(control, name, *rival)
         return found
+
+    @property
+    def rivals(self) -> dict[str, list[Finding]]:
+        """Findings against the controls that another probe would have to clear, by their key."""
+        names = [name for name in self.controls if name != "length_partialled"]
+        return by_key(self.findings[name] for name in names)

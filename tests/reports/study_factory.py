@@ -124,8 +124,7 @@ def _elicit(folder: Path, made: MadeStudy) -> None:
     facts = dict(facts=False, name_within=0)
     run = {
         "command": "elicit", "identity": {}, "n_pairs": len(pairs),
-        "n_pairs_told_by_words": made.told_by_words,
-        "familiarity": made.familiarity, "known": made.known,
+        "n_pairs_told_by_words": made.told_by_words, "familiarity": made.familiarity, "known": made.known,
         "drops": {plain: {"kept": 310, "behaviour": 70, "repeated": 4},
                   other: {"kept": 250, "short": 11, "behaviour": 90}},
         "recipe": {
