@@ -25,7 +25,7 @@ def hold(folder: Path, error: type[ProbekitError] = OutputError) -> Iterator[Non
     Raises
     ------
     ProbekitError
-        Of the class `error`, when another process holds it.
+        As the class `error`, when another process holds it.
     """
     lock = FileLock(folder / LOCK, blocking=False, thread_local=False)
     with disk_errors(folder):

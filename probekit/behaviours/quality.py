@@ -25,9 +25,9 @@ class Quality(NamedTuple):
     """One category against the hand labels."""
 
     precision: Share
-    """Of the completions put into the category, the share that belongs there."""
+    """Share of the completions put into the category that belong there."""
     recall: Share
-    """Of the completions that belong there, the share put into it."""
+    """Share of the completions that belong there that are put into it."""
 
 
 def read_labelled(source: str) -> list[dict[str, str]]:

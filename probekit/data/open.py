@@ -33,7 +33,7 @@ class Dataset:
     n_rows: int
     n_groups: int
     fingerprint: str
-    """Of the content of all rows, 16 hex digits."""
+    """SHA-256 of the content of all rows, 16 hex digits."""
     dropped: dict[str, int]
     """Rows that the layout left out, by reason (ties, known slips, empty responses)."""
     classes: tuple[str, ...] | None = None

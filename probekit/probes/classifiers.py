@@ -135,7 +135,7 @@ def calibrate(
     Parameters
     ----------
     projection
-        Of the rows on the direction, shape (n,).
+        Projection of the rows on the direction, shape (n,).
     sign
         +1 or -1, shape (n,).
     direction

@@ -55,7 +55,7 @@ class DynamicsRecord(TypedDict):
     geometry: dict[str, dict[str, float]]
     mechanism: dict[str, dict[str, float]]
     findings: dict[str, dict[str, Any]]
-    """Of each optimiser: see `probekit.analyses.windows.optimizer_findings`."""
+    """Findings of each optimiser: see `probekit.analyses.windows.optimizer_findings`."""
     conclusion: dict[str, Any]
     """Keys and numbers: see `probekit.analyses.conclusion.conclude`."""
     provenance: dict[str, Any]

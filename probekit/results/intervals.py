@@ -69,7 +69,7 @@ class Resampler:
     n_boot
         Number of draws.
     seed
-        Of the draws.
+        Seed of the draws.
     level
         Coverage of the interval.
     """

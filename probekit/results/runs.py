@@ -115,7 +115,7 @@ def open_run(directory: str | Path) -> Run:
     Returns
     -------
     Run
-        Of the class that fits: `ElicitRun`, `SweepRun`, `SteerRun`, `RLRun`, `DynamicsRun` or
+        A run of the class that fits: `ElicitRun`, `SweepRun`, `SteerRun`, `RLRun`, `DynamicsRun` or
         `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`.
 
     Raises

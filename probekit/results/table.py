@@ -67,7 +67,7 @@ class Table:
         Parameters
         ----------
         directory
-            Of the run.
+            Folder of the run.
         again
             The remedy for a damaged file: what to run again.
 

@@ -47,13 +47,13 @@ class Elicited:
     n_told_by_words: int
     """Pairs taken out because words alone told their sides."""
     drops: Mapping[str, Mapping[str, int]]
-    """Of each variant, completions kept and dropped, by reason."""
+    """Completions of each variant that were kept and dropped, by reason."""
     leaks: Mapping[str, Any]
     """`leak_check` of the pairs."""
     familiarity: Mapping[str, Any] | None = None
-    """Of each class, how many prompts were kept of how many; None where the recipe asks nothing."""
+    """How many prompts of each class were kept, and of how many; None where the recipe asks nothing."""
     known: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Of each class with `knows`, how many groups were kept of how many."""
+    """How many groups of each class with `knows` were kept, and of how many."""
 
 
 def elicit(
@@ -88,7 +88,7 @@ def elicit(
     batch
         Sequences decoded together.
     seed
-        Of the sampling: the same seed gives the same rows, interrupted or not.
+        Seed of the sampling: the same seed gives the same rows, interrupted or not.
     resume, force
         Continue an interrupted run; replace what is at `out`.
     arguments

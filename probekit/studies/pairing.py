@@ -103,7 +103,7 @@ def verdict(
     finished
         Whether the model ended it itself.
     tags
-        Of the completion: the prompt's, and its `category` where the recipe has a behaviours file.
+        Tags of the completion: the prompt's, and its `category` where the recipe has a behaviours file.
     variant, recipe
         How it was asked for.
     """
