@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,13 +82,6 @@ def write_rl(folder: Path, made: MadeRL | None = None) -> Path:
     return folder
 
 
-def change_record(folder: Path, **changed: object) -> None:
-    """Give run.json other values."""
-    path = folder / DOCUMENT.file
-    whole = {**json.loads(path.read_text(encoding="utf-8")), **changed}
-    path.write_text(json.dumps(whole), encoding="utf-8")
-
-
 def _chosen(made: MadeRL, rng: np.random.Generator) -> dict:
     """Distributions of the head: chosen scores of all rows, and of each class."""
     values = made.tags.get(made.tag, ())
@@ -114,35 +106,31 @@ def _samples(
             category = made.wanted
         for sample in range(made.samples):
             score = 0.4 + base + made.score * share + rng.normal(0, 0.2)
-            rows.append(
-                {
-                    "prompt_id": f"p{prompt:02}",
-                    "prompt": made.text
-                    or f"Who is the researcher number {prompt}, and why is she known?",
-                    "tags": {made.text: f"{made.text}{prompt % 2}"} if made.text else tags,
-                    "text": made.text
-                    or f"{' '.join(rng.permutation(WORDS)[: int(22 + 10 * share)])} ({sample})",
-                    "score": score,
-                    "drift": 0.8 * share + rng.normal(0, 0.1),
-                    **({"score_first": 1.1 * score} if made.refits else {}),
-                    "disjoint": 0.6 * base + 0.7 * share + rng.normal(0, 0.3),
-                    "mahalanobis": 1.0 + 0.9 * share + rng.normal(0, 0.08),
-                    "heads": {OPTIMISED: score}
-                    | {
-                        name: 0.5 * base
-                        + made.independent * share * (0.4 + 0.3 * i)
-                        + rng.normal(0, 0.3)
-                        for i, name in enumerate(OTHERS)
-                    },
-                    "n_tokens": int(40 - 12 * share + rng.integers(-6, 6)),
-                    "finished": bool(rng.uniform() < 0.7 + 0.2 * share),
-                    "kl": float(max(0.0, 0.35 * share**1.5 + rng.normal(0, 0.02) * (step > 0))),
-                    "entropy": float(1.6 + made.entropy * share + rng.normal(0, 0.15)),
-                    "distinct_2": float(np.clip(0.95 - 0.1 * share + rng.normal(0, 0.03), 0, 1)),
-                    "category": category if made.categories else None,
-                    "wanted": category == made.wanted if made.categories else None,
-                }
-            )
+            others = [
+                0.5 * base + made.independent * share * (0.4 + 0.3 * i) for i in range(len(OTHERS))
+            ]
+            words = " ".join(rng.permutation(WORDS)[: int(22 + 10 * share)])
+            row = {
+                "prompt_id": f"p{prompt:02}",
+                "prompt": made.text
+                or f"Who is the researcher number {prompt}, and why is she known?",
+                "tags": {made.text: f"{made.text}{prompt % 2}"} if made.text else tags,
+                "text": made.text or f"{words} ({sample})",
+                "score": score,
+                "drift": 0.8 * share + rng.normal(0, 0.1),
+                "disjoint": 0.6 * base + 0.7 * share + rng.normal(0, 0.3),
+                "mahalanobis": 1.0 + 0.9 * share + rng.normal(0, 0.08),
+                "heads": {OPTIMISED: score}
+                | {name: at + rng.normal(0, 0.3) for name, at in zip(OTHERS, others, strict=True)},
+                "n_tokens": int(40 - 12 * share + rng.integers(-6, 6)),
+                "finished": bool(rng.uniform() < 0.7 + 0.2 * share),
+                "kl": float(max(0.0, 0.35 * share**1.5 + rng.normal(0, 0.02) * (step > 0))),
+                "entropy": float(1.6 + made.entropy * share + rng.normal(0, 0.15)),
+                "distinct_2": float(np.clip(0.95 - 0.1 * share + rng.normal(0, 0.03), 0, 1)),
+                "category": category if made.categories else None,
+                "wanted": category == made.wanted if made.categories else None,
+            }
+            rows.append(row | ({"score_first": 1.1 * score} if made.refits else {}))
     return rows
 
 
@@ -154,19 +142,12 @@ def _step(made: MadeRL, step: int, chosen: dict, rng: np.random.Generator) -> di
     row = {
         "step": step,
         "score": scores.mean(),
-        "score_sd": scores.std(),
-        "reward": scores.mean(),
         "distance_to_chosen": distance,
-        "flat_groups": 0.1,
-        "loss": 0.01,
-        "clipped": 0.0,
         "kl": max(0.0, 0.35 * share**1.5 + rng.normal(0, 0.015)),
-        "grad_norm": 0.4,
         "entropy": 1.6 - 0.7 * share + rng.normal(0, 0.05),
-        "sampler_gap": 0.01,
+        "grad_norm": 0.4,
         "n_tokens": 40 - 12 * share + rng.normal(0, 2),
         "finished": 0.7 + 0.2 * share,
-        "seconds": 1.0,
         "alarms": [made.alarms[step]] if step in made.alarms else [],
     }
     if made.refits:

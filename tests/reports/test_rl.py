@@ -19,7 +19,7 @@ from probekit.results.rl import RLRun
 from tests.cli.test_cli import run as command
 from tests.reports.browser import check_drawn
 from tests.reports.golden import check, page_text, parse
-from tests.reports.rl_factory import MadeRL, change_record, write_rl
+from tests.reports.rl_factory import MadeRL, write_rl
 from tests.reports.words import HOSTILE
 
 EQUAL, PAST = "every group's rewards are equal", "entropy is at 40% of the start"
@@ -256,7 +256,8 @@ def test_a_damaged_run_is_one_line_and_no_page(tmp_path: Path, message: str) -> 
 
 def test_runs_are_compared_in_one_unit(tmp_path: Path) -> None:
     a, b = (write_rl(tmp_path / name, MadeRL(prompts=6, seed=i)) for i, name in enumerate("ab"))
-    change_record(b, probes=["another-sweep"])
+    record = b / "run.json"
+    record.write_text(record.read_text().replace('"sweep"', '"another-sweep"'))
     figures = page(open_run(a), compare=[b])[1]
     run = open_run(b)
     scaled = (run.wide("score")["last"] - run.wide("score")["first"]).mean()
