@@ -119,7 +119,7 @@ def test_a_report_is_drawn_of_a_run(pairs, tmp_path, capsys):
     assert run(*rl(pairs, out)) == 0
     assert run("report", out, "--out", tmp_path / "page.html") == 0
     text = (tmp_path / "page.html").read_text()
-    assert "<script" in text and "Last, step 2" in text
+    assert "<script" in text and "Evaluations after 0 and 2 steps" in text
     assert "2 of 2 steps" in text and "The run is not finished" not in text
 
 
