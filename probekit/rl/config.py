@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass
 
 from probekit.errors import ModelError, ProbekitError
 from probekit.models.sampling_config import MOST, DrawConfig, SamplingConfig
-from probekit.rl.extra import ExtraReward
 from probekit.settings import CHECKED, Texts, setting
 
 _steps = partial(setting, group="Steps")
@@ -129,6 +128,8 @@ class RLConfig(DrawConfig):
     @field_validator("rewards")
     @classmethod
     def _each_is_a_reward(cls, rewards: tuple[str, ...]) -> tuple[str, ...]:
+        from probekit.rl.extra import ExtraReward  # loads numpy, which help has no use for
+
         for spec in rewards:
             ExtraReward.parse(spec)
         return rewards

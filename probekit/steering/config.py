@@ -11,8 +11,6 @@ from pydantic.dataclasses import dataclass
 from probekit.errors import ProbekitError, SteeringError
 from probekit.models.sampling_config import MOST, DrawConfig, SamplingConfig
 from probekit.settings import CHECKED, setting
-from probekit.steering.grid import parse_coeffs
-from probekit.steering.where import EXPECTED, Where
 
 _steering = partial(setting, group="Steering")
 _sampling = partial(setting, group="Sampling")
@@ -68,12 +66,16 @@ class SteerConfig(DrawConfig):
     @field_validator("coeffs")
     @classmethod
     def _name_strengths(cls, coeffs: str) -> str:
+        from probekit.steering.grid import parse_coeffs  # loads numpy, which help has no use for
+
         parse_coeffs(coeffs)
         return coeffs
 
     @field_validator("where")
     @classmethod
     def _is_where_a_model_writes(cls, where: str) -> str:
+        from probekit.steering.where import EXPECTED, Where
+
         if Where.parse(where).from_the_end:
             raise SteeringError(
                 f"where: got {where!r}, which is not known while the model still writes. Expected "
@@ -83,6 +85,8 @@ class SteerConfig(DrawConfig):
 
     def grid(self) -> list[float]:
         """Return the coefficients, ascending, with 0; only 0 for ablate."""
+        from probekit.steering.grid import parse_coeffs
+
         return [0.0] if self.mode == "ablate" else parse_coeffs(self.coeffs)
 
     def sampling(self, samples: int | None = None) -> SamplingConfig:

@@ -166,7 +166,10 @@ def test_what_a_run_needs_is_asked_for_again_after_a_print(capsys):
     ("argv", "heavy"),
     [
         (["--help"], {"torch", "sklearn", "pandas", "numpy", "pydantic"}),
-        *([[name, "--help"], {"torch", "sklearn", "pandas", "scipy"}] for name in WITH_SETTINGS),
+        *(
+            [[name, "--help"], {"torch", "sklearn", "pandas", "numpy", "scipy"}]
+            for name in WITH_SETTINGS
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
