@@ -53,6 +53,11 @@ def figure_json(figure: go.Figure) -> Markup:
     return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - `<` never reaches the page raw
 
 
+def page_path(directory: Path, out: Path | None) -> Path:
+    """Return where a page is written: `out`, `report.html` in the run's directory by default."""
+    return directory / "report.html" if out is None else Path(out)
+
+
 def write_page(
     template: str | Path, context: Mapping[str, Any], path: Path, *, force: bool = False
 ) -> Path:

@@ -18,7 +18,7 @@ from probekit.errors import ProbeError
 from probekit.reports import look
 from probekit.reports.figures import POINT, Marks, histograms, level, lines, points
 from probekit.reports.formats import number, ranges, sentence, shorten, spans
-from probekit.reports.page import environment, write_page
+from probekit.reports.page import environment, page_path, write_page
 from probekit.results import paired
 from probekit.results.intervals import Interval
 from probekit.results.measures import Measure, measure, measures
@@ -58,7 +58,7 @@ def write_rl_report(
         When `out` exists and `force` is not set, or cannot be written.
     """
     runs = open_runs([Path(directory), *map(Path, compare)])
-    path = Path(out or Path(directory) / "report.html")
+    path = page_path(Path(directory), out)
     return write_page("rl.html.j2", rl_context(runs), path, force=force)
 
 

@@ -15,7 +15,7 @@ from probekit.reports import look
 from probekit.reports.figures import level, lines, points, scatter
 from probekit.reports.formats import count, sentence, shorten, signed, spanned
 from probekit.reports.look import Panels
-from probekit.reports.page import environment, write_page
+from probekit.reports.page import environment, page_path, write_page
 from probekit.results.intervals import Interval
 from probekit.results.measures import Measure, measure
 from probekit.results.steer import ABLATED, BASELINE, PROBE, RANDOM, Condition, SteerRun
@@ -57,7 +57,7 @@ def write_steer_report(directory: Path, *, out: Path | None = None, force: bool 
         "examples": _examples(run),
         "named": named,
     }
-    path = Path(out) if out is not None else run.directory / "report.html"
+    path = page_path(run.directory, out)
     return write_page("steer.html.j2", context, path, force=force)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from probekit.reports.page import write_page
+from probekit.reports.page import page_path, write_page
 from probekit.results.study import StudyRun
 
 
@@ -41,7 +41,7 @@ def write_study_page(
     OutputError
         When `out` exists and `force` is not set, or cannot be written.
     """
-    path = Path(out) if out is not None else run.directory / "report.html"
+    path = page_path(run.directory, out)
     values = {"run": run, "stages": _stages(run, path.parent), **context}
     return write_page(template, values, path, force=force)
 

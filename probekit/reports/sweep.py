@@ -22,7 +22,7 @@ from probekit.reports.formats import (
     spanned,
 )
 from probekit.reports.maps import heatmap
-from probekit.reports.page import write_page
+from probekit.reports.page import page_path, write_page
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import measure
 from probekit.results.paired import Line, least_squares
@@ -54,7 +54,7 @@ def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool 
         When `out` exists and `force` is not set, or cannot be written.
     """
     run = SweepRun.open(Path(directory))
-    path = Path(out) if out is not None else run.directory / "report.html"
+    path = page_path(run.directory, out)
     return write_page("sweep.html.j2", _context(run), path, force=force)
 
 
