@@ -19,12 +19,11 @@ or `@` the rest is a name or a layer. A *share* is written in per cent, its chan
 def reference() -> str:
     """Return the page: a section each room, under the comment that begins it."""
     text = (ROOT / "probekit" / "results" / "measures.toml").read_text(encoding="utf-8")
-    rooms = dict.fromkeys(re.findall(r"^\[([\w-]+)\.", text, flags=re.M))
-    intro = {room: said for said, room in re.findall(r"^# (.+)\n\[([\w-]+)\.", text, flags=re.M)}
+    rooms = {room: said for said, room in re.findall(r"^# (.+)\n\[([\w-]+)\]", text, flags=re.M)}
     return HEAD + "".join(
-        f"\n## {room}\n\n{intro[room]}\n\n| key | measure | unit | definition |\n|---|---|---|---|\n"
+        f"\n## {room}\n\n{said}\n\n| key | measure | unit | definition |\n|---|---|---|---|\n"
         + "".join(_row(item) for item in measures(room).values())
-        for room in rooms
+        for room, said in rooms.items()
     )
 
 

@@ -1,6 +1,9 @@
 """Results on disk -> frames -> plotly figures -> one self-contained HTML file.
 
-Nothing here imports plotly until a report is written; that of a study is `studies.write_study_report`.
+A `write_..._report` takes the directory that its command wrote, and returns the path of its page: `out`,
+`report.html` in the directory by default. It raises ProbeError where the directory is no such output, is
+partial or is of a newer probekit, and OutputError where `out` exists and `force` is not set, or cannot be
+written. Nothing here imports plotly until then; that of a study is `studies.write_study_report`.
 """
 
 from typing import TYPE_CHECKING

@@ -54,18 +54,10 @@ def spanned(
     value: Interval | Mapping[str, float | None] | None, unit: str = "", *,
     digits: int | None = None, sign: bool = False,
 ) -> str:  # fmt: skip
-    """Return `0.91 [0.86, 0.95]` as plain text.
+    """Return `0.91 [0.86, 0.95]` as plain text; the value alone without an interval, else a dash.
 
-    Parameters
-    ----------
-    value
-        With its interval, or as JSON has it; without one the value alone, without a value a dash.
-    unit
-        `share` is written in per cent, a change of it (`sign`) in points.
-    digits
-        Decimals; by default those that give three figures, none for shares.
-    sign
-        Write a plus too.
+    The unit `share` is written in per cent, a change of it (`sign`: a plus too) in points. By default
+    `digits` are those that give three figures, none for shares.
     """
     value = value if isinstance(value, Interval) else Interval.from_json(value)
     after = ""

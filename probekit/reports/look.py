@@ -7,7 +7,7 @@ every colour is doubled by a dash or a marker so that a grey print can be read t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
+
+from probekit.reports.formats import plot_text
 
 BLACK, GREY, THIN, FAINT, GRID = "#1a1a1a", "#6b6b6b", "#a6a6a6", "#c9c9c9", "#ececec"
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -42,8 +44,6 @@ class Panels:
     across: int
     each: int
     gap: int = 76
-    between: int = 64
-    """Pixels between columns, where tick labels stand."""
 
     @classmethod
     def fitting(cls, n: int, across: int | None = None, each: int | None = None) -> Panels:
@@ -61,28 +61,16 @@ class Panels:
         """Height of all rows with their gaps."""
         return self.down * self.each + (self.down - 1) * self.gap
 
-    @property
-    def letters(self) -> int:
-        """Letters of a panel's title that fit beside those of its neighbours."""
-        return {1: 90, 2: 44}.get(self.across, 26)
-
     def cell(self, index: int) -> dict[str, int]:
         """Return row and column of a panel, as plotly counts them."""
         return {"row": index // self.across + 1, "col": index % self.across + 1}
 
-    def is_last(self, index: int) -> bool:
-        """Return whether no panel stands below this one."""
-        return index + self.across >= self.n
-
     def figure(self, **options: Any) -> go.Figure:  # noqa: ANN401 - plotly's own
         """Return an empty figure of these panels; unused places are left blank."""
-        made = make_subplots(
-            rows=self.down,
-            cols=self.across,
-            horizontal_spacing=self.between / WIDTH if self.across > 1 else 0,
-            vertical_spacing=self.gap / self.height if self.down > 1 else 0,
-            **options,
-        )
+        # Between columns stand tick labels, which take 64 pixels.
+        across, down = 64 / WIDTH * (self.across > 1), self.gap / self.height * (self.down > 1)
+        spacing = {"horizontal_spacing": across, "vertical_spacing": down}
+        made = make_subplots(rows=self.down, cols=self.across, **spacing, **options)
         for index in range(self.n, self.down * self.across):
             made.update_xaxes(visible=False, **self.cell(index))
             made.update_yaxes(visible=False, **self.cell(index))
@@ -94,50 +82,21 @@ def axis(letter: str, index: int) -> str:
     return letter if index == 0 else f"{letter}{index + 1}"
 
 
-def panel_title(figure: go.Figure, text: str, index: int, shift: int = 0, lift: int = 4) -> None:
-    """Write a title `lift` pixels above a panel, at its left edge or `shift` pixels from there."""
+def panel_title(figure: go.Figure, text: str, index: int, letters: int, lift: int = 4) -> None:
+    """Write a title `lift` pixels above a panel, at its left edge, cut to so many letters."""
     figure.add_annotation(
-        text=text, x=0, xref=f"{axis('x', index)} domain", xanchor="left", xshift=shift,
-        y=1, yref=f"{axis('y', index)} domain", yanchor="bottom", yshift=lift,
+        text=f"<b>{plot_text(text, letters)}</b>", x=0, xref=f"{axis('x', index)} domain",
+        xanchor="left", y=1, yref=f"{axis('y', index)} domain", yanchor="bottom", yshift=lift,
         showarrow=False, align="left", font={"size": 12},
     )  # fmt: skip
 
 
-def above(figure: go.Figure, x: float, text: str) -> None:
-    """Name a place on the horizontal axis above the plot area."""
+def above(figure: go.Figure, x: float, text: str, index: int = 0) -> None:
+    """Name a place on the horizontal axis above a panel."""
     figure.add_annotation(
-        x=x, y=1, yref="paper", yanchor="bottom", text=text, showarrow=False,
-        font={"size": 11, "color": GREY},
+        x=x, xref=axis("x", index), y=1, yref=f"{axis('y', index)} domain", yanchor="bottom",
+        text=text, showarrow=False, font={"size": 10.5, "color": GREY},
     )  # fmt: skip
-
-
-def right_labels(
-    figure: go.Figure,
-    labels: Sequence[tuple[float, str]],
-    index: int,
-    ends: tuple[float, float],
-    height: int,
-) -> None:
-    """Name levels right of a panel, names that would touch moved apart.
-
-    Parameters
-    ----------
-    figure, index
-        Figure and panel.
-    labels
-        Value on the vertical axis and its name.
-    ends
-        Range of the vertical axis.
-    height
-        Height of the panel in pixels.
-    """
-    pixels = [(value - ends[0]) / (ends[1] - ends[0]) * height for value, _ in labels]
-    for (value, text), pixel, moved in zip(labels, pixels, spread(pixels, 15), strict=True):
-        figure.add_annotation(
-            x=1, xref=f"{axis('x', index)} domain", xanchor="left", xshift=6, y=value,
-            yref=axis("y", index), yshift=moved - pixel, showarrow=False, text=text,
-            font={"size": 11, "color": GREY},
-        )  # fmt: skip
 
 
 def template() -> go.layout.Template:
@@ -158,28 +117,21 @@ def template() -> go.layout.Template:
 
 
 def finish(
-    figure: go.Figure,
-    *,
-    title: str,
-    subtitle: str,
-    height: int,
-    legend: Sequence[str] = (),
-    left: int = 60,
-    right: int = 16,
-    bottom: int = 52,
-    head: int = 10,
-) -> go.Figure:
+    figure: go.Figure, *, title: str, subtitle: str, height: int, legend: Sequence[str] = (),
+    right: int = 16, head: int = 10,
+) -> go.Figure:  # fmt: skip
     """Put title, subtitle and legend above a plot area of `height` pixels; return the figure.
 
     Everything is placed in pixels, so nothing moves over anything else at any width down to
     `WIDTH`. `legend` names the legend's entries: how many rows they take is worked out here.
     `head` is the room right above the plot area, for panel titles.
     """
+    bottom = 56
     top = TITLE + LEGEND_ROW * legend_rows(legend) + head
     whole = top + height + bottom
     small = f"<span style='font-size:12px;color:{GREY}'>{subtitle}</span>"
     return figure.update_layout(
-        template=template(), height=whole, margin=dict(l=left, r=right, t=top, b=bottom),
+        template=template(), height=whole, margin=dict(l=60, r=right, t=top, b=bottom),
         title=dict(
             text=f"<b>{title}</b><br>{small}", font=dict(size=14.5), x=0, xref="container",
             xanchor="left", y=1, yref="container", yanchor="top", pad=dict(t=22, l=4),
@@ -208,29 +160,6 @@ def legend_rows(entries: Sequence[str]) -> int:
 def text_width(text: str, size: float = 11.5) -> float:
     """Return about how many pixels `text` takes, rather too many than too few."""
     return len(text) * size * 0.56
-
-
-def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Return positions moved apart until neighbours are `gap` apart, order and centre kept."""
-    order = sorted(range(len(positions)), key=lambda index: positions[index])
-    clusters: list[tuple[list[int], float]] = []
-    for index in order:
-        members, centre = [index], positions[index]
-        while clusters:
-            before, middle = clusters[-1]
-            room = centre - middle - (len(members) + len(before) - 2) / 2 * gap
-            if room >= gap:
-                break
-            clusters.pop()
-            total = len(before) + len(members)
-            centre = (middle * len(before) + centre * len(members)) / total
-            members = before + members
-        clusters.append((members, centre))
-    moved = [0.0] * len(positions)
-    for members, centre in clusters:
-        for rank, index in enumerate(members):
-            moved[index] = centre + (rank - (len(members) - 1) / 2) * gap
-    return moved
 
 
 def faint(color: str, opacity: float) -> str:
@@ -263,17 +192,15 @@ def key(name: str, color: str, symbol: str = "line-ns") -> go.Scatter:
 def bands(line: pd.DataFrame, color: str, name: str) -> list[go.Scatter]:
     """Return the interval of a line as filled bands, broken where a point has none."""
     has = line["low"].notna() & line["high"].notna()
-    made = []
-    for _, part in line[has].groupby((~has).cumsum()[has]):
-        made.append(
-            go.Scatter(
-                x=[*numbers(part["x"]), *numbers(part["x"][::-1])],
-                y=[*numbers(part["high"]), *numbers(part["low"][::-1])],
-                fill="toself", fillcolor=faint(color, 0.14), line={"width": 0}, mode="lines",
-                hoverinfo="skip", showlegend=False, legendgroup=name,
-            )
-        )  # fmt: skip
-    return made
+    return [
+        go.Scatter(
+            x=[*numbers(part["x"]), *numbers(part["x"][::-1])],
+            y=[*numbers(part["high"]), *numbers(part["low"][::-1])],
+            fill="toself", fillcolor=faint(color, 0.14), line={"width": 0}, mode="lines",
+            hoverinfo="skip", showlegend=False, legendgroup=name,
+        )
+        for _, part in line[has].groupby((~has).cumsum()[has])
+    ]  # fmt: skip
 
 
 def error_bar(data: pd.DataFrame, color: str) -> dict[str, object]:
@@ -300,31 +227,27 @@ def thinned(labels: Sequence[object], most: float) -> list[int]:
 
 
 def apart(labels: Sequence[tuple[float, str]], pixels: float) -> list[tuple[float, str]]:
-    """Return the labels that have room on an axis of so many pixels, the last one before others."""
+    """Return the labels that have room on an axis of so many pixels, the first ones before others."""
     span = max((x for x, _ in labels), default=0.0) - min((x for x, _ in labels), default=0.0)
     shown: list[tuple[float, str]] = []
-    for x, text in reversed(labels):
-        room = text_width(text, 10.5) + 10
-        if all(abs(x - other) * pixels >= room * span for other, _ in shown):
+    for x, text in labels:
+        if all(
+            abs(x - other) * pixels >= (text_width(text + name, 10.5) / 2 + 6) * span
+            for other, name in shown
+        ):
             shown.append((x, text))
     return shown
 
 
-def padded(values: pd.DataFrame, more: Iterable[float] = ()) -> tuple[float, float]:
+def padded(values: pd.DataFrame) -> tuple[float, float]:
     """Return the ends of an axis that holds all finite values, with a little room."""
-    numbers = np.array([*values.to_numpy(dtype=float).ravel(), *more])
-    finite = numbers[np.isfinite(numbers)]
+    finite = values.to_numpy(dtype=float)
+    finite = finite[np.isfinite(finite)]
     if not finite.size:
         return 0.0, 1.0
     low, high = float(finite.min()), float(finite.max())
     room = 0.05 * (high - low) or 0.5
     return low - room, high + room
-
-
-def step(span: float) -> float:
-    """Return a round step that gives an axis of this span five to eleven ticks."""
-    power = 10.0 ** math.floor(math.log10(span / 5))
-    return next(lead * power for lead in (1, 2, 5, 10) if span / (lead * power) <= 11)
 
 
 def bin_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -342,8 +265,8 @@ def bin_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return edges
 
 
-def powers(values: pd.DataFrame, bounds: tuple[float, float]) -> dict[str, object]:
-    """Return a vertical axis by powers of ten that holds the values, as far as `bounds` go."""
+def powers(values: pd.DataFrame, bounds: tuple[float, float] = (1e-9, 1e9)) -> dict[str, object]:
+    """Return an axis by powers of ten that holds the values, as far as `bounds` go."""
     finite = values.to_numpy(dtype=float)
     finite = finite[np.isfinite(finite) & (finite > 0)]
     low = max(0.8 * float(finite.min(initial=bounds[1])), bounds[0])
@@ -356,9 +279,3 @@ def powers(values: pd.DataFrame, bounds: tuple[float, float]) -> dict[str, objec
         "type": "log", "range": [math.log10(low), math.log10(high)], "tickvals": ticks,
         "ticktext": [f"{tick:,g}" for tick in ticks],
     }  # fmt: skip
-
-
-def decades(values: pd.Series) -> dict[float, str]:
-    """Return the powers of ten between the least and the largest value, and their names."""
-    ends = (math.floor(math.log10(values.min())), math.ceil(math.log10(values.max())))
-    return {10.0**power: f"10<sup>{power}</sup>" for power in range(ends[0], ends[1] + 1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -22,16 +23,12 @@ def heatmap(
     Parameters
     ----------
     data
-        A row a cell: `panel`, `x` and `y` (names of its column and row, drawn in the order in which
-        they first come), `value` (grey where it is NaN; a cell without a row stays empty), `hover`.
-    title, subtitle, x_title, y_title
-        Texts.
+        A row a cell: `panel`, `x` and `y` (names of its column and row, in the order in which they
+        first come), `value` (grey where it is NaN; empty without a row), `hover`.
     ends
         Values of the first and the last colour; by default the smallest and the largest value.
-    diverging
-        Take colours that part in the middle.
-    square
-        Draw cells as high as they are wide.
+    diverging, square
+        Take colours that part in the middle; draw cells as high as they are wide.
     frames
         Masks of rows; a black frame goes around the cells of each.
     """
@@ -54,7 +51,7 @@ def heatmap(
                     y1=y.max() + 0.5, line={"color": look.BLACK, "width": 2}, **layout.cell(index),
                 )  # fmt: skip
         if len(panels) > 1:
-            look.panel_title(figure, f"<b>{plot_text(panel, 60)}</b>", index)
+            look.panel_title(figure, panel, index, 60)
     bare = {"showgrid": False, "showline": False, "ticks": "", "tickmode": "array"}
     across = look.thinned(columns, room * len(columns) / 21)
     down = look.thinned(names, each / 14)
@@ -89,34 +86,23 @@ def _cells(
     rows: pd.DataFrame, columns: Sequence[object], names: Sequence[object], *, room: float
 ) -> list[go.Heatmap]:
     """Return the grey cells of a panel, which have no value, and the coloured ones, `room` pixels wide."""
+    missing, compact = rows["value"].isna(), room < 35
+    texts = rows["value"].map(number).mask(missing, "")
+    texts = texts.str.replace(r"^(\D?)0\.", r"\1.", regex=True) if compact else texts
+    table = rows.assign(text=texts, grey=missing.map({True: 1.0})).pivot(index="y", columns="x")
 
-    def grid(values: pd.Series) -> pd.DataFrame:
-        table = rows.assign(cell=values).pivot(index="y", columns="x", values="cell")
-        return table.reindex(index=names, columns=columns)
+    def grid(key: str, empty: str | None = None) -> list[list[Any]]:
+        cells = table[key].reindex(index=names, columns=columns).astype(object)
+        return list(cells.where(cells.notna(), empty).to_numpy().tolist())
 
-    compact = room < 35
-    text = grid(rows["value"].map(lambda value: "" if pd.isna(value) else number(value)))
-    text = text.replace(r"^(\D?)0\.", r"\1.", regex=True) if compact else text
     common = {
         "x": list(range(len(columns))), "y": list(range(len(names))), "hoverongaps": False,
         "xgap": int(len(columns) <= 40), "ygap": int(len(columns) <= 40),
-        "customdata": grid(rows["hover"]).astype(object).fillna("").to_numpy().tolist(),
-        "hovertemplate": "%{customdata}<extra></extra>",
+        "customdata": grid("hover", ""), "hovertemplate": "%{customdata}<extra></extra>",
     }  # fmt: skip
-    values, missing = grid(rows["value"]), grid(rows["value"].isna().replace({False: None}))
-    made = []
-    if rows["value"].isna().any():
-        z = [[1.0 if value is True else None for value in line] for line in missing.to_numpy()]
-        grey = [[0, look.FAINT], [1, look.FAINT]]
-        made.append(go.Heatmap(z=z, colorscale=grey, showscale=False, **common))
-    coloured = go.Heatmap(
-        z=[look.numbers(line) for _, line in values.iterrows()], coloraxis="coloraxis", **common
-    )
+    coloured = go.Heatmap(z=grid("value"), coloraxis="coloraxis", **common)
     if room >= (22 if rows["value"].min() < 0 else 17.5):
         size = 9 if room < 24 else 10 if compact else 11
-        coloured.update(
-            text=text.astype(object).fillna("").to_numpy().tolist(),
-            texttemplate="%{text}",
-            textfont={"size": size},
-        )
-    return [*made, coloured]
+        coloured.update(text=grid("text", ""), texttemplate="%{text}", textfont={"size": size})
+    grey = {"colorscale": [[0, look.FAINT], [1, look.FAINT]], "showscale": False}
+    return [*([go.Heatmap(z=grid("grey"), **grey, **common)] if missing.any() else []), coloured]

@@ -28,10 +28,7 @@ FOLDER = files("probekit.reports") / "templates"
 def environment(folder: Path | None = None) -> jinja2.Environment:
     """Return the environment of every template: all text is escaped, an undefined name is an error.
 
-    Parameters
-    ----------
-    folder
-        Folder of further templates, which may extend and import those of probekit.
+    Templates in `folder` may extend and import those of probekit.
     """
     folders = [str(FOLDER), *([str(folder)] if folder else [])]
     made = jinja2.Environment(
@@ -53,6 +50,12 @@ def figure_json(figure: go.Figure) -> Markup:
     return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - `<` never reaches the page raw
 
 
+def said(template: str, macro: str, *arguments: object) -> str:
+    """Return what a macro of a template says, on one line for a terminal."""
+    words: Any = environment().get_template(template).module
+    return " ".join(getattr(words, macro)(*arguments).unescape().split())
+
+
 def page_path(directory: Path, out: Path | None) -> Path:
     """Return where a page is written: `out`, `report.html` in the run's directory by default."""
     return directory / "report.html" if out is None else Path(out)
@@ -61,13 +64,7 @@ def page_path(directory: Path, out: Path | None) -> Path:
 def write_page(
     template: str | Path, context: Mapping[str, Any], path: Path, *, force: bool = False
 ) -> Path:
-    """Render a template, a name or a file of another package, to a file, whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        When `path` exists and `force` is not set, is a directory, or cannot be written.
-    """
+    """Render a template, a name or a file of another package, to a file, whole or not at all."""
     if path.is_dir():
         raise OutputError(f"{path}: is a directory, expected a file. Give a name ending in .html.")
     refuse_existing(path, force=force)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -16,9 +14,9 @@ import plotly.graph_objects as go
 
 from probekit.errors import ProbeError
 from probekit.reports import look
-from probekit.reports.figures import POINT, Marks, histograms, level, lines, points
+from probekit.reports.figures import Marks, histograms, level, lines, points
 from probekit.reports.formats import number, ranges, sentence, shorten, spans
-from probekit.reports.page import environment, page_path, write_page
+from probekit.reports.page import page_path, said, write_page
 from probekit.results import paired
 from probekit.results.intervals import Interval
 from probekit.results.measures import Measure, measure, measures
@@ -37,25 +35,10 @@ MOST_CATEGORIES, MOST_PARTS, MOST_PROMPTS = 5, 6, 10
 def write_rl_report(
     directory: Path, *, out: Path | None = None, force: bool = False, compare: Sequence[Path] = ()
 ) -> Path:
-    """Write the report of an RL run as one self-contained HTML file and return its path.
+    """Write the report of what `probekit rl --out` wrote; see `probekit.reports`.
 
-    Parameters
-    ----------
-    directory
-        What `probekit rl --out` wrote; a run that was killed is shown as far as it got.
-    out
-        Where to write; `report.html` in `directory` by default.
-    force
-        Replace the file when it exists.
-    compare
-        Directories of other RL runs, drawn together with this one at the top of the page.
-
-    Raises
-    ------
-    ProbeError
-        When a directory is not the output of an RL run or is damaged, or is given twice.
-    OutputError
-        When `out` exists and `force` is not set, or cannot be written.
+    A run that was killed is shown as far as it got; `compare` are directories of runs that are
+    drawn together with it at the top of the page.
     """
     runs = open_runs([Path(directory), *map(Path, compare)])
     path = page_path(Path(directory), out)
@@ -90,8 +73,7 @@ def rl_context(runs: Mapping[str, RLRun]) -> dict[str, Any]:
 
 def rl_headline(verdict: str) -> str:
     """Return the page's sentence for a verdict, for a terminal."""
-    words: Any = environment().get_template("rl_words.html.j2").module
-    return " ".join(str(words.headline(verdict)).split())
+    return said("rl_words.html.j2", "headline", verdict)
 
 
 def part_name(part: str) -> str:
@@ -144,13 +126,13 @@ def rates(run: RLRun) -> dict[str, str]:
 
 def alarms(run: RLRun) -> list[list[Any]]:
     """Return every alarm as it was worded last, at how many steps, and which: numbers in it may differ."""
-    worded, steps = {}, defaultdict(set)
-    for step, alarm in run.alarms.itertuples(index=False):
-        kind = re.sub(r"\d[\d.,]*", "#", alarm)
-        worded[kind] = sentence(alarm)
-        steps[kind].add(step)
-    order = sorted(steps, key=lambda kind: -len(steps[kind]))
-    return [[worded[kind], len(steps[kind]), ranges(sorted(steps[kind]))] for kind in order]
+    kinds = run.alarms["alarm"].str.replace(r"\d[\d.,]*", "#", regex=True)
+    groups = [
+        (rows["alarm"].iloc[-1], {*rows["step"]})
+        for _, rows in run.alarms.groupby(kinds, sort=False)
+    ]
+    groups.sort(key=lambda group: -len(group[1]))
+    return [[sentence(alarm), len(steps), ranges(sorted(steps))] for alarm, steps in groups]
 
 
 def examples(run: RLRun) -> list[tuple[dict[str, Any], ...]]:
@@ -244,7 +226,7 @@ def goodhart_figure(run: RLRun, **texts: str) -> go.Figure:
             data.append(level(0.0, x, **panel))
             data.append(points(x, changes, hover, name=sentence(what.label), **panel))
     best = [point.root_kl for point in curve if point.step == spot]
-    tops = [(point.root_kl, str(point.step)) for point in curve]
+    tops = [(point.root_kl, str(point.step)) for point in curve[::-1]]
     marks = {f"sweet spot (step {spot})": (best, look.PURPLE)}
     title = measure("rl", "root_kl").axis_title
     return _drawn(data, x_title=title, bars=True, marks=marks, tops=tops, **texts)
@@ -283,15 +265,12 @@ def chosen_scores(run: RLRun, part: str = ALL) -> list[float]:
 
 
 def _curve(
-    run: RLRun,
-    measured: str,
-    read: Callable[..., Interval] | None = None,
-    part: str = ALL,
+    run: RLRun, measured: str, read: Callable[..., Interval] | None = None, part: str = ALL,
     **more: Any,  # noqa: ANN401 - columns of `lines`
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Return a measure at every evaluation, in a panel of its own by default; nothing unmeasured."""
     if measured not in run.measures:
-        return pd.DataFrame(columns=POINT)
+        return pd.DataFrame()
     read = read or partial(run.level, measured, part)
     hover = [f"after {step} steps" for step in run.evaluated]
     values = [read(at=step) for step in run.evaluated]
@@ -301,7 +280,7 @@ def _curve(
 def _trained(run: RLRun, name: str) -> pd.DataFrame:
     """Return a measure of the training steps, thin; a divergence of 0 throughout was not taken."""
     if not run.steps[name].fillna(0).any():
-        return pd.DataFrame(columns=POINT)
+        return pd.DataFrame()
     hover = [f"step {step}" for step in run.steps["step"]]
     values = [Interval(value) for value in run.steps[name]]
     own = {"name": "training steps", "look": "thin", **_panel(name)}
@@ -326,4 +305,4 @@ def _refits(run: RLRun) -> Marks:
 
 
 def _drawn(data: Sequence[pd.DataFrame], x_title: str = STEPS, **more: Any) -> go.Figure:  # noqa: ANN401
-    return lines(pd.concat([d for d in data if len(d)]), x_title=x_title, **more)
+    return lines(data, x_title=x_title, **more)

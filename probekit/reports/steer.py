@@ -12,11 +12,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probekit.reports import look
-from probekit.reports.figures import level, lines, points, scatter
-from probekit.reports.formats import count, sentence, shorten, signed, spanned
+from probekit.reports.figures import level, lines, points
+from probekit.reports.formats import count, number, sentence, shorten, signed, spanned
 from probekit.reports.look import Panels
-from probekit.reports.page import environment, page_path, write_page
-from probekit.results.intervals import Interval
+from probekit.reports.page import page_path, said, write_page
+from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure
 from probekit.results.steer import ABLATED, BASELINE, PROBE, RANDOM, Condition, SteerRun
 
@@ -28,45 +28,21 @@ ALONG, EACH = "probe direction", "random directions"
 
 
 def write_steer_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
-    """Write the report of a steering run as one self-contained HTML file and return its path.
-
-    Parameters
-    ----------
-    directory
-        What `probekit steer --out` wrote: `steer.json` and `completions.jsonl`.
-    out
-        Where to write; `report.html` in `directory` by default.
-    force
-        Replace the file when it exists.
-
-    Raises
-    ------
-    ProbeError
-        When `directory` is not the output of a steering run, is partial, or is of a newer
-        probekit.
-    OutputError
-        When `out` exists and `force` is not set, or cannot be written.
-    """
+    """Write the report of what `probekit steer --out` wrote; see `probekit.reports`."""
     run = SteerRun.open(directory)
     context = {
-        "run": run,
-        "doses": {group: _by_dose(run, group) for group in ("effect", "behaviour", "damage")},
-        "layer_figure": _layers(run),
-        "frontier": _frontier(run),
-        "ranking": _ranking(run),
-        "examples": _examples(run),
-        "named": named,
-    }
-    path = page_path(run.directory, out)
-    return write_page("steer.html.j2", context, path, force=force)
+        "run": run, "doses": {group: _by_dose(run, group) for group in ("effect", "behaviour", "damage")},
+        "layer_figure": _layers(run), "frontier": _frontier(run), "ranking": _ranking(run),
+        "examples": _examples(run), "named": named,
+    }  # fmt: skip
+    return write_page("steer.html.j2", context, page_path(run.directory, out), force=force)
 
 
 def steer_words(directory: Path) -> dict[str, str]:
     """Return the page's sentences on the score and on the layers, for a terminal."""
-    run, words = SteerRun.open(directory), environment().get_template("steer_words.html.j2")
+    run = SteerRun.open(directory)
     names = {"verdict": "headline", **({"layers": "ranking"} if run.record["rerank"] else {})}
-    made = {name: getattr(words.module, macro)(run) for name, macro in names.items()}
-    return {name: " ".join(text.unescape().split()) for name, text in made.items()}
+    return {name: said("steer_words.html.j2", macro, run) for name, macro in names.items()}
 
 
 def _by_dose(run: SteerRun, group: str) -> list[go.Figure]:
@@ -86,21 +62,22 @@ def dose_figure(run: SteerRun, measures: Sequence[Measure], title: str) -> go.Fi
     pixels = (look.WIDTH - 76 - 64 * (across - 1)) / across
     span = doses[-1] - doses[0] or 1.0
     slot = doses[-1] + span * (max(0.14, 46 / (pixels - 46)) if len(doses) > 1 else 1.0)
-    data = pd.concat(_panel(run, item, doses, slot, 14 * span / pixels) for item in measures)
-    known = data.groupby("panel")["value"]
+    parts = [_panel(run, item, doses, slot, 14 * span / pixels) for item in measures]
+    known = pd.concat(parts).groupby("panel")["value"]
     wide = known.max()[(known.min() > 0) & (known.max() >= WIDE * known.min())].index
-    reference = run.record["reference"] if [item.name for item in measures] == ["score"] else None
+    for item in (
+        run.record["reference"] if [m.name for m in measures] == ["score"] else None
+    ) or ():
+        name = f"{shorten(item['name'], 14)} {number(item['mean'])}"
+        parts.append(
+            level(item["mean"], [doses[0], slot], name, **parts[0].iloc[0][["panel", "axis"]])
+        )
     return lines(
-        data,
-        title=title,
-        subtitle=_n(run),
+        parts, title=title, subtitle=_n(run), ticks=_ticks(run, doses, slot, pixels),
         x_title="Model" if run.ablate_only else measure("steer", "coeff").axis_title,
-        ticks=_ticks(run, doses, slot, pixels),
         log_y={sentence(item.label) for item in measures if item.name == "perplexity"} & set(wide),
         marks={"dose not usable": (_not_usable(run, doses), look.ORANGE)},
-        levels={shorten(item["name"], 14): item["mean"] for item in reference or ()},
-        same=bool(reference),
-    )
+    )  # fmt: skip
 
 
 def _panel(
@@ -121,7 +98,7 @@ def _panel(
     parts.append(points(ends, [base] * 2, ["", ""], name="unsteered", look="control", **more))
     if not run.ablate_only:
         each = {name: [v.value for v in values(run.curve(name))] for name in run.controls}
-        parts.append(_random(doses, each, texts, **more))
+        parts += _random(doses, each, texts, **more)
     ablated = [condition for condition in run.conditions if condition.mode == "ablate"]
     for name, kind, at in ((ALONG, "points", slot), (EACH, "dots", slot + aside)):
         some = [condition for condition in ablated if condition.is_control == (name == EACH)]
@@ -132,16 +109,15 @@ def _panel(
 
 def _random(
     x: Sequence[float], each: Mapping[str, Sequence[float]], texts: Sequence[str], **more: object
-) -> pd.DataFrame:
-    """Return lines of random directions as one, broken between them."""
-    rows = [
-        (at, value, f"{name}, {text}")
+) -> list[pd.DataFrame]:
+    """Return a line of each random direction, all under one name: each ends with a gap."""
+    return [
+        points(
+            [*x, math.nan], [*map(Interval, values), NO_VALUE], [*(f"{name}, {t}" for t in texts), ""],
+            name=EACH, look="control", **more,
+        )
         for name, values in each.items()
-        for at, value, text in [*zip(x, values, texts, strict=True), (math.nan, math.nan, "")]
-    ]
-    hover = [row[2] for row in rows]
-    values = [Interval(row[1]) for row in rows]
-    return points([row[0] for row in rows], values, hover, name=EACH, look="control", **more)
+    ]  # fmt: skip
 
 
 def _layers(run: SteerRun) -> go.Figure | None:
@@ -159,16 +135,13 @@ def _layers(run: SteerRun) -> go.Figure | None:
     changes = [change.interval for change in run.layers.values()]
     data = [
         points(layers, changes, texts, name="probe of each layer", **more),
-        _random(layers, each, texts, **more),
+        *_random(layers, each, texts, **more),
         level(0.0, layers, **more),
     ]
     return lines(
-        pd.concat(part for part in data if len(part)),
-        title="Change by layer",
-        subtitle=_n(run),
-        x_title="Layer of the probe",
+        data, title="Change by layer", subtitle=_n(run), x_title="Layer of the probe",
         marks={"steered layer": (run.record["vector"]["layers"], look.VERMILLION)},
-    )
+    )  # fmt: skip
 
 
 def _frontier(run: SteerRun) -> go.Figure | None:
@@ -178,31 +151,32 @@ def _frontier(run: SteerRun) -> go.Figure | None:
     coeffs = run.record["coeffs"]
     labelled = {min(coeffs), max(coeffs), *(condition.coeff for condition in run.ends)}
     groups = {
-        ALONG: ("path", run.curve()),
+        ALONG: ("main", run.curve()),
         f"{ALONG} ablated": ("points", [ABLATED]),
-        EACH: ("control", [c for c in run.conditions if c.is_control and c.mode != "ablate"]),
+        EACH: ("dots", [c for c in run.conditions if c.is_control and c.mode != "ablate"]),
     }
-    rows = []
+    more = {"panel": "", "axis": f"Change of score ({run.measures('effect')[0].unit})"}
+    data = {}
     for name, (kind, conditions) in groups.items():
-        for condition in conditions:
-            ratio = run.ratio("perplexity", condition).value
-            change = run.value("score", condition, "differences")
-            change = Interval(change.value) if kind == "control" else change
-            if math.isfinite(ratio) and change.known:
-                dose = "ablated" if condition.coeff is None else signed(condition.coeff)
-                label = dose if kind == "path" and condition.coeff in labelled else ""
-                hover = f"{named(condition)[1]}, {dose}: {spanned(change, sign=True)}"
-                rows.append((name, kind, ratio, *change, label, hover))
-    columns = ["name", "look", "x", "value", "low", "high", "label", "hover"]
-    data, bound = pd.DataFrame(rows, columns=columns), run.record["damage_bound"]
-    if len(data[data["look"] != "control"]) < 2:
+        ratios = {c: run.ratio("perplexity", c) for c in conditions}
+        changes = {c: run.value("score", c, "differences") for c in conditions}
+        kept = [c for c in conditions if ratios[c].known and changes[c].known]
+        doses = ["ablated" if c.coeff is None else signed(c.coeff) for c in kept]
+        label = [
+            d if c.coeff in labelled and kind == "main" else ""
+            for d, c in zip(doses, kept, strict=True)
+        ]
+        hover = [f"{named(c)[1]}, {dose}" for c, dose in zip(kept, doses, strict=True)]
+        x, values = [ratios[c].value for c in kept], [changes[c] for c in kept]
+        data[name] = points(x, values, hover, name=name, look=kind, label=label, **more)
+    if len(data[ALONG]) + len(data[f"{ALONG} ablated"]) < 2:
         return None
-    wide = data["x"].min() > 0 and data["x"].max() >= WIDE * data["x"].min()
-    return scatter(
-        data, title="Effect against damage", subtitle=_n(run), log_x=bool(wide),
+    x, bound = pd.concat(data.values())["x"], run.record["damage_bound"]
+    return lines(
+        [*data.values()], title="Effect against damage", subtitle=_n(run), bars=True, each=340,
         x_title=measure("steer", "ratio_of_perplexity").axis_title,
-        y_title=f"Change of score ({run.measures('effect')[0].unit})",
-        bounds={f"usable up to {bound:g}": bound},
+        log_x=x.min() > 0 and x.max() >= WIDE * x.min(),
+        marks={f"usable up to {bound:g}": ([bound], look.ORANGE)},
     )  # fmt: skip
 
 
@@ -220,31 +194,22 @@ def _ranking(run: SteerRun) -> go.Figure | None:
         more = {"panel": panel, "axis": sentence(item.axis or item.unit or item.label), "name": ""}
         values = [Interval.from_json(row[key]) for row in rows]
         data.append(points(layers, values, [f"layer {layer}" for layer in layers], **more))
-        ring = [
-            (layer, value) for layer, value in zip(layers, values, strict=True) if layer == best
-        ]
-        at, of = [layer for layer, _ in ring], [value for _, value in ring]
-        data.append(points(at, of, [""] * len(ring), look="ring", **more))
+        if best is not None:
+            data.append(points([best], [values[layers.index(best)]], [""], look="ring", **more))
         reference = item.chance if key == "metric" else 0.0
         data += [] if reference is None else [level(reference, layers, **more)]
     rho, n = Interval.from_json(rerank["spearman"]), rerank["n_prompts"]
     coeff = f"coeff {signed(rerank['coeff'])}; n = {count(n)} prompts"
+    steered = [row["layer"] for row in rows if row["steered"]]
     return lines(
-        pd.concat(data),
-        title="Reading and steering by layer",
+        data, title="Reading and steering by layer", x_title="Layer", across=1, each=170, bars=True,
         subtitle=coeff + (f"; Spearman ρ {spanned(rho, digits=2)}" if rho.known else ""),
-        x_title="Layer",
-        across=1,
-        each=170,
-        bars=True,
-        marks={
-            "steered layer": ([row["layer"] for row in rows if row["steered"]], look.VERMILLION)
-        },
-    )
+        marks={"steered layer": (steered, look.VERMILLION)},
+    )  # fmt: skip
 
 
 def _examples(run: SteerRun) -> dict[str, Any]:
-    """Return the conditions and prompts of the table of completions, a cell each.
+    """Return the conditions, their headings and the prompts of the table of completions.
 
     Prompts are evenly spaced over how far their score is moved, the one moved furthest first.
     """
@@ -270,7 +235,12 @@ def _examples(run: SteerRun) -> dict[str, Any]:
     order = sorted(cells, key=moved, reverse=True)
     if len(order) > SHOWN:
         order = [order[round(i * (len(order) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
-    return {"columns": shown, "cells": {name: cells[name] for name in order}, "of": len(cells)}
+    prompts = [
+        (name, next(iter(cells[name].values()))["prompt"], [*map(cells[name].get, shown)])
+        for name in order
+    ]
+    heads = [(sentence(what), along) for what, along in map(named, shown)]
+    return {"columns": shown, "heads": heads, "prompts": prompts, "of": len(cells)}
 
 
 def _not_usable(run: SteerRun, doses: Sequence[float]) -> list[tuple[float, float]]:
@@ -283,13 +253,9 @@ def _not_usable(run: SteerRun, doses: Sequence[float]) -> list[tuple[float, floa
 
 def _ticks(run: SteerRun, doses: Sequence[float], slot: float, pixels: float) -> dict[float, str]:
     """Return names of places on the axis of doses, as many as fit: ends and 0 before others."""
-    kept, scale = {slot: "ablated"}, pixels / (slot - doses[0])
-    first = (0.0, doses[-1], doses[0])
-    for dose in [*first, *sorted(set(doses) - set(first), key=abs, reverse=True)]:
-        text = "unsteered" if run.ablate_only else signed(dose)
-        if all(abs(dose - at) * scale > 3 * (len(text) + len(n)) + 4 for at, n in kept.items()):
-            kept[dose] = text
-    return dict(sorted(kept.items()))
+    first = dict.fromkeys([0.0, doses[-1], doses[0], *sorted(doses, key=abs, reverse=True)])
+    names = [(dose, "unsteered" if run.ablate_only else signed(dose)) for dose in first]
+    return dict(sorted(look.apart([(slot, "ablated"), *names], pixels)))
 
 
 def named(condition: Condition) -> tuple[str, str]:

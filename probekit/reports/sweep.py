@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probekit.reports.figures import POINT, forest, histograms, lines, scatter
+from probekit.reports.figures import POINT, forest, histograms, level, lines, points
 from probekit.reports.formats import (
     compact,
     count,
@@ -35,24 +36,7 @@ SPAN = 0.2
 
 
 def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
-    """Write the report of a fit as one HTML file and return its path.
-
-    Parameters
-    ----------
-    directory
-        What `probekit fit --out` wrote.
-    out
-        Where to write; `report.html` in `directory` by default.
-    force
-        Replace the file when it exists.
-
-    Raises
-    ------
-    ProbeError
-        When `directory` is not the output of a fit, is partial, or is of a newer probekit.
-    OutputError
-        When `out` exists and `force` is not set, or cannot be written.
-    """
+    """Write the report of what `probekit fit --out` wrote; see `probekit.reports`."""
     run = SweepRun.open(Path(directory))
     path = page_path(run.directory, out)
     return write_page("sweep.html.j2", _context(run), path, force=force)
@@ -67,19 +51,26 @@ def _context(run: SweepRun) -> dict[str, Any]:
     names = [name for name in report if name not in ("chosen", "rejected", run.primary.name)]
     columns = [run.primary.name, *names][:COLUMNS]
     sizes = {
-        name.removeprefix("tag:"): values.value_counts().to_dict()
+        name.removeprefix("tag:"): values.value_counts()
         for name, values in examples.filter(like="tag:").items()
     }
     by_tag = {
-        tag: dict(sorted(((v, sizes.get(tag, {}).get(v, 0)) for v in values), key=lambda s: -s[1]))
+        tag: sizes[tag]
+        .reindex(values, fill_value=0)
+        .sort_values(ascending=False, kind="stable")
+        .to_dict()
         for tag, values in record["by_tag"].items()
+        if tag in sizes
     }
     few_values = [tag for tag, values in sizes.items() if 2 <= len(values) <= 4][:2]
     rows = {"chosen probe": run.value()} | {
         measure("control", c).label: run.value(c) for c in controls
     }
-    title = f"Probe and controls: {run.primary.label}"
-    figures = {"controls": _forest(run, rows, title, _n(run))}
+    drawn = forest(
+        rows, title=f"Probe and controls: {run.primary.label}", subtitle=_n(run),
+        x_title=run.primary.axis_title, reference=run.primary.chance,
+    )  # fmt: skip
+    figures = {"controls": drawn}
     if len(record["rows"]) > 1:
         figures |= {"heatmap": heatmap_of(run), "curves": _curves(run, cells)}
     if len(record["cosine"]["layers"]) > 1:
@@ -108,23 +99,16 @@ def _n(run: SweepRun, split: str = "report") -> str:
     )
 
 
-def _forest(run: SweepRun, rows: dict[str, Interval], title: str, subtitle: str) -> go.Figure:
-    """Draw the chosen head above what it is compared with."""
-    data = pd.DataFrame(list(rows.values()), columns=Interval._fields).assign(name=list(rows))
-    data["main"] = data.index == 0
-    return forest(
-        data, title=title, subtitle=subtitle, x_title=run.primary.axis_title, digits=2,
-        reference=run.primary.chance,
-    )  # fmt: skip
-
-
 def _tag(run: SweepRun, tag: str, sizes: dict[str, int]) -> go.Figure:
     """Draw the chosen head on the largest values of a tag."""
     rows = {"all": run.value()}
     for value, n in list(sizes.items())[:PARTS]:
         rows[f"{plot_text(value, 26)}  (n = {count(n)})"] = run.value(part=f"{tag}={value}")
     left_out = f", {PARTS} largest of {len(sizes)}" if len(sizes) > PARTS else ""
-    return _forest(run, rows, f"{sentence(run.primary.label)}{_by(tag)}", _n(run) + left_out)
+    return forest(
+        rows, title=f"{sentence(run.primary.label)}{_by(tag)}", subtitle=_n(run) + left_out,
+        x_title=run.primary.axis_title, reference=run.primary.chance,
+    )  # fmt: skip
 
 
 def _by(tag: str) -> str:
@@ -149,7 +133,7 @@ def cells_of(run: SweepRun) -> pd.DataFrame:
     hover = x.map(lambda at: "embedding" if at < 0 else f"layer {at}")
     rows = rows.assign(
         x=x, place=place, whole=whole, series=series, hover=hover, look="main", share=False, panel="",
-        axis=sentence(run.primary.label),
+        axis=sentence(run.primary.label), label="",
     )  # fmt: skip
     return rows.sort_values("x", kind="stable")
 
@@ -178,8 +162,6 @@ def together(cells: pd.DataFrame) -> bool:
 
 def _curves(run: SweepRun, cells: pd.DataFrame) -> go.Figure:
     """Draw the primary measure over layers; over positions where there is one layer."""
-    levels = {measure("control", name).label: run.value(name).value for name in ("tfidf", "length")}
-    levels["chance"] = math.nan if run.primary.chance is None else run.primary.chance
     what, ticks = "layer", dict(zip(cells["x"], cells["place"], strict=True))
     if len(ticks) > 1:
         data = _over_layers(cells)
@@ -188,12 +170,18 @@ def _curves(run: SweepRun, cells: pd.DataFrame) -> go.Figure:
         ticks = dict(enumerate(plot_text(name, 14) for name in data["position"].unique()))
         at = pd.factorize(data["position"])[0] + 0.16 * pd.factorize(data["series"])[0]
         data = data.assign(x=at, name=data["series"], look="points", hover=data["position"])
-    panels = data["panel"].nunique()
+    values = {measure("control", name).label: run.value(name).value for name in ("tfidf", "length")}
+    values["chance"] = math.nan if run.primary.chance is None else run.primary.chance
+    panels, more = list(data["panel"].unique()), {"axis": sentence(run.primary.label)}
+    levels = [
+        level(value, data["x"], f"{name} {number(value)}", panel=panel, **more)
+        for panel, (name, value) in product(panels, values.items())
+        if not math.isnan(value)
+    ]
     return lines(
-        data[POINT], title=f"{sentence(run.primary.label)} over {what}s", ticks=ticks, same=True,
+        [data[POINT], *levels], title=f"{sentence(run.primary.label)} over {what}s", ticks=ticks, same=True,
         subtitle=_n(run, "choose"), x_title=sentence(what),
-        levels={name: value for name, value in levels.items() if not math.isnan(value)},
-        across=math.ceil(panels / 3) if panels > 9 else None,
+        across=math.ceil(len(panels) / 3) if len(panels) > 9 else None,
     )  # fmt: skip
 
 
@@ -207,18 +195,20 @@ def _over_layers(cells: pd.DataFrame) -> pd.DataFrame:
     [position], [series] = ring["position"], ring["series"]
     controls = cells[(cells["control"] != "") & (cells["series"] == series)]
     names = controls["control"].map(lambda name: measure("control", name).label)
-    if together(cells):
-        several = ", " + heads["series"] if heads["series"].nunique() > 1 else ""
-        heads = heads.assign(name=(heads["position"] + several).map(plot_text))
-        names = names[controls["position"] == position] + f" (at {plot_text(position, 14)})"
-        controls = controls.loc[names.index]
-    else:
-        heads = heads.assign(name=heads["series"])
-    data = pd.concat([heads, controls.assign(name=names, look="control"), ring])
-    if together(cells):
-        return data
-    chosen = np.where(data["position"] == position, " (chosen)", "")
-    return data.assign(panel=data["position"] + chosen)
+    if not together(cells):
+        heads, controls = (
+            heads.assign(name=heads["series"]),
+            controls.assign(name=names, look="control"),
+        )
+        data = pd.concat([heads, controls, ring])
+        return data.assign(
+            panel=data["position"] + np.where(data["position"] == position, " (chosen)", "")
+        )
+    several = ", " + heads["series"] if heads["series"].nunique() > 1 else ""
+    here = controls["position"] == position
+    names = names[here] + f" (at {plot_text(position, 14)})"
+    heads = heads.assign(name=(heads["position"] + several).map(shorten))
+    return pd.concat([heads, controls[here].assign(name=names, look="control"), ring])
 
 
 def _cosine(run: SweepRun) -> go.Figure:
@@ -240,7 +230,8 @@ def _scores(run: SweepRun, tag: str) -> dict[str, go.Figure]:
     rows, kind = run.examples.sort_index(), run.record["data_kind"]
     rows = rows.assign(part=rows[f"tag:{tag}"] if tag else "").dropna(subset="part")
     if kind == "rating":
-        return {"predicted": _predicted(run, rows, tag)}
+        rows = rows.dropna(subset="merit")
+        return {"predicted": _predicted(run, rows, tag)} if len(rows) else {}
     if kind == "label":
         names = rows["target"].map(lambda at: shorten(run.record["classes"][int(at)], 30))
         rows = rows.assign(value=rows["score"], name=names).sort_values("target", kind="stable")
@@ -260,15 +251,15 @@ def _histograms(
     """Draw the column `value` by `name`, a panel each part; how many there are stands above."""
 
     def size(part: pd.DataFrame) -> str:
-        values = part.groupby("name", sort=False)["value"]
-        above = {name: f"{(v > 0).sum()} of {len(v)} above 0" for name, v in values}
-        ns = above if zero else {name: f"n = {len(v)}" for name, v in values}
-        return ", ".join(f"{name}: {n}" for name, n in ns.items())
+        return ", ".join(
+            f"{name}: {(v > 0).sum()} of {len(v)} above 0" if zero else f"{name}: n = {len(v)}"
+            for name, v in part.groupby("name", sort=False)["value"]
+        )
 
     sizes = {part: size(inside) for part, inside in rows.groupby("part")}
     panels = rows["part"].map(lambda part: f"{shorten(part, 26)}; {sizes[part]}")
     return histograms(
-        rows.assign(panel=panels, name=rows["name"].map(plot_text)), title=title + _by(tag),
+        rows.assign(panel=panels), title=title + _by(tag),
         counted=sentence(_unit(run)), zero=zero,
         subtitle=_n(run) + ("" if tag else f"; {plot_text(sizes[''], 90)}"),
         x_title=f"{title.split()[0].removesuffix('s')} ({measure('sweep', 'margin').unit})",
@@ -281,50 +272,49 @@ def _predicted(run: SweepRun, rows: pd.DataFrame, tag: str) -> go.Figure:
     def fitted(rows: pd.DataFrame) -> Line:
         return least_squares(rows["prediction"].to_numpy(), rows["target"].to_numpy())
 
-    rows, unit = rows.dropna(subset="merit"), measure("sweep", "mae").unit
+    unit = measure("sweep", "mae").unit
     texts = {
-        part: f"{plot_text(part, 26)} (n = {len(inside)}, r = {number(fitted(inside).r)})"
+        part: f"{shorten(part, 26)} (n = {len(inside)}, r = {number(fitted(inside).r)})"
         for part, inside in rows.groupby("part")
     }
     hover = [
-        f"{plot_text(row.id, 30)}<br>predicted {number(row.prediction)}, true {number(row.target)}"
-        for row in rows.itertuples()
+        f"{plot_text(row.id, 30)}, predicted {number(row.prediction)}" for row in rows.itertuples()
     ]
-    points = rows.assign(
-        x=rows["prediction"], value=rows["target"], look="points", hover=hover,
-        name=rows["part"].map(texts) if tag else "held-out example",
-    )  # fmt: skip
-    line, x = fitted(rows), points["x"].agg(["min", "max"])
-    ends = pd.DataFrame({"x": x, "value": line.slope * x + line.intercept, "look": "line"})
-    ends = ends.assign(name=f"least squares, slope {number(line.slope)}", hover="").dropna()
-    return scatter(
-        pd.concat([points, ends]).assign(low=math.nan, high=math.nan, label=""), diagonal="identity",
-        title=f"True against predicted{_by(tag)}", subtitle=f"{_n(run)}; r = {number(line.r)}",
-        x_title=f"Predicted rating ({unit})", y_title=f"True rating ({unit})", height=460,
+    names = rows["part"].map(texts).tolist() if tag else "held-out example"
+    more, x = {"panel": "", "axis": f"True rating ({unit})"}, rows["prediction"].tolist()
+    data = [points(x, [*map(Interval, rows["target"])], hover, name=names, look="cloud", **more)]
+    line = fitted(rows)
+    if not math.isnan(line.slope):
+        ends = [min(x), max(x)]
+        values = [Interval(line.slope * at + line.intercept) for at in ends]
+        name = f"least squares, slope {number(line.slope)}"
+        data.append(points(ends, values, ["", ""], name=name, look="level", **more))
+    return lines(
+        data, equal="identity", title=f"True against predicted{_by(tag)}", each=460,
+        subtitle=f"{_n(run)}; r = {number(line.r)}", x_title=f"Predicted rating ({unit})",
     )  # fmt: skip
 
 
 def _reliability(run: SweepRun) -> go.Figure:
     """Draw what was observed against what was predicted, with the number of each bin."""
-    kind, record = run.record["data_kind"], run.record
+    record, rating = run.record, run.record["data_kind"] == "rating"
     bins = pd.DataFrame(record["reliability"]["bins"]).astype(float)
-    ends = {"value": "observed", "low": "observed_low", "high": "observed_high"}
     hover = [
-        f"predicted {number(row.predicted, 3)}, bin {number(row.low)} to {number(row.high)}<br>observed "
-        f"{spanned(Interval(row.observed, row.observed_low, row.observed_high), digits=3)}<br>n = {row.n:.0f}"
+        f"predicted {number(row.predicted, 3)}, bin {number(row.low)} to {number(row.high)}, n = {row.n:.0f}"
         for row in bins.itertuples()
     ]
-    data = pd.DataFrame({name: bins[key] for name, key in ends.items()} | {"hover": hover}).assign(
-        name="observed", x=bins["predicted"], look="path",
-        label="" if kind == "rating" else bins["n"].map(count),
-    )  # fmt: skip
-    error = measure("sweep", "mae" if kind == "rating" else "ece")
+    values = [
+        Interval(row.observed, row.observed_low, row.observed_high) for row in bins.itertuples()
+    ]
+    error = measure("sweep", "mae" if rating else "ece")
     value = run.chosen["report", "", "all"].get(error.name, NO_VALUE)
     what = f"P({plot_text((record['classes'] or ('', 'chosen'))[1], 24)})"
-    what = f"rating ({error.unit})" if kind == "rating" else what
-    return scatter(
-        data, title="Reliability", diagonal="perfect calibration", height=400,
+    what = f"rating ({error.unit})" if rating else what
+    more = {"panel": "", "axis": f"Observed {what}", "name": "observed"}
+    label = "" if rating else bins["n"].map(count).tolist()
+    data = points(bins["predicted"].tolist(), values, hover, label=label, **more)
+    return lines(
+        data, equal="perfect calibration", title="Reliability", each=400, bars=True,
         subtitle=f"{_n(run)}; {error.label} = {spanned(value, digits=3)}",
-        x_title=f"Predicted {what}", y_title=f"Observed {what}",
-        ends=None if kind == "rating" else (-0.07, 1.05),
+        x_title=f"Predicted {what}", square=None if rating else (-0.07, 1.05),
     )  # fmt: skip

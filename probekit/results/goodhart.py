@@ -73,16 +73,10 @@ def goodhart(
 ) -> Goodhart:
     """Return the curve of a run (proxy and gold over the root of the divergence, 2210.10760).
 
-    Parameters
-    ----------
-    rows
-        Frame of samples.jsonl: several evaluations of the same prompts with the same random numbers.
-    optimised
-        Names of the optimised heads.
-    behaviour
-        What the column `wanted` counts, in the words of `Wanted`; without it the independent heads
-        stand for it. Where it is named by class, the evaluation to keep is the one at which the
-        class that gained least gained most.
+    `rows` is the frame of samples.jsonl: several evaluations of the same prompts with the same random
+    numbers. `behaviour` is what the column `wanted` counts, in the words of `Wanted`; without it the
+    heads that are not `optimised` stand for it. Where it is named by class, the evaluation to keep is
+    the one at which the class that gained least gained most.
     """
     if "score_first" in rows:  # a refitted head gives the same text other numbers
         rows = rows.assign(score=rows["score_first"].fillna(rows["score"]))

@@ -226,20 +226,11 @@ class RLRun(Run):
         return int(self._places[0][self.within(part)].get_level_values(0).nunique())
 
     def wide(self, measure: str, part: Part = ALL) -> pd.DataFrame:
-        """Return a measure of every completion of a part at every evaluation.
+        """Return a measure of every completion of a part at every evaluation, index `KEY`.
 
-        Parameters
-        ----------
-        measure
-            A column of `rows`, or `rate:NAME[,NAME]`: whether it is in one of these categories.
-        part
-            `all`, or `TAG=VALUE`.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Index `KEY`; a column a step, and `first`, `last`, `late`: the mean over the evaluations
-            in the last third of training, as one alone may be a lucky one.
+        `measure` is a column of `rows`, or `rate:NAME[,NAME]`: whether it is in one of these
+        categories; `part` is `all` or `TAG=VALUE`. Columns are the steps, and `first`, `last`, `late`:
+        the mean over the evaluations in the last third of training, as one alone may be a lucky one.
         """
         import pandas as pd
 

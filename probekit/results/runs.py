@@ -15,24 +15,16 @@ from probekit.results.table import Document, read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-HEARTS = {
-    "study": "study.json",
-    "steer": "steer.json",
-    "fit": "sweep.json",
-    "dynamics": "dynamics.json",
-    "rl": "run.json",
-    "elicit": "run.json",
+COMMANDS = {
+    "study": ("study.json", "study:StudyRun"),
+    "steer": ("steer.json", "steer:SteerRun"),
+    "fit": ("sweep.json", "sweep:SweepRun"),
+    "dynamics": ("dynamics.json", "dynamics:DynamicsRun"),
+    "rl": ("run.json", "rl:RLRun"),
+    "elicit": ("run.json", "elicit:ElicitRun"),
 }
-"""Command to the file at the heart of its output."""
-READERS = {
-    "study": "study:StudyRun",
-    "steer": "steer:SteerRun",
-    "fit": "sweep:SweepRun",
-    "dynamics": "dynamics:DynamicsRun",
-    "rl": "rl:RLRun",
-    "elicit": "elicit:ElicitRun",
-}
-"""Command to the module of this room and the class that reads its output."""
+"""Command to the file at the heart of its output, and the module and class that read it."""
+HEARTS = {command: heart for command, (heart, _) in COMMANDS.items()}
 
 
 @dataclass(frozen=True)
@@ -79,13 +71,7 @@ class Run:
 
 
 def command_of(directory: Path) -> str:
-    """Return the command that wrote a directory, by the file at its heart.
-
-    Raises
-    ------
-    ProbeError
-        When it holds none of these files.
-    """
+    """Return the command that wrote a directory, by the file at its heart; ProbeError without one."""
     for command, file in HEARTS.items():
         if file != "run.json" and (directory / file).is_file():
             return command
@@ -105,25 +91,13 @@ def command_of(directory: Path) -> str:
 
 
 def open_run(directory: str | Path) -> Run:
-    """Open what `elicit`, `fit`, `steer`, `rl`, `dynamics` or `study` left in a directory.
+    """Open what `elicit`, `fit`, `steer`, `rl`, `dynamics` or `study` left in `directory`, their `--out`.
 
-    Parameters
-    ----------
-    directory
-        The command's `--out`.
-
-    Returns
-    -------
-    Run
-        A run of the class that fits: `ElicitRun`, `SweepRun`, `SteerRun`, `RLRun`, `DynamicsRun` or
-        `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`.
-
-    Raises
-    ------
-    ProbeError
-        When the directory is not such an output, or is partial, damaged or newer.
+    Returns a run of the class that fits: `ElicitRun`, `SweepRun`, `SteerRun`, `RLRun`, `DynamicsRun`
+    or `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`. Raises
+    ProbeError when the directory is not such an output, or is partial, damaged or newer.
     """
     folder = Path(directory)
-    module, _, name = READERS[command_of(folder)].partition(":")
+    module, _, name = COMMANDS[command_of(folder)][1].partition(":")
     reader: type[Run] = getattr(import_module(f"probekit.results.{module}"), name)
     return reader.open(folder)

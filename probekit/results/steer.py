@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired
 
@@ -167,7 +167,6 @@ class Change(NamedTuple):
         return "shared" if self.as_large else "specific"
 
 
-@dataclass(frozen=True)
 class SteerRun(Run):
     """A steering sweep: every measure under every condition, the changes, and the completions."""
 
@@ -176,9 +175,10 @@ class SteerRun(Run):
     @cached_property
     def conditions(self) -> dict[Condition, dict[str, Any]]:
         """Entries of steer.json by their condition, the unsteered model among them."""
-        keys = ("direction", "mode", "coeff")
-        entries = self.record["conditions"]
-        conditions = {Condition(*(entry[key] for key in keys)): entry for entry in entries}
+        conditions = {
+            Condition(entry["direction"], entry["mode"], entry["coeff"]): entry
+            for entry in self.record["conditions"]
+        }
         if BASELINE not in conditions:
             raise ProbeError(
                 f"{self.directory / DOCUMENT.file}: no condition is unsteered, expected one to "
@@ -188,11 +188,10 @@ class SteerRun(Run):
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """A row a number with its interval.
+        """A row a number with its interval, and `p` of a slope or an ablation.
 
-        Columns: `quantity` (`value` and `difference` under a condition; `slope`, `ablation`;
-        `ranking`), the condition's `direction`, `mode` and `coeff`, `measure`, `value`, `low`,
-        `high`, and `p` of a slope or an ablation.
+        `quantity` is `value` or `difference` under a condition (`direction`, `mode`, `coeff`),
+        `slope`, `ablation` or `ranking`.
         """
         import pandas as pd
 
@@ -210,9 +209,8 @@ class SteerRun(Run):
         rerank = self.record["rerank"] or {"rows": ()}
         for row in rerank["rows"]:
             at = ("ranking", f"{LAYER}{row['layer']:02d}", "add", rerank["coeff"])
-            rows += [
-                (*at, name, row[name], None) for name in ("metric", "effect", "damage", "ratio")
-            ]
+            names = ("metric", "effect", "damage", "ratio")
+            rows += [(*at, name, row[name], None) for name in names]
         columns = ["quantity", *Condition._fields, "measure", *Interval._fields, "p"]
         values = [(*key, *Interval.from_json(item), p) for *key, item, p in rows]
         return pd.DataFrame(values, columns=columns).astype({"coeff": float, "p": float})
@@ -220,13 +218,8 @@ class SteerRun(Run):
     @cached_property
     def rows(self) -> pd.DataFrame:
         """A row a completion; `tag:NAME` and `score@LAYER` are columns, `coeff` is NaN for ablate."""
-        frame, n = COMPLETIONS.read(self.directory, DOCUMENT.again), self.record["n"]["completions"]
-        if len(frame) != n:
-            raise ProbeError(
-                f"{self.directory / COMPLETIONS.file}: has {len(frame)} rows, {DOCUMENT.file} says "
-                f"{n}; the file is partial or from another run. {DOCUMENT.again}"
-            )
-        return frame.astype({"coeff": float})
+        n = self.record["n"]["completions"]
+        return COMPLETIONS.read(self.directory, DOCUMENT.again, n).astype({"coeff": float})
 
     @property
     def ablate_only(self) -> bool:

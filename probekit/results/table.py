@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
@@ -25,28 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A jsonl file of rows of one type.
-
-    Parameters
-    ----------
-    file
-        Its name in the run's directory.
-    row
-        A `TypedDict`: keys that must be there, types, and what may be left out (`NotRequired`).
-    what
-        Words for one row: `a prediction`.
-    growing
-        Whether the file is appended to while the command runs, so that it may be absent and its
-        last line may be half written.
-    spread
-        Keys that hold objects, and the prefix of the columns that their keys become.
-    """
+    """A jsonl file of rows of one type."""
 
     file: str
+    """Its name in the run's directory."""
     row: type
+    """A `TypedDict`: keys that must be there, types, and what may be left out (`NotRequired`)."""
     what: str
+    """Words for one row: `a prediction`."""
     growing: bool = False
+    """Whether it is appended to while the command runs: it may be absent, its last line half written."""
     spread: Mapping[str, str] = field(default_factory=dict)
+    """Keys that hold objects, and the prefix of the columns that their keys become."""
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
@@ -61,25 +51,12 @@ class Table:
         with atomic_file(directory / self.file) as temporary:
             temporary.write_text(self.lines(rows), encoding="utf-8")
 
-    def read(self, directory: Path, again: str) -> pd.DataFrame:
-        """Return the rows of the file in a run's directory as a frame.
+    def read(self, directory: Path, again: str, expected: int | None = None) -> pd.DataFrame:
+        """Return the rows of the file in a run's directory as a frame, a column a key.
 
-        Parameters
-        ----------
-        directory
-            Folder of the run.
-        again
-            The remedy for a damaged file: what to run again.
-
-        Returns
-        -------
-        pandas.DataFrame
-            A column a key; numbers as float64, NaN for null and for what a row lacks.
-
-        Raises
-        ------
-        ProbeError
-            When the file is absent or a line is no such row.
+        Numbers are float64, NaN for null and for what a row lacks. A file that is absent, a line that
+        is no such row or another number of rows than expected raises ProbeError with a remedy: what to
+        run `again`.
         """
         import pandas as pd
 
@@ -95,11 +72,15 @@ class Table:
             try:
                 rows.append(self._adapter.validate_json(line))
             except ValidationError as error:
-                self._refuse(f"{path}:{number}", error, again)
-        keys = list(
-            dict.fromkeys([*self.row.__annotations__, *(key for row in rows for key in row)])
-        )
-        frame = pd.DataFrame(rows, columns=keys)
+                what = f"{path}:{number}: not {self.what} row ({reason(error)})"
+                raise ProbeError(f"{what}. {again}") from error
+        if len(rows) != (len(rows) if expected is None else expected):
+            raise ProbeError(
+                f"{path}: has {len(rows)} rows, expected {expected}; the file is partial or from "
+                f"another run. {again}"
+            )
+        keys = dict.fromkeys([*self.row.__annotations__, *(key for row in rows for key in row)])
+        frame = pd.DataFrame(rows, columns=list(keys))
         for name in keys:
             if frame[name].map(lambda v: v is None or isinstance(v, (int, float))).all():
                 numbers = pd.to_numeric(frame[name])
@@ -110,34 +91,20 @@ class Table:
             frame = pd.concat([frame, columns], axis=1)
         return frame
 
-    def _refuse(self, place: str, error: ValidationError, again: str) -> NoReturn:
-        raise ProbeError(f"{place}: not {self.what} row ({reason(error)}). {again}") from error
-
 
 @dataclass(frozen=True)
 class Document:
-    """The JSON object at the heart of a command's output.
-
-    Parameters
-    ----------
-    command
-        Its command: `fit`.
-    words
-        What the command leaves: `a fit`.
-    file
-        Its name in the directory.
-    format, version
-        Its header; `format` None: the file is a run record, told by its key `command`.
-    content
-        A `TypedDict` of keys that readers need, with their types.
-    """
+    """The JSON object at the heart of a command's output."""
 
     command: str
     words: str
+    """What the command leaves: `a fit`."""
     file: str
     format: str | None
+    """Its header, with the version; None: the file is a run record, told by its key `command`."""
     version: int
     content: type
+    """A `TypedDict` of keys that readers need, with their types."""
 
     @property
     def again(self) -> str:
@@ -161,19 +128,13 @@ class Document:
     def read(self, directory: Path) -> dict[str, Any]:
         """Return the object in a run's directory, its header and its values checked.
 
-        Raises
-        ------
-        ProbeError
-            When the directory or the file is missing, partial, damaged, foreign or newer.
+        Raises ProbeError when it is missing, partial, damaged, foreign or newer.
         """
-        if not directory.is_dir():
-            raise ProbeError(
-                f"{directory}: no such directory, expected the output of {self.words}. {self.give}"
-            )
         path = directory / self.file
         if not path.is_file():
+            lacks = f"has no {self.file}" if directory.is_dir() else "no such directory"
             raise ProbeError(
-                f"{directory}: has no {self.file}, expected the output of {self.words}. {self.give}"
+                f"{directory}: {lacks}, expected the output of {self.words}. {self.give}"
             )
         value = read_json(path, self.again)
         self._check_header(path, value)
@@ -183,40 +144,26 @@ class Document:
             raise ProbeError(f"{path}: {reason(error)}. {self.again}") from error
 
     def _check_header(self, path: Path, value: dict[str, Any]) -> None:
+        own = ("command", self.command) if self.format is None else ("format", self.format)
+        if value.get(own[0]) != own[1]:
+            got = f"{own[0]} is {value.get(own[0])!r}, expected {own[1]!r}"
+            raise ProbeError(f"{path}: {got}. {self.give}")
         if self.format is None:
-            if value.get("command") != self.command:
-                raise ProbeError(
-                    f"{path}: command is {value.get('command')!r}, expected {self.command!r}. {self.give}"
-                )
             return
-        if value.get("format") != self.format:
-            raise ProbeError(
-                f"{path}: format is {value.get('format')!r}, expected {self.format!r}. {self.give}"
-            )
         version = value.get("format_version")
         if not isinstance(version, int) or isinstance(version, bool):
-            raise ProbeError(
-                f"{path}: format_version is {version!r}, expected a number. {self.again}"
-            )
+            got = f"format_version is {version!r}, expected a number"
+            raise ProbeError(f"{path}: {got}. {self.again}")
         if version > self.version:
-            raise ProbeError(
-                f"{path}: format version is {version}, this probekit reads up to {self.version}. "
-                "Upgrade probekit."
-            )
+            got = f"format version is {version}, this probekit reads up to {self.version}"
+            raise ProbeError(f"{path}: {got}. Upgrade probekit.")
         if value.get("complete", True) is not True:
-            raise ProbeError(
-                f"{path}: the command did not finish, the file is partial. {self.again}"
-            )
+            got = "the command did not finish, the file is partial"
+            raise ProbeError(f"{path}: {got}. {self.again}")
 
 
 def read_json(path: Path, again: str) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises
-    ------
-    ProbeError
-        When the file is absent, is not JSON, or holds something else than an object.
-    """
+    """Return the JSON object in a file; ProbeError when it is absent or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

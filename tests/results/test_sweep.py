@@ -95,7 +95,7 @@ BREAKS = {
     "key 'controls' is missing": lambda fit: _edit(fit, lambda record: record.pop("controls")),
     "wrong type: got 3": _set(rows=3),
     "should be 'label', 'rating' or 'pair'": _set(data_kind="image"),
-    "has 21 rows, sweep.json says 24": _text("predictions.jsonl", lambda text: text.split("\n", 3)[-1]),
+    "has 21 rows, expected 24": _text("predictions.jsonl", lambda text: text.split("\n", 3)[-1]),
     "predictions.jsonl:24: not a prediction row": _text("predictions.jsonl", lambda text: text[:-40]),
     "key 'id' is missing": _text("predictions.jsonl", lambda text: text.replace('"id"', '"name"', 1)),
     "predictions.jsonl:1: not a prediction row": _text("predictions.jsonl", lambda text: "7\n" + text),
