@@ -49,7 +49,7 @@ study: model
 
 # Two workers of one thread do more than one of two: small models leave a second thread waiting.
 test: model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

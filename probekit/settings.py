@@ -1,38 +1,28 @@
-"""Settings and the files that users write, declared once: type, bounds, default and meaning of a key.
+"""Settings, declared once: type, bounds, default and meaning of a key.
 
-The settings of a room are a frozen pydantic dataclass over `Settings`. The command line makes options
-from it, the reference lists it, and a run writes its labels beside its values, for reports to print.
+The settings of a room are a frozen dataclass over `Settings`. The command line makes options from it, the
+reference lists it, and a run writes its labels beside its values, for reports to print. pydantic checks
+the values, and is loaded when there are some: help needs none.
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
+import ast
 import functools
-import re
-import tomllib
+import inspect
+import sys
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
-
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
-from pydantic.config import JsonDict
-from pydantic.dataclasses import dataclass
-from pydantic.fields import FieldInfo
-from pydantic_core import ArgsKwargs, ErrorDetails
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
 from probekit.errors import ProbekitError
 
-CHECKED = ConfigDict(
-    extra="forbid",
-    strict=True,
-    validate_default=True,
-    allow_inf_nan=False,
-    use_attribute_docstrings=True,
-)
-"""Of every model: no unknown key, no other type, no infinity; the docstring of a key is its sentence."""
-TABLE = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
-"""Of every table of a file. Numbers are `StrictInt` and the like there, lists may become tuples."""
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic_core import ErrorDetails
+
 RULES = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -69,10 +59,33 @@ def one(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-_Number = Annotated[float, Strict(strict=False)]
-Numbers = Annotated[tuple[_Number, ...], BeforeValidator(split), Strict(strict=False)]
+class Rule(NamedTuple):
+    """What is done to a value of an annotated type beside checking it, said without loading pydantic."""
+
+    before: Callable[[Any], object] | None = None
+    """Called before the type is checked."""
+    after: Callable[[Any], object] | None = None
+    """Called with the checked value."""
+    strict: bool = True
+    """Whether no other type is taken, such as a list where a tuple is expected."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: Any) -> Any:  # noqa: ANN401
+        from pydantic_core import core_schema
+
+        schema = handler(source)
+        if not self.strict:
+            schema["strict"] = False
+        if self.before:
+            schema = core_schema.no_info_before_validator_function(self.before, schema)
+        if self.after:
+            schema = core_schema.no_info_after_validator_function(self.after, schema)
+        return schema
+
+
+_Number = Annotated[float, Rule(strict=False)]
+Numbers = Annotated[tuple[_Number, ...], Rule(before=split, strict=False)]
 """A list of numbers, or one text with commas."""
-Texts = Annotated[tuple[str, ...], BeforeValidator(one), Strict(strict=False)]
+Texts = Annotated[tuple[str, ...], Rule(before=one, strict=False)]
 """A list of texts that may hold commas, or one of them."""
 
 
@@ -103,10 +116,10 @@ def setting(
     repeat
         Whether the option may be repeated, each time with one of several texts.
     rule
-        Bounds: `ge`, `gt`, `le`, `lt`.
+        Bounds: `ge`, `gt`, `le`, `lt`, `min_length`.
     """
-    extra: JsonDict = {"group": group, "common": common, "option": option, "repeat": repeat}
-    return Field(default, title=title, json_schema_extra=extra, **rule)
+    shown = {"group": group, "common": common, "option": option, "repeat": repeat}
+    return field(default=default, metadata={"key": {"title": title, **shown}, "rule": rule})
 
 
 class Key(NamedTuple):
@@ -126,18 +139,8 @@ class Key(NamedTuple):
     owner: type[Settings]
     """The model that declares it."""
 
-    @classmethod
-    def of(cls, field: FieldInfo, owner: type[Settings]) -> Key:
-        """Read a field that `setting` made."""
-        extra, words = field.json_schema_extra, " ".join((field.description or "").split())
-        assert isinstance(extra, dict)
-        kinds = typing.get_args(field.annotation)
-        optional = type(None) in kinds
-        kind = next(k for k in kinds if k is not type(None)) if optional else field.annotation
-        return cls(field.title or "", words, kind, optional, field.default, owner=owner, **extra)  # type: ignore[arg-type]
 
-
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True)
 class Settings:
     """Base of all settings: a bad value raises the room's error with one line.
 
@@ -147,29 +150,53 @@ class Settings:
     error: ClassVar[type[ProbekitError]] = ProbekitError
     """What a bad value raises."""
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _in_one_line(cls, data: Any, build: Any) -> Self:  # noqa: ANN401 - pydantic's own
-        given = data.kwargs if isinstance(data, ArgsKwargs) else data
-        if line := unknown_key(given or {}, cls.keys()):
+    def __new__(cls, *_: Any, **given: Any) -> Self:  # noqa: ANN401
+        """Refuse a key that there is not."""
+        if line := unknown_key(given, cls.keys()):
             raise cls.error(line)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Put checked values in the place of those given."""
+        from pydantic import ValidationError
+
         try:
-            return build(data)  # type: ignore[no-any-return]
+            checked = self._checker().validate_python(vars(self))
         except ValidationError as error:
-            owner = cls.keys()[str(error.errors()[0]["loc"][0])].owner
+            owner = self.keys()[str(error.errors()[0]["loc"][0])].owner
             raise owner.error(problem(error)) from None
+        vars(self).update(checked)
+
+    @classmethod
+    @functools.cache
+    def _checker(cls) -> TypeAdapter[dict[str, Any]]:
+        from pydantic import ConfigDict, Field, TypeAdapter, with_config
+        from typing_extensions import TypedDict
+
+        hints = typing.get_type_hints(cls, include_extras=True)
+        typed = {k.name: Annotated[hints[k.name], Field(**k.metadata["rule"])] for k in fields(cls)}
+        config = ConfigDict(strict=True, allow_inf_nan=False)  # no other type, no infinity
+        table: Any = with_config(config)(TypedDict(cls.__name__, typed))  # type: ignore[operator]
+        return TypeAdapter(table)
 
     @classmethod
     @functools.cache
     def keys(cls) -> dict[str, Key]:
         """Return what there is to know of every key, a class's own before those that it inherits."""
         found: dict[str, Key] = {}
-        for owner in cls.__mro__[:-1]:
-            fields: Mapping[str, FieldInfo] = owner.__pydantic_fields__  # type: ignore[attr-defined]
-            own = fields.keys() & owner.__dict__["__annotations__"].keys() - found.keys()
-            found |= {
-                name: Key.of(fields[name], owner) for name in owner.__annotations__ if name in own
-            }
+        known, hints = {key.name: key for key in fields(cls)}, typing.get_type_hints(cls)
+        for owner in cls.__mro__[:-2]:
+            sentences = _sentences(owner)
+            for name in owner.__annotations__:
+                if name in known and name not in found:
+                    made, kind = known[name], hints[name]
+                    optional = type(None) in typing.get_args(kind)
+                    if optional:
+                        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+                    found[name] = Key(
+                        sentence=sentences.get(name, ""), type=kind, optional=optional,
+                        default=made.default, owner=owner, **made.metadata["key"],
+                    )  # fmt: skip
         return found
 
     @classmethod
@@ -178,49 +205,19 @@ class Settings:
         return {name: key.title for name, key in cls.keys().items()}
 
 
-@dataclass(frozen=True, config=TABLE)
-class TomlTable:
-    """Base of the tables of a TOML file that a user writes."""
-
-    error: ClassVar[type[ProbekitError]] = ProbekitError
-    """What a bad table raises."""
-
-    @classmethod
-    def parse(cls, table: Mapping[str, Any], place: str, text: str = "") -> Self:
-        """Return the checked table of a file.
-
-        Raises
-        ------
-        ProbekitError
-            The class's `error`: the file, the line in `text` of the text at fault, the path of its key,
-            and what was expected there.
-        """
-        try:
-            return cls(**table)
-        except ValidationError as error:
-            line = _line(error.errors()[0]["input"], text)
-            raise cls.error(f"{place}{line}: {problem(error)}") from None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:  # noqa: ANN401 - pydantic's own
-        given = data.kwargs if isinstance(data, ArgsKwargs) else data
-        known = cls.__pydantic_fields__  # type: ignore[attr-defined]
-        if isinstance(given, dict) and (line := unknown_key(given, known)):
-            raise ValueError(line)
-        return data
-
-
-def named(tables: object) -> object:
-    """Return a table of tables with the key of each as its `name`."""
-    if not isinstance(tables, dict):
-        return tables
-    for key, table in tables.items():
-        if isinstance(table, dict) and "name" in table:
-            raise ValueError(f"{key}: name is an unknown key. The name of a table is its key.")
+def _sentences(owner: type) -> dict[str, str]:
+    """Return the docstring under each key that a class declares."""
+    tree = ast.parse(inspect.getsource(sys.modules[owner.__module__]))
+    body = next(
+        x.body for x in tree.body if isinstance(x, ast.ClassDef) and x.name == owner.__name__
+    )
     return {
-        key: {**table, "name": key} if isinstance(table, dict) else table
-        for key, table in tables.items()
+        key.target.id: " ".join(str(text.value.value).split())
+        for key, text in pairwise(body)
+        if isinstance(key, ast.AnnAssign)
+        and isinstance(key.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
     }
 
 
@@ -241,17 +238,6 @@ def _path(parts: Iterable[int | str]) -> str:
     """Return the place of a value as a user writes it: `variants.plain.shots[0]`."""
     words = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     return "".join(words).removeprefix(".")
-
-
-def _line(value: object, text: str) -> str:
-    """Return `:LINE` of the one line that spells a text, as tomllib keeps no positions; else nothing."""
-    found = []
-    for number, line in enumerate(text.splitlines(), 1) if isinstance(value, str) else ():
-        for token in re.findall(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"", line):
-            with contextlib.suppress(tomllib.TOMLDecodeError):
-                if tomllib.loads(f"x = {token}")["x"] == value:
-                    found.append(f":{number}")
-    return found[0] if len(found) == 1 else ""
 
 
 def _expected(details: ErrorDetails) -> str:
@@ -275,5 +261,7 @@ def unknown_key(given: Iterable[str], known: Iterable[str]) -> str | None:
 
 
 def _near(value: object, known: Iterable[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(str(value), list(known), n=1)
     return f" Did you mean {near[0]}?" if near else ""

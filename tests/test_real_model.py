@@ -236,7 +236,7 @@ def test_cache_fit_and_score_on_the_shipped_data(real_model, tmp_path):
 
     store, sweep = tmp_path / "acts.h5", tmp_path / "sweep"
     data = ["--data", "demo:researchers_pairs"]
-    run("cache", *data, "--layers", "14:24:3", "--positions", "mean", "--out", store, "--json")
+    run("cache", *data, "--layers", "14:21:3", "--positions", "mean", "--out", store, "--json")
     found = run("fit", store, "--out", sweep, "--json")
     best = found["report"]["pair_accuracy"]
     assert best["value"] > 0.75 and best["low"] > 0.6

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Strict
-from pydantic.dataclasses import dataclass
-
 from probekit.errors import ModelError, ProbekitError
-from probekit.settings import CHECKED, Settings, setting, split
+from probekit.settings import Rule, Settings, setting, split
 
 Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
-Sites = Annotated[tuple[Site, ...], BeforeValidator(split), Strict(strict=False)]
+Sites = Annotated[tuple[Site, ...], Rule(before=split, strict=False)]
 _captured = partial(setting, group="What is captured")
 _how = partial(setting, group="How it is captured")
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True)
 class CacheConfig(Settings):
     """What to capture and how."""
 
     error: ClassVar[type[ProbekitError]] = ModelError
     layers: str = _captured("all", "Layers", common=True)
     """Layers to capture: all, or layers and slices such as 0,4,8:24:2; negatives count from the end."""
-    sites: Annotated[tuple[Site, ...], BeforeValidator(split), Strict(strict=False)] = _captured(
-        ("resid_post",), "Sites", common=True
-    )
+    sites: Sites = _captured(("resid_post",), "Sites", common=True)
     """Sites with commas: resid_post, attn_out, mlp_out; the embedding (resid_pre of layer 0) always
     comes along."""
     positions: str | None = _captured(None, "Positions", common=True)

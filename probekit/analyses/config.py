@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, Strict
-from pydantic.dataclasses import dataclass
-
 from probekit.errors import ProbeError, ProbekitError
-from probekit.settings import CHECKED, Settings, setting, split
+from probekit.settings import Rule, Settings, setting, split
 
 _training = partial(setting, group="Training")
 EXPECTED = "LOW:HIGH or LOW:HIGH:PER_DECADE such as 1e-6:1e-1:3, or a list such as 1e-4,1e-3,1e-2"
@@ -66,21 +64,18 @@ def _rates(value: object) -> object:
     return parse_learning_rates(value) if isinstance(value, str) else value
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True)
 class DynamicsConfig(Settings):
     """Settings of the analysis."""
 
     error: ClassVar[type[ProbekitError]] = ProbeError
-    learning_rates: Annotated[Sequence[float], BeforeValidator(_rates), Field(min_length=1)] = (
-        _training("1e-6:1", "Learning rates", common=True)
+    learning_rates: Annotated[Sequence[float], Rule(before=_rates)] = _training(
+        "1e-6:1", "Learning rates", common=True, min_length=1
     )
     """Learning rates as LOW:HIGH or LOW:HIGH:PER_DECADE, or a list with commas."""
-    optimizers: Annotated[
-        tuple[Literal["adamw", "sgd"], ...],
-        BeforeValidator(split),
-        Strict(strict=False),
-        Field(min_length=1),
-    ] = _training(("adamw", "sgd"), "Optimisers", common=True)
+    optimizers: Annotated[tuple[Literal["adamw", "sgd"], ...], Rule(before=split, strict=False)] = (
+        _training(("adamw", "sgd"), "Optimisers", common=True, min_length=1)
+    )
     """Optimisers to train with: adamw, sgd, or both with a comma."""
     steps: int = _training(300, "Steps", ge=1, common=True)
     """Number of training steps of each run."""

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from probekit.errors import BehaviourError, ProbekitError
-from probekit.settings import TABLE, TomlTable, named
+from probekit.tables import TABLE, TomlTable, named
 
 Function = Callable[[str, str], bool]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
-from logging import getLogger
 from typing import Any, TypeVar
 
 import click
@@ -174,6 +172,8 @@ def open_model(options: dict[str, Any], probe: Any = None) -> Any:  # noqa: ANN4
 
 def echo_json(value: object) -> None:
     """Print one JSON object on stdout."""
+    import json
+
     from probekit.container import jsonable
 
     click.echo(json.dumps(jsonable(value), ensure_ascii=False))
@@ -186,6 +186,8 @@ def log(line: str) -> None:
 
 def quiet_libraries(threads: int | None = None) -> None:
     """Keep transformers' own bars and warnings off stderr; set torch's threads when asked."""
+    from logging import getLogger
+
     import torch
     from transformers.utils import logging
 

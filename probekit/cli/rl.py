@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import probekit.cli.options as opt
-from probekit.cli.rl_output import Watch, finish
 from probekit.cli.settings import SettingsCommand
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ def rl(
     """
     from probekit.activations.layers import parse_layers
     from probekit.behaviours import Behaviours
+    from probekit.cli.rl_output import Watch, finish
     from probekit.data.prompts import open_prompts
     from probekit.probes import Probe
     from probekit.reports import write_rl_report

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
 import textwrap
-import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -159,6 +157,8 @@ class SettingsCommand(click.Command):
 
     def toml(self, config: Settings) -> str:
         """Return settings as a TOML file that `--config` reads, each key under its sentence."""
+        import json
+
         lines = [
             f"# Settings of probekit {self.name}: change them and pass the file with --config."
         ]
@@ -185,6 +185,8 @@ class SettingsCommand(click.Command):
 
 def _toml(text: str) -> Any:  # noqa: ANN401 - a TOML value
     """Return what a text is in TOML; bare text as it is."""
+    import tomllib
+
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
@@ -217,6 +219,8 @@ def shown(value: object) -> str:
 
 
 def _read(file: str) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from pydantic.dataclasses import dataclass
-
 from probekit.errors import ModelError, ProbekitError
-from probekit.settings import CHECKED, Settings, setting
+from probekit.settings import Settings, setting
 
 _sampling = partial(setting, group="Sampling")
 MOST = 1 << 20
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True)
 class DrawConfig(Settings):
     """The settings of everything that draws completions."""
 
@@ -31,7 +30,7 @@ class DrawConfig(Settings):
     """Sequences that are decoded together, which bounds the memory of sampling."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True)
 class SamplingConfig(DrawConfig):
     """How completions are drawn."""
 

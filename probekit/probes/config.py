@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-from pydantic.dataclasses import dataclass
-
 from probekit.errors import ProbeError, ProbekitError
-from probekit.settings import CHECKED, Numbers, Settings, setting
+from probekit.settings import Numbers, Settings, setting
 
 _heads = partial(setting, group="Heads")
 _cells = partial(setting, group="Cells of the store")
@@ -17,7 +16,7 @@ L2_FACTORS = tuple(10.0 ** (k / 2) for k in range(-5, 5))
 """Candidates for l2 in units of n_fit times the mean feature variance, from 0.003 to 100."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True)
 class SweepConfig(Settings):
     """What to fit and how to judge it.
 

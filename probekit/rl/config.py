@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, Self
-
-from pydantic import field_validator, model_validator
-from pydantic.dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from probekit.errors import ModelError, ProbekitError
 from probekit.models.sampling_config import MOST, DrawConfig, SamplingConfig
-from probekit.settings import CHECKED, Texts, setting
+from probekit.settings import Rule, Texts, setting
 
 _steps = partial(setting, group="Steps")
 _sampling = partial(setting, group="Sampling")
@@ -25,7 +23,15 @@ _evaluation = partial(setting, group="Evaluation")
 _run = partial(setting, group="Run")
 
 
-@dataclass(frozen=True, config=CHECKED)
+def _each_is_a_reward(rewards: tuple[str, ...]) -> tuple[str, ...]:
+    from probekit.rl.extra import ExtraReward  # loads numpy, which help has no use for
+
+    for spec in rewards:
+        ExtraReward.parse(spec)
+    return rewards
+
+
+@dataclass(frozen=True)
 class RLConfig(DrawConfig):
     """Settings of a run.
 
@@ -63,7 +69,9 @@ class RLConfig(DrawConfig):
     ood_penalty: float = _reward(0.0, "Out-of-distribution penalty", ge=0)
     """Taken from the reward for each unit by which a completion is further from the first head's rows
     than 95 % of those held back."""
-    rewards: Texts = _reward((), "Further rewards", common=True, option="--reward", repeat=True)
+    rewards: Annotated[Texts, Rule(after=_each_is_a_reward)] = _reward(
+        (), "Further rewards", common=True, option="--reward", repeat=True
+    )
     """Further reward as NAME=WEIGHT, where NAME is length, repetition, pattern:REGEX or
     module:function; may be repeated."""
     refit_every: int = _refits(0, "Refit every", ge=0, common=True)
@@ -125,17 +133,9 @@ class RLConfig(DrawConfig):
     engine: Literal["embedded", "trl"] = _run("embedded", "Engine", common=True)
     """Who writes and learns: the embedded loop, or TRL's GRPOTrainer (trl)."""
 
-    @field_validator("rewards")
-    @classmethod
-    def _each_is_a_reward(cls, rewards: tuple[str, ...]) -> tuple[str, ...]:
-        from probekit.rl.extra import ExtraReward  # loads numpy, which help has no use for
-
-        for spec in rewards:
-            ExtraReward.parse(spec)
-        return rewards
-
-    @model_validator(mode="after")
-    def _go_together(self) -> Self:
+    def __post_init__(self) -> None:
+        """Check values that have to go together too."""
+        super().__post_init__()
         if self.guides not in range(0, max(1, self.group - 1), 2):
             raise ModelError(
                 f"guides: got {self.guides}, expected 0 or an even number, as many of each side, that leaves "
@@ -166,7 +166,6 @@ class RLConfig(DrawConfig):
                     f"{key}: got {getattr(self, key)!r}, which engine {self.engine!r} cannot do. Use the "
                     "embedded one."
                 )
-        return self
 
     @property
     def needs_rows(self) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
-
-from pydantic import field_validator
-from pydantic.dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from probekit.errors import ProbekitError, SteeringError
 from probekit.models.sampling_config import MOST, DrawConfig, SamplingConfig
-from probekit.settings import CHECKED, setting
+from probekit.settings import Rule, setting
 
 _steering = partial(setting, group="Steering")
 _sampling = partial(setting, group="Sampling")
@@ -19,7 +17,25 @@ _rerank = partial(setting, group="Layer ranking")
 _run = partial(setting, group="Run")
 
 
-@dataclass(frozen=True, config=CHECKED)
+def _name_strengths(coeffs: str) -> str:
+    from probekit.steering.grid import parse_coeffs  # loads numpy, which help has no use for
+
+    parse_coeffs(coeffs)
+    return coeffs
+
+
+def _is_where_a_model_writes(where: str) -> str:
+    from probekit.steering.where import EXPECTED, Where
+
+    if Where.parse(where).from_the_end:
+        raise SteeringError(
+            f"where: got {where!r}, which is not known while the model still writes. Expected "
+            f"{EXPECTED}."
+        )
+    return where
+
+
+@dataclass(frozen=True)
 class SteerConfig(DrawConfig):
     """Settings of a sweep. Strengths are in mean residual norms of the steered layer.
 
@@ -32,13 +48,17 @@ class SteerConfig(DrawConfig):
     """
 
     error: ClassVar[type[ProbekitError]] = SteeringError
-    coeffs: str = _steering("-0.3:0.3:0.1", "Strengths", common=True, option="--coeff")
+    coeffs: Annotated[str, Rule(after=_name_strengths)] = _steering(
+        "-0.3:0.3:0.1", "Strengths", common=True, option="--coeff"
+    )
     """Strengths as LOW:HIGH:STEP, both ends taken, or a list with commas, in mean residual norms of the
     layer; 0 is always among them, and ablate has none."""
     mode: Literal["add", "ablate", "clamp"] = _steering("add", "Mode", common=True)
     """What is done to the residual stream: add the direction, project it out (ablate), or set the
     component along it (clamp)."""
-    where: str = _steering("both", "Steered tokens", common=True)
+    where: Annotated[str, Rule(after=_is_where_a_model_writes)] = _steering(
+        "both", "Steered tokens", common=True
+    )
     """Tokens to steer: both, prompt, generated, prompt_end, first:K or token:I."""
     layers: str | None = _steering(None, "Steered layers", common=True)
     """Layers to steer, such as 12 or 8:20:4, each along its own probe's direction; without it the
@@ -62,26 +82,6 @@ class SteerConfig(DrawConfig):
     """Seed of sampling, random directions and intervals."""
     batch_tokens: int = _run(4096, "Padded tokens a forward pass", ge=1)
     """Padded tokens of a forward pass, which bounds the memory."""
-
-    @field_validator("coeffs")
-    @classmethod
-    def _name_strengths(cls, coeffs: str) -> str:
-        from probekit.steering.grid import parse_coeffs  # loads numpy, which help has no use for
-
-        parse_coeffs(coeffs)
-        return coeffs
-
-    @field_validator("where")
-    @classmethod
-    def _is_where_a_model_writes(cls, where: str) -> str:
-        from probekit.steering.where import EXPECTED, Where
-
-        if Where.parse(where).from_the_end:
-            raise SteeringError(
-                f"where: got {where!r}, which is not known while the model still writes. Expected "
-                f"{EXPECTED}."
-            )
-        return where
 
     def grid(self) -> list[float]:
         """Return the coefficients, ascending, with 0; only 0 for ablate."""

@@ -25,7 +25,8 @@ from pydantic.dataclasses import dataclass
 from probekit.behaviours import Behaviours
 from probekit.data.rows import Message
 from probekit.errors import DataError, ProbekitError
-from probekit.settings import TABLE, TomlTable, named, one
+from probekit.settings import one
+from probekit.tables import TABLE, TomlTable, named
 
 OWN, ANY = "own", "any"
 
