@@ -178,7 +178,7 @@ def _classifiers(options: dict[str, Any]) -> tuple[Any, Any]:
 def summary_lines(summary: dict[str, Any], directory: Path) -> list[str]:
     """Return the slopes beside their controls, the usable range, the ablation and the verdict."""
     from probekit.reports.steer import steer_words
-    from probekit.steering.dose import MIN_PROMPTS
+    from probekit.results.intervals import FEWEST_GROUPS
 
     probe, n = summary["probe"], summary["n"]
     where = f"layer {', '.join(map(str, summary['vector']['layers']))}"
@@ -187,8 +187,8 @@ def summary_lines(summary: dict[str, Any], directory: Path) -> list[str]:
         f"prompts x {n['samples']} samples, {n['random_controls']} random controls; score of the "
         f"{probe['kind']} probe at layer {probe['layer']} in a clean pass"
     ]
-    if n["prompts"] < MIN_PROMPTS:
-        lines.append(f"         fewer than {MIN_PROMPTS} prompts make no interval")
+    if n["prompts"] < FEWEST_GROUPS:
+        lines.append(f"         fewer than {FEWEST_GROUPS} prompts make no interval")
     if summary["doses"]:
         lines += _dose_lines(summary)
     lines.append("ablated minus unsteered")

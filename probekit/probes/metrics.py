@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from probekit.results.intervals import Array, Interval, Metrics, Resampler
+from probekit.results.intervals import (
+    FEWEST_GROUPS,
+    Array,
+    Interval,
+    Metrics,
+    Resampler,
+    kish,
+    student,
+)
+from probekit.results.intervals import score as score_interval
 
 N_BINS = 10
 PRIMARY = {"rating": "pearson", "label": "auroc", "pair": "pair_accuracy"}
@@ -50,13 +59,10 @@ def label_metrics(label: NDArray[Any], score: Array, sample: Resampler) -> Metri
     """
     y = label.astype(np.float64)
     right = np.where(score > 0, y, 1 - y) + np.where(score == 0, 0.5 - (1 - y), 0.0)
-    balanced = np.stack([right * y, y, right * (1 - y), 1 - y], axis=1)
     return {
         "auroc": auroc(label, score, sample),
-        "accuracy": sample.mean(right),
-        "balanced_accuracy": sample.interval(
-            balanced, lambda s: (s[..., 0] / s[..., 1] + s[..., 2] / s[..., 3]) / 2
-        ),
+        "accuracy": sample.share(right),
+        "balanced_accuracy": balanced_accuracy(label, right, sample),
         "log_loss": sample.mean(np.logaddexp(0.0, np.where(y == 1, -score, score))),
         "ece": ece(y, expit(score), sample),
     }
@@ -75,7 +81,7 @@ def pair_metrics(chosen: Array, rejected: Array, sample: Resampler) -> Metrics:
     # its calibration is that of the side with the higher score.
     confidence, right = expit(np.abs(margin)), (margin > 0) + 0.5 * (margin == 0)
     return {
-        "pair_accuracy": sample.mean(right),
+        "pair_accuracy": sample.share(right),
         "chosen": sample.mean(chosen),
         "rejected": sample.mean(rejected),
         "margin": sample.mean(margin),
@@ -84,42 +90,88 @@ def pair_metrics(chosen: Array, rejected: Array, sample: Resampler) -> Metrics:
     }
 
 
+class Estimate(NamedTuple):
+    """A metric and what it rests on, for its interval and for its difference from another."""
+
+    value: float
+    influence: Array
+    """How far every group moves the value, shape (n_groups,)."""
+    support: float
+    """Number of equal groups that tell as much."""
+
+
+def correlation(x: Array, y: Array, sample: Resampler) -> Estimate:
+    """Return Pearson's correlation of x and y, shape (n,) each, and what it rests on."""
+    x, y = x - x.mean(), y - y.mean()
+    support = kish(np.bincount(sample.code))
+    spread = np.sqrt((x * x).sum() * (y * y).sum())
+    if not spread > 1e-12:
+        return Estimate(np.nan, np.zeros(sample.n_groups), support)
+    x, y = x / np.sqrt((x * x).sum()), y / np.sqrt((y * y).sum())
+    r = float(np.clip(x @ y, -1.0, 1.0))
+    influence = sample.per_group(x * y - r / 2 * (x * x + y * y))
+    return Estimate(r, influence * support / max(support - 1, 1e-9), support)
+
+
 def pearson(x: Array, y: Array, sample: Resampler) -> Interval:
-    """Return Pearson's correlation of x and y, shape (n,) each."""
-    x, y = x - x.mean(), y - y.mean()  # only against cancellation: the formula centres anyway
-    rows = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+    """Return Pearson's correlation of x and y, shape (n,) each.
 
-    def formula(s: Array) -> Array:
-        n, sx, sy, sxx, syy, sxy = np.moveaxis(s, -1, 0)
-        variance = np.maximum((sxx - sx * sx / n) * (syy - sy * sy / n), 0.0)
-        return np.asarray(
-            np.where(variance > 1e-24, (sxy - sx * sy / n) / np.sqrt(variance), np.nan)
-        )
+    The interval is Fisher's, on atanh(r), with the variance between groups of the influence of
+    their rows on r in place of 1/(n-3), and Student's quantile.
+    """
+    r, influence, support = correlation(x, y, sample)
+    if not np.isfinite(r) or sample.n_groups < FEWEST_GROUPS or support < 2:
+        return Interval(r)
+    if 1 - r * r < 1e-12:
+        return Interval(r, r, r)
+    half = student(support) * np.sqrt(float((influence**2).sum())) / (1 - r * r)
+    return Interval(r, *(float(np.tanh(np.arctanh(r) + sign * half)) for sign in (-1, 1)))
 
-    return sample.interval(rows, formula)
+
+def area(label: NDArray[Any], score: Array, sample: Resampler) -> tuple[Estimate, int]:
+    """Return the AUROC, what it rests on, and in how many groups a row is misplaced, or placed right.
+
+    The influence of a row is that of DeLong: its placement among the rows of the other class.
+    """
+    code, one = sample.code, label == 1
+    sizes = [np.bincount(code[side], minlength=sample.n_groups) for side in (one, ~one)]
+    if not one.any() or one.all():
+        return Estimate(np.nan, np.zeros(sample.n_groups), 0.0), 0
+    ranks = rankdata(score)
+    placed = np.empty(len(score))
+    for side, other in ((one, ~one), (~one, one)):
+        placed[side] = (ranks[side] - rankdata(score[side])) / other.sum()
+    placed[~one] = 1 - placed[~one]
+    value = float(placed[one].mean())
+    influence = sample.per_group((placed - value) / np.where(one, one.sum(), (~one).sum()))
+    support = min(map(kish, sizes)) if min((s > 0).sum() for s in sizes) >= FEWEST_GROUPS else 0.0
+    rarer = min(len(np.unique(code[placed < 1])), len(np.unique(code[placed > 0])))
+    return Estimate(value, influence, support), rarer
 
 
 def auroc(label: NDArray[Any], score: Array, sample: Resampler) -> Interval:
-    """Return the area under the ROC curve of labels 0 and 1 by score, (n,) each; ties count half."""
-    _, place = np.unique(score, return_inverse=True)
-    order = np.argsort(place.reshape(-1), kind="stable")
-    starts = np.flatnonzero(np.diff(place.reshape(-1)[order], prepend=-1))
-    positive = label[order] == 1
+    """Return the area under the ROC curve of labels 0 and 1 by score, (n,) each; ties count half.
 
-    def area(weights: Array) -> Array:
-        """Area for row weights (..., n), already in the order of the scores."""
-        up = np.add.reduceat(np.where(positive, weights, 0.0), starts, axis=-1)
-        down = np.add.reduceat(np.where(positive, 0.0, weights), starts, axis=-1)
-        below = np.cumsum(down, axis=-1) - down / 2
-        pairs = up.sum(axis=-1) * down.sum(axis=-1)
-        return np.asarray(np.where(pairs > 0, (up * below).sum(axis=-1) / pairs, np.nan))
+    The interval is a score interval on DeLong's variance between groups; there is none where a
+    class has fewer than five groups.
+    """
+    estimate, rarer = area(label, score, sample)
+    return score_interval(*estimate, rarer)
 
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(area(np.ones(len(score))))
-        code = sample.code[order]
-        step = max(1, 4_000_000 // max(1, len(score)))  # bound the memory of the draws
-        drawn = [area(sample.draws[i : i + step, code]) for i in range(0, sample.n_boot, step)]
-    return sample.around(value, np.concatenate(drawn))
+
+def balanced_accuracy(label: NDArray[Any], right: Array, sample: Resampler) -> Interval:
+    """Return the mean over the two classes of the share that is `right`, shape (n,) each."""
+    one = label == 1
+    if not one.any() or one.all():
+        return Interval(np.nan)
+    sizes = [np.bincount(sample.code[side], minlength=sample.n_groups) for side in (one, ~one)]
+    share = np.where(one, right[one].mean(), right[~one].mean())
+    influence = sample.per_group((right - share) / np.where(one, one.sum(), (~one).sum()) / 2)
+    support = min(map(kish, sizes)) if min((s > 0).sum() for s in sizes) >= FEWEST_GROUPS else 0.0
+    rarer = min(len(np.unique(sample.code[side])) for side in (right < 1, right > 0))
+    return score_interval(
+        float(right[one].mean() + right[~one].mean()) / 2, influence, support, rarer
+    )
 
 
 def ece(outcome: Array, probability: Array, sample: Resampler) -> Interval:
@@ -156,14 +208,16 @@ def within_group_accuracy(target: Array, prediction: Array, sample: Resampler) -
     sample
         Draws of the same n rows, whose groups are compared within.
     """
-    rows = np.zeros((len(target), 2))
+    right, pairs = np.full(len(target), np.nan), np.zeros(len(target))
     order = np.argsort(sample.code, kind="stable")
     for index in np.split(order, np.flatnonzero(np.diff(sample.code[order])) + 1):
         truth = np.sign(target[index][:, None] - target[index])
         predicted = np.sign(prediction[index][:, None] - prediction[index])
         ordered = truth > 0
-        rows[index[0]] = ((predicted[ordered] + 1) / 2).sum(), ordered.sum()
-    return sample.interval(rows, lambda s: np.where(s[..., 1] > 0, s[..., 0] / s[..., 1], np.nan))
+        if pair_count := ordered.sum():
+            right[index[0]] = ((predicted[ordered] + 1) / 2).mean()
+            pairs[index[0]] = pair_count
+    return sample.share(right, pairs)
 
 
 def reliability(outcome: Array, probability: Array) -> list[dict[str, float]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from probekit.results.intervals import NO_VALUE, Array, Interval, Resampler
+from probekit.results.intervals import FEWEST_GROUPS, NO_VALUE, Array, Interval, Resampler
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +23,6 @@ FELL = "behaviour fell, score did not rise"
 BEHAVIOUR_ONLY = "behaviour moved, score did not"
 UNKNOWN = "no behaviour was measured"
 TOO_FEW = "too few held-out prompts"
-FEWEST = 5
-"""Prompts below which an interval over prompts says nothing."""
 
 _CLASS = re.compile(r"(?:^|; )([^=;:]+)=([^=;:]+): ")
 """The classes in the words of a behaviour: "TAG=VALUE: categories; TAG=VALUE: categories"."""
@@ -84,7 +82,7 @@ def goodhart(
     heads = sorted(set(rows.filter(regex="^head:")) - {f"head:{name}" for name in optimised})
     heads = [name for name in heads if rows[name].notna().any()]
     points = [_point(now, parts[0], heads, behaviour) for now in parts]
-    few = parts[0]["prompt_id"].nunique() < FEWEST
+    few = parts[0]["prompt_id"].nunique() < FEWEST_GROUPS
     key = TOO_FEW if few else verdict(points[-1])
     return Goodhart(points, max(points, key=_worth).step, key, evidence(points[-1], behaviour))
 
@@ -137,8 +135,10 @@ def _point(
         independent = draws.mean(scaled.mean(axis=1, skipna=False).to_numpy())
     if behaviour is not None:
         gap = (now["wanted"] - first["wanted"]).to_numpy(float)
-        moved = draws.mean(gap)
-        each = [draws.mean(np.where(part, gap, np.nan)) for part in _classes(now, behaviour)]
+        moved = draws.share_change(gap)
+        each = [
+            draws.share_change(np.where(part, gap, np.nan)) for part in _classes(now, behaviour)
+        ]
         each = sorted((part for part in each if part.known), key=lambda part: part.value)
         least, most = (each[0], each[-1]) if len(each) > 1 else (NO_VALUE, NO_VALUE)
     return Point(int(now["step"].iloc[0]), root_kl, score, independent, moved, least, most)

@@ -1,4 +1,4 @@
-"""Means, paired changes and ratios of values over groups with bootstrap intervals; a straight line."""
+"""Means, paired changes and ratios of values over groups, with intervals; a straight line."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.results.intervals import NO_VALUE, Array, Formula, Interval, Resampler
+from probekit.results.intervals import NO_VALUE, Array, Interval, Resampler
 
 Groups = NDArray[Any]
 
 
-def mean(groups: Groups, values: Array) -> Interval:
+def mean(groups: Groups, values: Array, *, share: bool = False) -> Interval:
     """Return the mean of values, NaN left out.
 
     Parameters
     ----------
     groups
-        Group of every value, resampled as wholes, shape (n,).
+        Group of every value, shape (n,).
     values
         Shape (n,).
+    share
+        Whether values lie in [0, 1], so that the interval is one of a share.
     """
-    return _over(groups, values[:, None], lambda s: s[..., 0] / s[..., -1])
+    sample = Resampler(np.asarray(groups))
+    return sample.share(values) if share else sample.mean(values)
 
 
-def change(groups: Groups, before: Array, after: Array, *, scaled: bool = False) -> Interval:
+def change(
+    groups: Groups, before: Array, after: Array, *, share: bool = False, scaled: bool = False
+) -> Interval:
     """Return mean(after - before), paired row by row.
 
     Parameters
@@ -34,17 +39,29 @@ def change(groups: Groups, before: Array, after: Array, *, scaled: bool = False)
         Shape (n,).
     before, after
         The same rows twice, shape (n,) each; rows with a NaN on either side are left out.
+    share
+        Whether both lie in [0, 1].
     scaled
         Divide by the standard deviation of `before`; no value where that is 0.
     """
+    sample = Resampler(np.asarray(groups))
+    if share:
+        return sample.share_change(after - before)
     whole = np.isfinite(before) & np.isfinite(after)
     spread = float(before[whole].std()) if scaled and whole.any() else 1.0
-    return mean(groups, (after - before) / spread) if spread > 0 else NO_VALUE
+    return sample.mean((after - before) / spread) if spread > 0 else NO_VALUE
 
 
-def ratio(groups: Groups, before: Array, after: Array) -> Interval:
+def ratio(groups: Groups, before: Array, after: Array, *, share: bool = False) -> Interval:
     """Return mean(after) / mean(before), paired row by row, shape (n,) each; see `change`."""
-    return _over(groups, np.stack([after, before], axis=1), lambda s: s[..., 0] / s[..., 1])
+    whole = np.isfinite(before) & np.isfinite(after)
+    if not whole.any():
+        return NO_VALUE
+    sample = Resampler(np.asarray(groups)[whole])
+    if share:
+        return sample.share_ratio(before[whole], after[whole])
+    sides = np.stack([after[whole], before[whole]], axis=1)
+    return sample.interval(sides, lambda s: s[..., 0] / s[..., 1])
 
 
 def separation(groups: Groups, values: Array, inside: NDArray[np.bool_]) -> Interval:
@@ -53,14 +70,18 @@ def separation(groups: Groups, values: Array, inside: NDArray[np.bool_]) -> Inte
     Parameters
     ----------
     groups, values
-        Shape (n,) each.
+        Shape (n,) each; rows with a NaN are left out.
     inside
         Whether a row is of the class, shape (n,).
     """
+    whole = np.isfinite(values)
+    groups, values, inside = np.asarray(groups)[whole], values[whole], inside[whole]
     if inside.all() or not inside.any():
         return NO_VALUE
     rows = np.stack([values * inside, inside, values * ~inside, ~inside], axis=1)
-    return _over(groups, rows, lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3])
+    return Resampler(groups).interval(
+        rows.astype(float), lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3]
+    )
 
 
 class Line(NamedTuple):
@@ -79,15 +100,3 @@ def least_squares(x: Array, y: Array) -> Line:
         return Line()
     slope, intercept = np.polyfit(x, y, 1)
     return Line(float(slope), float(intercept), float(np.corrcoef(x, y)[0, 1]))
-
-
-def _over(groups: Groups, rows: Array, formula: Formula) -> Interval:
-    """Return formula(sums of rows, number of rows) over the rows without a NaN."""
-    whole = np.isfinite(rows).all(axis=1)
-    if not whole.any():
-        return NO_VALUE
-    groups = np.asarray(groups)[whole]
-    sums = np.column_stack([rows[whole], np.ones(int(whole.sum()))]).astype(float)
-    interval = Resampler(groups).interval(sums, formula)
-    # One group drawn again and again says nothing about other groups.
-    return interval if len(np.unique(groups)) > 1 else Interval(interval.value)

@@ -14,6 +14,7 @@ from probekit.data.rows import Example
 from probekit.models.sampling_config import SamplingConfig
 from probekit.probes.probe import Probe
 from probekit.results.intervals import Interval, Resampler
+from probekit.results.measures import measure
 from probekit.results.rl import ALL, Measures
 from probekit.rl.extra import repetition
 from probekit.rl.frozen import Frozen, FrozenReader
@@ -198,7 +199,10 @@ def measured(
             columns[f"rate:{name}"] = [row["category"] == name for row in rows]
         if any(row["wanted"] is not None for row in rows):
             columns["wanted"] = [row["wanted"] for row in rows]
-        intervals = {name: draws.mean(np.array(column, float)) for name, column in columns.items()}
+        intervals = {}
+        for name, column in columns.items():
+            over = draws.share if measure("rl", name).share else draws.mean
+            intervals[name] = over(np.array(column, float))
         values = [row["tags"].get(tag or "", "") for row in rows]
         scores = np.array([row["score"] for row in rows])
         distance = distance_to_chosen(scores, distributions, tag=tag, values=values)

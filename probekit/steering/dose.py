@@ -8,14 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from probekit.results.intervals import Array, Interval, Resampler
+from probekit.results.intervals import FEWEST_GROUPS, Array, Interval, Resampler
 from probekit.results.steer import BASELINE, Condition
 
 Row = Mapping[str, Any]
-
-
-MIN_PROMPTS = 5
-"""Fewer make no interval."""
 
 
 class Statistic(NamedTuple):
@@ -29,6 +25,8 @@ class Statistic(NamedTuple):
     """Value of one completion; NaN where it has none."""
     weight: Callable[[Row], float] = lambda row: 1.0
     """What a completion counts: 1, or its tokens."""
+    share: bool = False
+    """Whether the value of a completion lies in [0, 1]."""
     exponential: bool = False
     """Whether the weighted mean is shown as its exponential (perplexity)."""
     layer: int | None = None
@@ -69,14 +67,19 @@ def statistics_of(
         Statistic("score", "effect", score(chosen)),
         *(Statistic(f"score@{n}", "layers", score(n), layer=n) for n in layers),
         *(
-            Statistic(f"{prefix}:{name}", "behaviour", rate(field, name))
+            Statistic(f"{prefix}:{name}", "behaviour", rate(field, name), share=True)
             for field, prefix in rates
             for name in categories
         ),
         Statistic("perplexity", "damage", plain("nll"), tokens, exponential=True),
         Statistic("kl", "damage", plain("kl"), tokens),
         *(
-            Statistic(name, "damage", plain("n_tokens" if name == "length" else name))
+            Statistic(
+                name,
+                "damage",
+                plain("n_tokens" if name == "length" else name),
+                share=name != "length",
+            )
             for name in damage
         ),
     ]
@@ -138,11 +141,11 @@ class Doses:
         sums, weights = sums[:, at] * whole, weights[:, at] * whole
         with np.errstate(divide="ignore", invalid="ignore"):
             value = sums.sum(0) / weights.sum(0)
-            drawn = (self.resampler.draws @ sums) / (self.resampler.draws @ weights)
+            drawn = (self.resampler.weights @ sums) / (self.resampler.weights @ weights)
             if measure.exponential:
                 value, drawn = np.exp(value), np.exp(drawn)
         # The bootstrap of a handful of prompts is far too narrow to be shown.
-        return value, drawn if int(whole.sum()) >= MIN_PROMPTS else np.full_like(drawn, np.nan)
+        return value, drawn if int(whole.sum()) >= FEWEST_GROUPS else np.full_like(drawn, np.nan)
 
     def n_known(self, measure: Statistic, condition: Condition) -> int:
         """Return how many completions of a condition have a value."""
@@ -150,21 +153,48 @@ class Doses:
 
     def value(self, measure: Statistic, condition: Condition) -> Interval:
         """Return a condition's value."""
+        if measure.share:
+            return self.resampler.share(*self._shares(measure, [condition], np.ones(1)))
         value, drawn = self.values(measure, [condition])
         return self.resampler.around(value[0], drawn[:, 0])
 
     def difference(self, measure: Statistic, condition: Condition) -> Interval:
         """Return a condition's value minus the unsteered model's, paired over prompts."""
+        if measure.share and condition != BASELINE:
+            return self._share_slope(measure, [condition, BASELINE], np.array([1.0, -1.0]))
         value, drawn = self.values(measure, [condition, BASELINE])
         return self.resampler.around(value[0] - value[1], drawn[:, 0] - drawn[:, 1])
 
     def slope(self, measure: Statistic, curve: Sequence[Condition]) -> Interval:
         """Return the least-squares slope of the measure over the coefficients of a curve."""
-        value, drawn = self.values(measure, curve)
         coeff = np.array([condition.coeff for condition in curve], dtype=float)
         centred = coeff - coeff.mean()
         weights = centred / (centred @ centred)
+        if measure.share:
+            return self._share_slope(measure, curve, weights)
+        value, drawn = self.values(measure, curve)
         return self.resampler.around(float(value @ weights), drawn @ weights)
+
+    def _shares(
+        self, measure: Statistic, conditions: Sequence[Condition], parts: Array
+    ) -> tuple[Array, Array]:
+        """Return every prompt's share, summed over conditions with factors `parts`, and its weight.
+
+        Shape (n_prompts,) each; NaN for a prompt that has no value in one of them.
+        """
+        sums, weights = self._sums(measure)
+        at = [self._column[condition] for condition in conditions]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (sums[:, at] / weights[:, at]) @ parts, weights[:, at].mean(axis=1)
+
+    def _share_slope(
+        self, measure: Statistic, conditions: Sequence[Condition], parts: Array
+    ) -> Interval:
+        values, weights = self._shares(measure, conditions, parts)
+        reach = float(parts[parts > 0].sum())
+        return Interval(
+            *(reach * end for end in self.resampler.share_change(values / reach, weights))
+        )
 
     def ratio(
         self, top: Statistic, bottom: Statistic, plus: Condition, minus: Condition

@@ -119,11 +119,12 @@ def _spearman(
     if np.ptp(metric) == 0 or not np.isfinite(ratio).all():
         return None
     every = np.vstack([ratio, drawn])
-    every = every[np.isfinite(every).all(axis=1) & (np.ptp(every, axis=1) > 0)]
     ranks = rankdata(every, axis=1)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     metric = metric - metric.mean()
-    values = ranks @ metric / np.sqrt((ranks**2).sum(axis=1) * (metric @ metric))
+    with np.errstate(invalid="ignore"):
+        values = ranks @ metric / np.sqrt((ranks**2).sum(axis=1) * (metric @ metric))
+    values[~np.isfinite(every).all(axis=1)] = np.nan
     return resampler.around(float(values[0]), values[1:]).to_json()
 
 

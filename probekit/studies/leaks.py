@@ -127,7 +127,7 @@ def _accuracy(differences: Any, groups: NDArray[Any], seed: int, n_boot: int) ->
     if len(np.unique(groups)) < 2:
         return None
     right = _right(_cross_fitted(differences, groups, seed))
-    return Resampler(groups, n_boot=n_boot, seed=seed).mean(right)
+    return Resampler(groups, n_boot=n_boot, seed=seed).share(right)
 
 
 def _right(scores: Array) -> Array:

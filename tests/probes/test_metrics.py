@@ -91,43 +91,6 @@ def test_a_tie_of_all_scores_and_one_class_are_not_a_number_or_a_half():
     assert np.isnan(alone["pair_accuracy"].value)
 
 
-def drawn_rows(groups, draw):
-    """The rows of a draw that holds group g draw[g] times."""
-    names = np.repeat(np.arange(len(draw)), draw.astype(int))
-    return np.concatenate([np.flatnonzero(groups == name) for name in names])
-
-
-def test_the_bootstrap_equals_resampling_the_rows_by_hand(rng):
-    y, p = rng.standard_normal((2, 80))
-    groups = np.repeat(np.arange(20), 4)
-    sample = Resampler(groups, n_boot=60, seed=5)
-    slow = []
-    for draw in sample.draws:
-        rows = drawn_rows(groups, draw)
-        slow.append(pearsonr(y[rows], p[rows])[0])
-    found = pearson(y, p, sample)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
-    label = (y > 0).astype(int)
-    slow = []
-    for draw in sample.draws:
-        rows = drawn_rows(groups, draw)
-        slow.append(reference.roc_auc_score(label[rows], p[rows]))
-    found = auroc(label, p, sample)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    """Groups of 5 equal rows: an interval over rows would be far too narrow."""
-    hits, trials = 0, 300
-    rng = np.random.default_rng()
-    for trial in range(trials):
-        values = np.repeat(rng.standard_normal(40), 5)
-        found = Resampler(np.repeat(np.arange(40), 5), n_boot=300, seed=trial).mean(values)
-        hits += found.low <= 0.0 <= found.high
-    # 95 % nominal, about 93 % for 40 groups; 4 standard errors of 300 trials are 6 %
-    assert 0.87 <= hits / trials <= 0.99
-
-
 def test_perfect_calibration_has_an_ece_near_zero(rng):
     p = rng.random(20_000)
     y = (rng.random(20_000) < p).astype(float)
