@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,3 +27,9 @@ def real_model() -> str:
 
     pull("smollm2-135m")
     return "smollm2-135m"
+
+
+@pytest.fixture
+def rng():
+    """Random numbers of no fixed seed: a test passes with any."""
+    return np.random.default_rng()

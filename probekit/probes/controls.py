@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.activations.table import Examples
 from probekit.probes.heads import HeadFitter
-from probekit.probes.splits import Index
+from probekit.probes.metrics import auroc, pearson
+from probekit.probes.splits import Index, fold_by_group
 from probekit.probes.task import Task
-from probekit.results.intervals import Array, Interval, Metrics
+from probekit.results.intervals import Array, Interval, Metrics, Resampler
 
 N_DIRECTIONS = 50
 N_SHUFFLES = 5
-# The dense TF-IDF matrix may take this many numbers; more rows get fewer terms.
-TFIDF_NUMBERS = 40_000_000
+TERMS = 20_000
+"""Most terms of a text control, the most frequent ones."""
+RANK = 256
+"""Most dimensions that the terms of a text control are brought down to."""
+CHARACTERS = 400
+"""Characters of each text that the control on character n-grams reads, from its start."""
+N_KNOTS, KNOT_PENALTY = 40, 0.2
+"""Lengths at which a score may step or bend with length, and the ridge penalty on doing so."""
+TOLERANCE, FEWEST_RESTS = 0.1, 0.2
+"""A rest smaller than this many standard deviations of the score is none; where fewer than a fifth of
+the rows have one, the score is length."""
 
 
 def length_scores(fitter: HeadFitter) -> Array:
@@ -25,38 +36,163 @@ def length_scores(fitter: HeadFitter) -> Array:
     return fitter.fit(features)[0].scores(features)
 
 
-def tfidf_scores(fitter: HeadFitter) -> Array:
-    """Return scores from TF-IDF of word 1-2-grams under the same head, shape (n_examples,).
+def text_scores(fitter: HeadFitter) -> dict[str, Array]:
+    """Return scores from words and characters alone, shape (n_examples,) each, by control.
 
-    The vocabulary comes from the fit split. The text is the completion, or the prompt of rows that
-    end with it.
+    `tfidf` reads words and word pairs of the completion (of the prompt, where rows end with it),
+    `tfidf_prompt` those of the prompt, `tfidf_both` those of both, `characters` the runs of two to
+    four characters of both. A control that would read the same as another, or on which the sides
+    of every pair are alike, is left out.
     """
-    features = tfidf_features(fitter.task.examples, _fit_rows(fitter.task))
-    return fitter.fit(features)[0].scores(features)
-
-
-def tfidf_features(examples: Examples, fit_rows: Index) -> Array:
-    """Return TF-IDF features with the vocabulary of the fit rows, shape (n_examples, n_terms)."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    texts = [
-        str(completion) or str(prompt)
-        for completion, prompt in zip(examples.completion, examples.prompt, strict=True)
+    examples, fit_rows = fitter.task.examples, _fit_rows(fitter.task)
+    prompts, completions = map(_strings, (examples.prompt, examples.completion))
+    own = [completion or prompt for prompt, completion in zip(prompts, completions, strict=True)]
+    both = [f"{prompt}\n{own}" for prompt, own in zip(prompts, completions, strict=True)]
+    start = [
+        f"{p[:CHARACTERS]}\n{c[:CHARACTERS]}" for p, c in zip(prompts, completions, strict=True)
     ]
-    limit = int(np.clip(TFIDF_NUMBERS // max(1, len(texts)), 500, 20_000))
+    words = {"tfidf": text_features(own, fit_rows)}
+    if any(completions) and any(prompts):
+        if fitter.task.kind != "pair":  # both sides of a pair answer one prompt
+            words["tfidf_prompt"] = text_features(prompts, fit_rows)
+        words["tfidf_both"] = text_features(both, fit_rows)
+    words["characters"] = text_features(start, fit_rows, analyzer="char_wb")
+    # Texts are not standardised, as is usual: a rare word would count as much as a common one.
+    plain = dataclasses.replace(
+        fitter, standardize=False, n_folds=3, l2_factors=(0.01, 0.1, 1.0, 10.0)
+    )
+    return {name: plain.fit(features)[0].scores(features) for name, features in words.items()}
+
+
+def text_features(texts: Sequence[str], fit_rows: Index, *, analyzer: str = "word") -> Array:
+    """Return TF-IDF of texts, brought down to few dimensions, shape (n_texts, rank).
+
+    Terms, their weights and the dimensions (the leading singular vectors) come from the fit rows.
+
+    Parameters
+    ----------
+    texts
+        One of every row.
+    fit_rows
+        Indices of the rows to learn from.
+    analyzer
+        `word` for words and pairs of words, `char_wb` for two to four characters within words.
+    """
+    from scipy import sparse
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.utils.extmath import randomized_svd
+
+    names, place = np.unique(np.array(texts, dtype=object), return_inverse=True)
     # Single letters and digits are words too; without them short texts have no features.
     options: dict[str, Any] = {"token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2)}
-    fit_texts = [texts[i] for i in fit_rows]
-    for least in (2, 1):
-        vectorizer = TfidfVectorizer(
-            max_features=limit, sublinear_tf=True, min_df=least, dtype=np.float32, **options
+    if analyzer != "word":
+        options = {"ngram_range": (2, 4)}
+    try:
+        counts = CountVectorizer(analyzer=analyzer, dtype=np.float64, **options).fit_transform(
+            names
         )
-        try:
-            vectorizer.fit(fit_texts)
-        except ValueError:  # no term is left
-            continue
-        return np.asarray(vectorizer.transform(texts).toarray(), dtype=np.float64)
-    return np.zeros((len(texts), 1))
+    except ValueError:  # no term is left
+        return np.zeros((len(texts), 1))
+    n_rows = np.bincount(place[fit_rows], minlength=len(names)).astype(float)
+    seen = (counts > 0).T @ n_rows
+    enough = np.flatnonzero(seen >= min(2.0, seen.max()))
+    terms = np.sort(enough[np.argsort(-seen[enough], kind="stable")[:TERMS]])
+    matrix = counts[:, terms]
+    matrix.data = 1 + np.log(matrix.data)
+    matrix = matrix @ sparse.diags(1 + np.log((1 + len(fit_rows)) / (1 + seen[terms])))
+    norm = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).reshape(-1))
+    matrix = sparse.csr_matrix(sparse.diags(1 / np.where(norm > 0, norm, 1.0)) @ matrix)
+    learned = matrix[n_rows > 0]
+    if min(learned.shape) <= 2 * RANK:
+        _, size, rotation = np.linalg.svd(learned.toarray(), full_matrices=False)
+        rotation = rotation[size > 1e-9 * size.max(initial=0.0)]
+    else:
+        rotation = randomized_svd(learned, RANK, n_iter=3, random_state=0)[2]
+    return np.asarray((matrix @ rotation.T)[place]) if len(rotation) else np.zeros((len(texts), 1))
+
+
+def partialled(task: Task, scores: Array, units: Index, sample: Resampler) -> Metrics:
+    """Return the primary metric after what length explains is taken out.
+
+    What length explains of a score (linear in tokens and log tokens, a step and a bend at 40
+    lengths, and a small tree, so that curves, humps and thresholds go too) is learned on the choose
+    split and on the other folds of the judged rows. A rest under a tenth of the score's standard deviation counts as
+    none; where fewer than a fifth of rated rows have one, the score is length and the value is 0.
+    For ratings both the score and the rating lose it (the partial correlation), for labels and pairs
+    the score. What is not identified: where the better side is always the longer one, a preference
+    for length and one for quality look alike, and taking out the first takes out some of the second.
+
+    Parameters
+    ----------
+    task
+        The rows and their splits.
+    scores
+        Score of every example row, shape (n_examples,).
+    units
+        Units that are judged, shape (n,).
+    sample
+        Resampler of the same n units.
+    """
+    examples, rows = task.examples, task.rows[units]
+    sides = 2 if task.kind == "pair" else 1
+    others = np.setdiff1d(task.splits.choose, units)
+    folds = np.r_[fold_by_group(task.groups[units], 5, seed=task.seed), np.full(len(others), -1)]
+    every = np.concatenate(
+        [np.concatenate([task.rows[units], task.rows[others]]) + k for k in range(sides)]
+    )
+    about = np.maximum(examples.n_tokens[every].astype(np.float64), 1.0)
+
+    def rest(values: Array) -> Array:
+        left = _without_length(values[every], about, np.tile(folds, sides))
+        return left.reshape(sides, -1)[:, : len(units)]
+
+    left = rest(scores)
+    if task.kind == "pair":
+        margin, whole = left[0] - left[1], scores[rows] - scores[rows + 1]
+        margin = np.where(np.abs(margin) <= TOLERANCE * whole.std(), 0.0, margin)
+        right = (margin > 0) + 0.5 * (margin == 0)
+        return {task.primary: sample.share(right)}
+    kept = np.where(np.abs(left[0]) <= TOLERANCE * scores[rows].std(), 0.0, left[0])
+    if examples.score is not None:
+        alike = np.mean(kept != 0) < FEWEST_RESTS
+        found = Interval(0.0) if alike else pearson(rest(examples.score)[0], kept, sample)
+        return {task.primary: found}
+    assert examples.label is not None
+    return {task.primary: auroc(examples.label[rows], kept, sample)}
+
+
+def _without_length(values: Array, length: Array, folds: NDArray[np.int64]) -> Array:
+    """Return values (n,) minus what length (n,) predicts of them out of fold; fold -1 only teaches."""
+    from sklearn.tree import DecisionTreeRegressor
+
+    left = np.full(len(values), np.nan)
+    for fold in np.unique(folds[folds >= 0]):
+        held, taught = folds == fold, folds != fold
+        knots = np.unique(np.quantile(length[taught], np.linspace(0, 1, N_KNOTS + 2)[1:-1]))
+        basis = _length_basis(length, length[taught].mean(), knots)
+        penalty = np.full(basis.shape[1], KNOT_PENALTY)
+        penalty[:3] = 1e-9  # the straight parts are free
+        design = basis[taught]
+        weights = np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ values[taught])
+        rest = values - basis @ weights
+        # A threshold between two knots is still there; a tree finds where it lies.
+        tree = DecisionTreeRegressor(max_leaf_nodes=16, min_samples_leaf=3, random_state=0)
+        tree.fit(length[taught, None], rest[taught])
+        left[held] = rest[held] - tree.predict(length[held, None])
+    return left
+
+
+def _length_basis(length: Array, mean: float, knots: Array) -> Array:
+    """Return 1, length, its logarithm, and a step and a bend of the latter at every knot, (n, n_terms)."""
+    log, about = np.log(length / mean), np.log(knots / mean)
+    over = log[:, None] - about
+    return np.column_stack(
+        [np.ones(len(length)), length / mean, log, over > 0, np.maximum(over, 0)]
+    )
+
+
+def _strings(values: NDArray[Any]) -> list[str]:
+    return [str(value) for value in values]
 
 
 def random_direction(task: Task, acts: NDArray[Any], units: Index, *, seed: int) -> Metrics:

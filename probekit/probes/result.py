@@ -17,7 +17,7 @@ from probekit.probes.probe import Probe, save_probes
 from probekit.probes.ridge import from_unit
 from probekit.probes.splits import FRACTIONS
 from probekit.probes.task import Task
-from probekit.results.intervals import Array, Metrics
+from probekit.results.intervals import Array, Interval, Metrics
 from probekit.results.sweep import (
     DOCUMENT,
     PREDICTIONS,
@@ -56,7 +56,7 @@ class SweepResult:
     >>> with ActivationStore.open("acts.h5") as store:
     ...     result = fit_sweep(store, SweepConfig(kinds="mean-difference", n_boot=20))
     >>> result.probe is result.probes[result.chosen], sorted(result.controls)[0]
-    (True, 'layer_0')
+    (True, 'characters')
     """
 
     task: Task
@@ -68,6 +68,8 @@ class SweepResult:
     """Metrics of the chosen probe on the report split."""
     controls: dict[str, Metrics]
     """On the report split."""
+    differences: dict[str, Interval]
+    """How far the chosen probe's primary metric is above a control's, paired, on the report split."""
     by_tag: dict[str, dict[str, Metrics]]
     """On the report split."""
     scores: Array
@@ -104,6 +106,7 @@ class SweepResult:
             "choose": _metrics(row.choose),
             "report": _metrics(self.report),
             "controls": {name: _metrics(metrics) for name, metrics in self.controls.items()},
+            "differences": _metrics(self.differences),
             "by_tag": {
                 tag: {value: _metrics(metrics) for value, metrics in values.items()}
                 for tag, values in self.by_tag.items()

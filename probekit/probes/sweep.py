@@ -17,16 +17,17 @@ from probekit.probes.config import SweepConfig
 from probekit.probes.controls import (
     N_SHUFFLES,
     length_scores,
+    partialled,
     random_direction,
     spread,
-    tfidf_scores,
+    text_scores,
 )
 from probekit.probes.heads import Head, HeadFitter, resolve_kinds
 from probekit.probes.probe import Probe
 from probekit.probes.result import SweepResult, SweepRow
 from probekit.probes.task import Task, score_distributions
 from probekit.provenance import run_record
-from probekit.results.intervals import Array, Metrics, Resampler
+from probekit.results.intervals import Array, Interval, Metrics, Resampler
 
 Progress = Callable[[str, int, int], None]
 
@@ -146,13 +147,15 @@ class _Report:
         task, chosen = self.task, self.fitted[self.best]
         acts, units = self.source.read(chosen.cell), task.splits.report
         scores, sample = chosen.head.scores(acts), task.sampler(units)
+        controls, differences = self._controls(acts, scores, sample)
         return SweepResult(
             task=task,
             chosen=self.best,
             rows=[_row(item, self.fitters[item.kind].head) for item in self.fitted],
             probes=[self._probe(item) for item in self.fitted],
             report=task.metrics(scores, units, sample),
-            controls=self._controls(acts, scores, sample),
+            controls=controls,
+            differences=differences,
             by_tag=task.by_tag(scores, units),
             scores=scores,
             store=self.source.provenance,
@@ -161,30 +164,50 @@ class _Report:
 
     def _controls(
         self, acts: NDArray[np.float32], scores: Array, sample: Resampler
-    ) -> dict[str, Metrics]:
+    ) -> tuple[dict[str, Metrics], dict[str, Interval]]:
+        """Return the controls on the report split, and how far the chosen head is above each."""
         task, chosen = self.task, self.fitted[self.best]
         units, fitter = task.splits.report, self.fitters[chosen.kind]
         text_fitter = _fitter(task, chosen.kind, self.config, head="linear")
         twins = fitter.fit(acts, shuffles=N_SHUFFLES, seed=self.config.seed + 1)[1]
         columns = np.column_stack([twin.scores(acts) for twin in twins])
-        controls = {
-            "length": task.metrics(length_scores(text_fitter), units, sample),
-            "tfidf": task.metrics(tfidf_scores(text_fitter), units, sample),
+        rivals = {"length": length_scores(text_fitter), **text_scores(text_fitter)}
+        if (floor := self._floor()) is not None:
+            rivals["layer_0"] = floor
+        controls = {name: task.metrics(rival, units, sample) for name, rival in rivals.items()}
+        controls |= {
             "random_direction": random_direction(task, acts, units, seed=self.config.seed + 1),
             "shuffled_labels": {task.primary: spread(task.primary_values(columns, units))},
-            "length_partialled": task.partialled(scores, units, sample),
+            "length_partialled": partialled(task, scores, units, sample),
         }
-        if lowest := self._lowest():
-            floor = self.source.read(lowest)
-            controls["layer_0"] = task.metrics(fitter.fit(floor)[0].scores(floor), units, sample)
-        return controls
+        differences = {
+            name: task.difference(scores, rival, units, sample) for name, rival in rivals.items()
+        }
+        return controls, differences
 
-    def _lowest(self) -> Cell | None:
-        """Return the embedding at the chosen position, else the lowest block."""
-        position = self.fitted[self.best].cell.position
-        stored = [cell for cell in self.source.cells() if cell.position == position]
-        embedding = [cell for cell in stored if cell.site == "resid_pre" and cell.layer == 0]
-        return min(embedding or stored, key=lambda cell: cell.layer, default=None)
+    def _floor(self) -> Array | None:
+        """Return scores of the best head on the embedding, over all positions; else on the lowest block.
+
+        One position alone may have the same embedding in every row: the end of the turn has.
+        """
+        lowest: dict[str, Cell] = {}
+        for cell in sorted(
+            self.source.cells(), key=lambda cell: (cell.layer, cell.site != "resid_pre")
+        ):
+            lowest.setdefault(cell.position, cell)
+        cells = [cell for cell in lowest.values() if (cell.site, cell.layer) == ("resid_pre", 0)]
+        cells = cells or [
+            c for c in lowest.values() if c.layer == min(x.layer for x in lowest.values())
+        ]
+        choose, task = self.task.splits.choose, self.task
+        best, floor = -np.inf, None
+        for cell in cells:
+            acts = self.source.read(cell)
+            scores = self.fitters[self.fitted[self.best].kind].fit(acts)[0].scores(acts)
+            value = float(task.primary_values(scores[:, None], choose)[0])
+            if floor is None or value > best:
+                best, floor = value, scores
+        return floor
 
     def _probe(self, item: _Fitted) -> Probe:
         task, examples = self.task, self.source.examples

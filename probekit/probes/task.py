@@ -15,15 +15,15 @@ from probekit.data.rows import Kind
 from probekit.errors import DataError
 from probekit.probes.metrics import (
     PRIMARY,
-    auroc,
+    area,
+    correlation,
     label_metrics,
     pair_metrics,
-    pearson,
     rating_metrics,
 )
 from probekit.probes.ridge import from_unit, target_range, to_unit
 from probekit.probes.splits import FRACTIONS, Index, Splits, split_by_group
-from probekit.results.intervals import Array, Metrics, Resampler
+from probekit.results.intervals import Array, Interval, Metrics, Resampler, change
 
 
 @dataclass(frozen=True)
@@ -145,32 +145,33 @@ class Task:
             return label_metrics(self.examples.label[rows], scores[rows], sample)
         return pair_metrics(scores[rows], scores[rows + 1], sample)
 
-    def partialled(self, scores: Array, units: Index, sample: Resampler) -> Metrics:
-        """Return the primary metric after what length explains linearly is taken out.
-
-        Length enters as tokens and as log tokens; for ratings both the score and the rating lose
-        it (the partial correlation), for labels the score, for pairs the margin.
+    def difference(self, scores: Array, others: Array, units: Index, sample: Resampler) -> Interval:
+        """Return how much better the primary metric is of `scores` than of `others`, paired.
 
         Parameters
         ----------
-        scores
-            Score of every example row, shape (n_examples,).
+        scores, others
+            Score of every example row, shape (n_examples,) each.
         units
             Units that are judged, shape (n,).
         sample
-            Draws of the same n units.
+            Resampler of the same n units.
         """
         rows = self.rows[units]
-        length = self.length_features()
         if self.kind == "pair":
-            rest = _residual(scores[rows] - scores[rows + 1], length[rows] - length[rows + 1])
-            return {"pair_accuracy": pair_metrics(rest, np.zeros_like(rest), sample)[self.primary]}
-        about = np.column_stack([np.ones(len(rows)), length[rows]])
-        rest = _residual(scores[rows], about)
+            margins = (side[rows] - side[rows + 1] for side in (scores, others))
+            return sample.share_change(np.subtract(*((np.sign(m) + 1) / 2 for m in margins)))
         if self.examples.score is not None:
-            return {"pearson": pearson(_residual(self.examples.score[rows], about), rest, sample)}
-        assert self.examples.label is not None
-        return {"auroc": auroc(self.examples.label[rows], rest, sample)}
+            both = [
+                correlation(self.examples.score[rows], s[rows], sample) for s in (scores, others)
+            ]
+        else:
+            assert self.examples.label is not None
+            both = [area(self.examples.label[rows], s[rows], sample)[0] for s in (scores, others)]
+        # A quarter of a group: more is too wide where both areas are near 1, none too narrow.
+        imagined = 0.0 if self.kind == "rating" else 0.25 / max(both[0].support, 1.0)
+        influence = both[0].influence - both[1].influence
+        return change(both[0].value - both[1].value, influence, both[0].support, imagined)
 
     def length_features(self) -> Array:
         """Return tokens and log tokens of every example row, shape (n_examples, 2)."""
@@ -260,8 +261,13 @@ def _check_targets(examples: Examples) -> None:
         )
 
 
-def _residual(values: Array, about: Array) -> Array:
-    return values - about @ np.linalg.lstsq(about, values, rcond=None)[0]
+def upper_half(ratings: Array) -> NDArray[np.bool_]:
+    """Return which ratings (n,) are in the upper half, as near to half of them as ties allow."""
+    cuts = np.unique(ratings)[1:]
+    if not len(cuts):
+        return np.zeros(len(ratings), dtype=bool)
+    shares = np.array([(ratings >= cut).mean() for cut in cuts])
+    return np.asarray(ratings >= cuts[np.argmin(np.abs(shares - 0.5))])
 
 
 def score_distributions(task: Task, scores: Array) -> dict[str, Any]:
@@ -287,7 +293,7 @@ def score_distributions(task: Task, scores: Array) -> dict[str, Any]:
             parts = {name: scores[rows[label == k]] for k, name in enumerate(examples.classes)}
         else:
             assert examples.score is not None
-            upper = examples.score[rows] >= np.median(examples.score[rows]) if len(rows) else rows
+            upper = upper_half(examples.score[rows])
             parts = {
                 "score": scores[rows],
                 "lower": scores[rows[~upper]],

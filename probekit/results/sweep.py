@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from probekit.results.findings import Finding, against, by_key
+from probekit.results.findings import Finding, against, by_key, standing
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure, measures
 from probekit.results.runs import Run
@@ -67,6 +67,7 @@ class FitSummary(TypedDict):
     choose: Values
     report: Values
     controls: dict[str, Values]
+    differences: NotRequired[Mapping[str, Mapping[str, float | None]]]
     by_tag: dict[str, dict[str, Values]]
     n: dict[str, int]
 
@@ -199,17 +200,27 @@ class SweepRun(Run):
     def findings(self) -> dict[str, Finding]:
         """Where the primary measure lies against chance and every control, by their names.
 
-        `length_partialled` is no rival but the head itself without what length explains: it is held
-        against chance.
+        A control that has scores is cleared when the paired difference leaves 0; repeated random
+        draws when the interval lies above the upper end of their range. `length_partialled` is no
+        rival but the head itself without what length explains: it is held against chance.
         """
         name, best, chance = self.primary.name, self.value(), self.primary.chance
         level = math.nan if chance is None else chance
         found = {"chance": against("chance", name, best, level)}
         for control in self.controls:
-            value = self.value(control)
-            rival = (value, level) if control == "length_partialled" else (best, value.value)
+            value, paired = self.value(control), self.difference(control)
+            rival = (best, value.high if value.has_interval else value.value)
+            if control == "length_partialled":
+                rival = (value, level)
+            elif paired.known:
+                found[control] = Finding(control, standing(paired, 0.0), name, best, value.value)
+                continue
             found[control] = against(control, name, *rival)
         return found
+
+    def difference(self, control: str) -> Interval:
+        """Return how far the chosen head is above a control on the report split, paired."""
+        return Interval.from_json(self.record.get("differences", {}).get(control))
 
     @property
     def rivals(self) -> dict[str, list[Finding]]:

@@ -19,11 +19,6 @@ from probekit.probes.metrics import (
 from probekit.results.intervals import Resampler
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng()
-
-
 def each_alone(n, **options):
     return Resampler(np.arange(n), **options)
 

@@ -14,11 +14,6 @@ from probekit.results import paired
 from probekit.results.intervals import BLOCKS, FEWEST_GROUPS, Interval, Resampler
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng()
-
-
 def alone(n, **options):
     return Resampler(np.arange(n), **options)
 
