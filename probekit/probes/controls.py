@@ -116,8 +116,9 @@ def partialled(task: Task, scores: Array, units: Index, sample: Resampler) -> Me
 
     What length explains of a score (linear in tokens and log tokens, a step and a bend at 40
     lengths, and a small tree, so that curves, humps and thresholds go too) is learned on the choose
-    split and on the other folds of the judged rows. A rest under a tenth of the score's standard deviation counts as
-    none; where fewer than a fifth of rated rows have one, the score is length and the value is 0.
+    split and on the other folds of the judged rows. A rest under a tenth of the score's standard
+    deviation counts as none; where fewer than a fifth of rated rows have one, the score is length
+    and the value is 0.
     For ratings both the score and the rating lose it (the partial correlation), for labels and pairs
     the score. What is not identified: where the better side is always the longer one, a preference
     for length and one for quality look alike, and taking out the first takes out some of the second.

@@ -49,7 +49,7 @@ def test_a_word_of_the_prompt_that_tells_the_label_is_found(rng):
     result = fit_sweep(on_one_cell(made, label * 2.0 + rng.standard_normal(400), rng), FAST)
     values = {name: metrics.get("auroc") for name, metrics in result.controls.items()}
     for name in ("tfidf_prompt", "tfidf_both", "characters"):
-        assert values[name].value > 0.95, name
+        assert values[name].value > 0.85, name
         assert result.differences[name].high < 0 or result.differences[name].side() <= 0
     for name in ("tfidf", "length"):
         assert 0.3 < values[name].value < 0.7, name
