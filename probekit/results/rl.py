@@ -28,7 +28,7 @@ Part = str | tuple[str, str]
 """One part, or two: the first minus the second."""
 Number = float | None
 FEW_PROMPTS = 20
-"""Fewer prompts make a percentile interval too narrow."""
+"""Fewer prompts show large changes only."""
 COLLAPSE = 0.5
 """Below this share of its start in entropy the completions of a prompt are alike."""
 FAR = 2.0
