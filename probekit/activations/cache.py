@@ -19,6 +19,7 @@ from probekit.activations.backends.base import Place
 from probekit.activations.config import CacheConfig
 from probekit.activations.gather import plan_batches, read_batch
 from probekit.activations.layers import parse_layers
+from probekit.activations.names import NameTable
 from probekit.activations.positions import PositionRule, parse_positions
 from probekit.activations.store import ActivationStore, TokenTable
 from probekit.activations.table import Cell
@@ -129,7 +130,12 @@ class _Capture:
         }
 
     def write_table(self, progress: Progress) -> None:
-        """Tokenise every row, check that each rule applies to it, and write the examples table."""
+        """Tokenise every row, check that each rule applies to it, and write the examples table.
+
+        Where rows have a tag `name` or `entity`, the model's surprisal at that name comes along, for
+        the control on it.
+        """
+        self.names = NameTable()
         draft = self.examples_file.with_suffix(".tmp")
         with disk_errors(self.out):
             write_examples(
@@ -138,6 +144,10 @@ class _Capture:
                 kind=self.dataset.kind,
                 classes=self.dataset.classes,
             )
+            surprisal = self.names.surprisals(self.loaded, self.config.batch_tokens)
+            if surprisal is not None:
+                with h5py.File(draft, "r+") as file:
+                    file["examples/surprisal"] = surprisal
             draft.replace(self.examples_file)
 
     def run(self, progress: Progress) -> None:
@@ -177,6 +187,8 @@ class _Capture:
         for done, unit in enumerate(_units(self.dataset)):
             rows = [(example, render(example, self.loaded.tokenizer)) for example in unit]
             if self._fits(rows):
+                for example, _ in rows:
+                    self.names.append(example)
                 yield from rows
             progress("tokenising", (done + 1) * len(rows), total)
         if self.dropped == total:

@@ -220,6 +220,7 @@ def _read_examples(group: h5py.Group) -> Examples:
         classes=names if names is None else (names[0], names[-1]),
         score=group["score"][()] if "score" in group else None,
         side=words("side") if "side" in group else None,
+        surprisal=group["surprisal"][()] if "surprisal" in group else None,
         tags={name: words(f"tags/{name}") for name in group.get("tags", {})},
     )
 

@@ -50,6 +50,8 @@ class Examples:
     """The rating in the row's own units; only for kind `rating`."""
     side: NDArray[np.str_] | None = None
     """`chosen` or `rejected`; only for kind `pair`."""
+    surprisal: NDArray[np.float64] | None = None
+    """−log p of the name in a row's tag `name` or `entity` under the model, nats; NaN without one."""
     tags: dict[str, NDArray[np.str_]] = field(default_factory=dict)
     """Tag name to values, the empty string where a row has none."""
 

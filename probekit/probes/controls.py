@@ -36,6 +36,21 @@ def length_scores(fitter: HeadFitter) -> Array:
     return fitter.fit(features)[0].scores(features)
 
 
+def surprisal_scores(fitter: HeadFitter) -> Array | None:
+    """Return scores from the surprisal of each row's name and its square, shape (n_examples,).
+
+    None where no row has a name, and for pairs, whose sides share it.
+    """
+    surprisal = fitter.task.examples.surprisal
+    if surprisal is None or fitter.task.kind == "pair" or not np.isfinite(surprisal).any():
+        return None
+    known = np.where(
+        np.isfinite(surprisal), surprisal, np.nanmean(surprisal[_fit_rows(fitter.task)])
+    )
+    features = np.column_stack([known, known**2])
+    return fitter.fit(features)[0].scores(features)
+
+
 def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     """Return scores from words and characters alone, shape (n_examples,) each, by control.
 

@@ -129,9 +129,10 @@ def pearson(x: Array, y: Array, sample: Resampler) -> Interval:
 
 
 def area(label: NDArray[Any], score: Array, sample: Resampler) -> tuple[Estimate, int]:
-    """Return the AUROC, what it rests on, and in how many groups a row is misplaced, or placed right.
+    """Return the AUROC of labels 0 and 1 by score, (n,) each, what it rests on, and its rarer groups.
 
-    The influence of a row is that of DeLong: its placement among the rows of the other class.
+    Those are the groups with a misplaced row, or with one that is placed right, whichever are fewer. The
+    influence of a row is that of DeLong: its placement among the rows of the other class.
     """
     code, one = sample.code, label == 1
     sizes = [np.bincount(code[side], minlength=sample.n_groups) for side in (one, ~one)]

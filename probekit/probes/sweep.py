@@ -20,6 +20,7 @@ from probekit.probes.controls import (
     partialled,
     random_direction,
     spread,
+    surprisal_scores,
     text_scores,
 )
 from probekit.probes.heads import Head, HeadFitter, resolve_kinds
@@ -172,6 +173,8 @@ class _Report:
         twins = fitter.fit(acts, shuffles=N_SHUFFLES, seed=self.config.seed + 1)[1]
         columns = np.column_stack([twin.scores(acts) for twin in twins])
         rivals = {"length": length_scores(text_fitter), **text_scores(text_fitter)}
+        if (named := surprisal_scores(text_fitter)) is not None:
+            rivals["name_surprisal"] = named
         if (floor := self._floor()) is not None:
             rivals["layer_0"] = floor
         controls = {name: task.metrics(rival, units, sample) for name, rival in rivals.items()}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from probekit.activations.names import name_logprobs
 from probekit.container import (
     read_jsonl,
     refuse_existing,
@@ -29,7 +30,7 @@ from probekit.models.sampling_config import SamplingConfig
 from probekit.partial import hold
 from probekit.provenance import run_record
 from probekit.results.elicit import COMPLETIONS, DOCUMENT, LEAKS, PAIRS
-from probekit.studies.familiarity import familiar, name_logprobs, summary
+from probekit.studies.familiarity import familiar, summary
 from probekit.studies.leaks import leak_check, without_telling_words
 from probekit.studies.pairing import drops, judge, known, pair_rows, trim
 from probekit.studies.recipe import OWN, Recipe, Variant

@@ -1,60 +1,15 @@
-"""How well a model knows a name before it is asked anything: the surprisal of its later words."""
+"""Which names a model knows well enough to be asked about."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from probekit.activations.gather import pad, plan_batches
-from probekit.data.rows import Example, Message
+from probekit.data.rows import Example
 from probekit.errors import DataError
-from probekit.models.chat import Rendered, render
-from probekit.models.load import LoadedModel
-from probekit.models.new_tokens import NewTokens, logit_tokens
-
-
-@torch.inference_mode()
-def name_logprobs(
-    loaded: LoadedModel, prompts: Sequence[Example], tag: str, *, batch_tokens: int = 4096
-) -> NDArray[np.float64]:
-    """Return log p(the name's words after its first | the prompt up to them), nats, shape (n,).
-
-    A model that has read about Ludwig van Beethoven continues "Who is Ludwig" with " van Beethoven"; it
-    continues no prompt with an invented surname. Nothing is generated and no probe is involved. Of a name
-    of one word the whole name counts.
-
-    Parameters
-    ----------
-    loaded
-        The model.
-    prompts
-        Rows that end with their prompt, whose last turn contains the name.
-    tag
-        Tag that holds the name.
-    batch_tokens
-        Padded tokens of a batch: the bound on memory.
-
-    Raises
-    ------
-    DataError
-        When a prompt has no such tag, or its last turn does not hold the name.
-    """
-    cut = [_cut(prompt, tag, loaded) for prompt in prompts]
-    rows, n_new = [row for row, _ in cut], [n for _, n in cut]
-    logprobs = np.empty(len(rows))
-    lengths = np.array([len(row.ids) for row in rows])
-    for batch in plan_batches(lengths, logit_tokens(loaded, batch_tokens)):
-        part, new = [rows[i] for i in batch], [n_new[i] for i in batch]
-        ids, mask = pad(part, loaded.device)
-        tokens = NewTokens(part, new, ids)
-        each = tokens.logprobs(loaded.model, loaded.model, ids, mask).float().cpu()
-        logprobs[batch] = [float(piece.sum()) for piece in torch.split(each, new)]
-    return logprobs
 
 
 def familiar(
@@ -70,7 +25,7 @@ def familiar(
     prompts
         Rows that end with their prompt.
     logprobs
-        `name_logprobs` of the prompts, shape (n,).
+        `probekit.activations.names.name_logprobs` of the prompts, shape (n,).
     class_tag
         Tag that holds a prompt's class.
     lowest
@@ -116,33 +71,3 @@ def summary(
             ),
         }
     return by_class
-
-
-def _cut(prompt: Example, tag: str, loaded: LoadedModel) -> tuple[Rendered, int]:
-    """Return the prompt up to the end of its name, and how many tokens are the name's later words."""
-    name = prompt.tags.get(tag, "")
-    turns = prompt.prompt or ()
-    if not name or not turns or name not in turns[-1].content:
-        raise DataError(
-            f"prompt {prompt.id}: its last turn does not hold its {tag} {name!r}. Expected a tag {tag} "
-            "with the words that the prompt uses."
-        )
-    before = turns[-1].content.split(name)[0]
-    first = name.split()[0] if len(name.split()) > 1 else ""
-    shorter, longer = (_ids(prompt, (before + words).rstrip(), loaded) for words in (first, name))
-    start = _shared(shorter, longer)
-    stop = len(longer) - _shared(shorter[start:][::-1], longer[start:][::-1])
-    row = Rendered(longer[:stop], start, stop, None, has_prompt=True)
-    return row, stop - start
-
-
-def _ids(prompt: Example, content: str, loaded: LoadedModel) -> NDArray[np.int32]:
-    turns = (*(prompt.prompt or ())[:-1], Message("user", content))
-    return render(dataclasses.replace(prompt, prompt=turns), loaded.tokenizer).ids
-
-
-def _shared(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
-    """Return how many first tokens two rows share."""
-    n = min(len(a), len(b))
-    different = np.flatnonzero(a[:n] != b[:n])
-    return int(different[0]) if different.size else n

@@ -180,3 +180,16 @@ def test_the_area_of_a_constant_score_is_a_half(rng):
     label = np.arange(40) % 2
     estimate, _ = area(label, np.zeros(40), Resampler(np.arange(40)))
     assert estimate.value == 0.5 and not estimate.influence.any()
+
+
+def test_the_surprisal_of_a_name_that_tells_the_label_is_found(rng):
+    label = rng.integers(2, size=300)
+    surprisal = 10.0 - 6.0 * label + rng.standard_normal(300)
+    surprisal[:20] = np.nan  # rows without a name
+    made = rows("label", 300, rng, signal=label - 0.5, surprisal=surprisal)
+    given = on_one_cell(made, label + rng.standard_normal(300), rng)
+    result = fit_sweep(given, FAST)
+    assert result.controls["name_surprisal"]["auroc"].value > 0.9
+    assert result.differences["name_surprisal"].value < 0
+    without = dataclasses.replace(given, examples=dataclasses.replace(made, surprisal=None))
+    assert "name_surprisal" not in fit_sweep(without, FAST).controls

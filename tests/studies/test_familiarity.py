@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from probekit.activations.names import name_logprobs
 from probekit.data.rows import Example, Message
 from probekit.errors import DataError
 from probekit.models.load import load_model
-from probekit.studies.familiarity import familiar, name_logprobs, summary
+from probekit.studies.familiarity import familiar, summary
 from tests.cli.test_cli import run
 from tests.cli.test_elicit import RECIPE
 from tests.tiny import save_tiny
