@@ -19,7 +19,7 @@ N_DIRECTIONS = 50
 N_SHUFFLES = 5
 TERMS = 20_000
 """Most terms of a text control, the most frequent ones."""
-RANK = 256
+RANK = 400
 """Most dimensions that the terms of a text control are brought down to."""
 CHARACTERS = 400
 """Characters of each text that the control on character n-grams reads, from its start."""
@@ -61,69 +61,72 @@ def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     """
     examples, fit_rows = fitter.task.examples, _fit_rows(fitter.task)
     prompts, completions = map(_strings, (examples.prompt, examples.completion))
-    own = [completion or prompt for prompt, completion in zip(prompts, completions, strict=True)]
-    both = [f"{prompt}\n{own}" for prompt, own in zip(prompts, completions, strict=True)]
-    start = [
-        f"{p[:CHARACTERS]}\n{c[:CHARACTERS]}" for p, c in zip(prompts, completions, strict=True)
-    ]
-    words = {"tfidf": text_features(own, fit_rows)}
+    prompt, completion = _counts(prompts, completions)
+    read = {"tfidf": completion if any(completions) else prompt}
     if any(completions) and any(prompts):
         if fitter.task.kind != "pair":  # both sides of a pair answer one prompt
-            words["tfidf_prompt"] = text_features(prompts, fit_rows)
-        words["tfidf_both"] = text_features(both, fit_rows)
-    words["characters"] = text_features(start, fit_rows, analyzer="char_wb")
+            read["tfidf_prompt"] = prompt
+        read["tfidf_both"] = prompt + completion
+    starts = ([text[:CHARACTERS] for text in texts] for texts in (prompts, completions))
+    read["characters"] = sum(_counts(*starts, analyzer="char_wb", ngram_range=(2, 4)))
     # Texts are not standardised, as is usual: a rare word would count as much as a common one.
     plain = dataclasses.replace(
         fitter, standardize=False, n_folds=3, l2_factors=(0.01, 0.1, 1.0, 10.0)
     )
-    return {name: plain.fit(features)[0].scores(features) for name, features in words.items()}
+    features = {name: tfidf(counts, fit_rows) for name, counts in read.items()}
+    return {name: plain.fit(own)[0].scores(own) for name, own in features.items()}
 
 
-def text_features(texts: Sequence[str], fit_rows: Index, *, analyzer: str = "word") -> Array:
-    """Return TF-IDF of texts, brought down to few dimensions, shape (n_texts, rank).
+def _counts(*columns: Sequence[str], **options: Any) -> list[Any]:  # noqa: ANN401 - sparse
+    """Return how often each term is in each text of each column, a sparse (n, n_terms) matrix each.
 
-    Terms, their weights and the dimensions (the leading singular vectors) come from the fit rows.
-
-    Parameters
-    ----------
-    texts
-        One of every row.
-    fit_rows
-        Indices of the rows to learn from.
-    analyzer
-        `word` for words and pairs of words, `char_wb` for two to four characters within words.
+    By default terms are words and pairs of words. A text that stands in many rows is read once.
     """
     from scipy import sparse
     from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.utils.extmath import randomized_svd
 
-    names, place = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    names, place = np.unique(
+        np.concatenate([np.array(c, object) for c in columns]), return_inverse=True
+    )
     # Single letters and digits are words too; without them short texts have no features.
-    options: dict[str, Any] = {"token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2)}
-    if analyzer != "word":
-        options = {"ngram_range": (2, 4)}
+    if not options:
+        options = {"token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2)}
     try:
-        counts = CountVectorizer(analyzer=analyzer, dtype=np.float64, **options).fit_transform(
-            names
-        )
+        counts = CountVectorizer(dtype=np.float64, **options).fit_transform(names)
     except ValueError:  # no term is left
-        return np.zeros((len(texts), 1))
-    n_rows = np.bincount(place[fit_rows], minlength=len(names)).astype(float)
-    seen = (counts > 0).T @ n_rows
-    enough = np.flatnonzero(seen >= min(2.0, seen.max()))
+        counts = sparse.csr_matrix((len(names), 1))
+    return [counts[rows] for rows in np.split(place.reshape(-1), len(columns))]
+
+
+def tfidf(counts: Any, fit_rows: Index) -> Array:  # noqa: ANN401 - a sparse matrix
+    """Return TF-IDF brought down to few dimensions, shape (n, rank).
+
+    Terms and their weights come from the fit rows. The dimensions are those that up to 400 fit rows,
+    drawn at random, span: with fewer rows than that nothing is lost.
+
+    Parameters
+    ----------
+    counts
+        How often each term is in each row, sparse, shape (n, n_terms).
+    fit_rows
+        Indices of the rows to learn from.
+    """
+    from scipy import sparse
+
+    seen = np.asarray((counts[fit_rows] > 0).sum(axis=0)).reshape(-1)
+    enough = np.flatnonzero(seen >= min(2, seen.max(initial=0)))
     terms = np.sort(enough[np.argsort(-seen[enough], kind="stable")[:TERMS]])
-    matrix = counts[:, terms]
+    matrix = sparse.csr_matrix(counts[:, terms])
     matrix.data = 1 + np.log(matrix.data)
     matrix = matrix @ sparse.diags(1 + np.log((1 + len(fit_rows)) / (1 + seen[terms])))
     norm = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).reshape(-1))
     matrix = sparse.csr_matrix(sparse.diags(1 / np.where(norm > 0, norm, 1.0)) @ matrix)
-    learned = matrix[n_rows > 0]
-    if min(learned.shape) <= 2 * RANK:
-        _, size, rotation = np.linalg.svd(learned.toarray(), full_matrices=False)
-        rotation = rotation[size > 1e-9 * size.max(initial=0.0)]
-    else:
-        rotation = randomized_svd(learned, RANK, n_iter=3, random_state=0)[2]
-    return np.asarray((matrix @ rotation.T)[place]) if len(rotation) else np.zeros((len(texts), 1))
+    drawn = np.random.default_rng(0).permutation(fit_rows)[:RANK]
+    energy, vectors = np.linalg.eigh((matrix[drawn] @ matrix[drawn].T).toarray())
+    kept = energy > 1e-9 * max(float(energy[-1]), 1e-9)
+    if not kept.any():
+        return np.zeros((len(norm), 1))
+    return np.asarray((matrix @ matrix[drawn].T) @ (vectors[:, kept] / np.sqrt(energy[kept])))
 
 
 def partialled(task: Task, scores: Array, units: Index, sample: Resampler) -> Metrics:

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from probekit.activations.table import Cell
 from probekit.probes import SweepConfig, fit_sweep
-from probekit.probes.controls import partialled, text_features
+from probekit.probes.controls import _counts, partialled, tfidf
 from probekit.probes.metrics import area
 from probekit.probes.task import Task, upper_half
 from probekit.results.intervals import Resampler
@@ -63,11 +63,11 @@ def test_pairs_have_no_control_on_the_prompt_that_both_sides_share(rng):
     assert "tfidf_prompt" not in result.controls
 
 
-def test_text_features_are_tfidf_as_scikit_learn_has_it(rng):
+def test_the_features_are_tfidf_as_scikit_learn_has_it(rng):
     words = np.array(["one", "two", "three", "four", "five", "six", "seven", "a", "7"])
     made = [" ".join(rng.choice(words, 6)) for _ in range(80)]
     fit = np.arange(50)
-    features = text_features(made, fit)
+    features = tfidf(_counts(made)[0], fit)
     peer = TfidfVectorizer(
         token_pattern=r"(?u)\b\w+\b", ngram_range=(1, 2), min_df=2, sublinear_tf=True
     ).fit([made[i] for i in fit])
@@ -79,7 +79,7 @@ def test_text_features_are_tfidf_as_scikit_learn_has_it(rng):
 
 @pytest.mark.parametrize("text", ["", "  ", "?!"])
 def test_texts_without_a_word_give_an_empty_feature(text):
-    assert not text_features([text] * 6, np.arange(4)).any()
+    assert not tfidf(_counts([text] * 6)[0], np.arange(4)).any()
 
 
 SHAPES = {
