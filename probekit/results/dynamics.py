@@ -74,14 +74,9 @@ class DynamicsRun(Run):
     @cached_property
     def rows(self) -> pd.DataFrame:
         """A row a trained vector; its curves are lists with a value for each recorded step."""
-        rows, n_rates = (
-            RUNS.read(self.directory, self.DOCUMENT.again),
-            len(self.record["config"]["learning_rates"]),
-        )
-        path, counts = (
-            self.directory / RUNS.file,
-            rows.value_counts(["optimizer", "parametrisation"]),
-        )
+        path, n_rates = self.directory / RUNS.file, len(self.record["config"]["learning_rates"])
+        rows = RUNS.read(self.directory, self.DOCUMENT.again)
+        counts = rows.value_counts(["optimizer", "parametrisation"])
         for optimizer, findings in self.record["findings"].items():
             for name, best in findings["parametrisations"].items():
                 n, expected = counts.get((optimizer, name), 0), n_rates * best["seeds"]

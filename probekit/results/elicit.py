@@ -116,19 +116,3 @@ class ElicitRun(Run):
             shown = {"written": written, "kept": kept, "share": kept / written}
             table[variant] = shown | {reason: by.get(reason, 0) for reason in reasons}
         return table
-
-    @property
-    def written(self) -> int:
-        """Completions that the model wrote."""
-        return sum(sum(by.values()) for by in self.record["drops"].values())
-
-    @property
-    def dropped(self) -> int:
-        """Completions that were dropped."""
-        kept: int = sum(by.get(KEPT, 0) for by in self.record["drops"].values())
-        return self.written - kept
-
-    @property
-    def paired(self) -> int:
-        """Pairs before those were taken out that words alone told."""
-        return int(self.record["n_pairs"] + self.record["n_pairs_told_by_words"])

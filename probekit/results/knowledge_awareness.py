@@ -14,7 +14,6 @@ from probekit.results import paired
 from probekit.results.findings import ABOVE, BELOW, INCLUDES, standing
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.rl import FEW_PROMPTS, RLRun
-from probekit.results.runs import HEARTS
 from probekit.results.study import DOCUMENT, StudyRun
 from probekit.results.table import Table
 
@@ -41,14 +40,8 @@ SHORTER, CUT = 0.5, 0.5
 """Answers of less than this share of their first length, and this share of them cut, are limitations."""
 KEPT = 0.9
 """Entropy, or answers about real names, are kept at this share of the start."""
-SINGLE = {
-    "elicit": "elicit",
-    "fit": "fit",
-    "projection": "fit",
-    "dynamics": "dynamics",
-    "steer": "steer",
-}
-"""Stages with one output, and their commands."""
+SINGLE = ("elicit", "fit", "projection", "dynamics", "steer")
+"""Stages with one output."""
 
 
 Tags = TypedDict("Tags", {"class": str, "category": str, "topic": NotRequired[str]})
@@ -62,6 +55,10 @@ class AnswerRow(TypedDict):
     tags: Tags
 
 
+ANSWER = ["id", "group", "class", "category", "topic"]
+"""Columns of such a completion."""
+
+
 class PromptRow(TypedDict):
     """A prompt of RL."""
 
@@ -72,9 +69,9 @@ class Outside(NamedTuple):
     """A rate before and after training, over completions that are there at both times."""
 
     n: int
-    before: Interval = NO_VALUE
-    after: Interval = NO_VALUE
-    change: Interval = NO_VALUE
+    before: Interval
+    after: Interval
+    change: Interval
 
 
 class Claim(NamedTuple):
@@ -105,7 +102,7 @@ class KnowledgeAwareness:
     @cached_property
     def single(self) -> dict[str, Any]:
         """Runs of the stages with one output, None where it is not whole."""
-        runs = {name: self.study.left(name, HEARTS[command]) for name, command in SINGLE.items()}
+        runs = {name: self.study.runs.get(name) for name in SINGLE}
         for run in filter(None, (runs["fit"], runs["projection"])):
             if run.record["data_kind"] != "pair":
                 raise ProbeError(
@@ -125,18 +122,6 @@ class KnowledgeAwareness:
         rows = fit.rows.reindex(columns=["tag:class", "group"]).drop_duplicates()
         return {value: int(n) for value, n in rows.groupby("tag:class").size().items()}
 
-    @property
-    def shared_names(self) -> int:
-        """Groups that RL both trains on and holds out, which there should not be."""
-        train, held_out = self.prompts.values() if len(self.prompts) > 1 else ((), ())
-        return len(set(train) & set(held_out))
-
-    @property
-    def topics(self) -> list[str]:
-        """Topics of the questions outside, in their order."""
-        rows = self.answers["before"].reindex(columns=["topic"])
-        return [topic for topic in rows["topic"].dropna().unique() if topic]
-
     @cached_property
     def arms(self) -> dict[str, RLRun]:
         """RL runs by name, those of the study first."""
@@ -148,11 +133,6 @@ class KnowledgeAwareness:
     def evaluated(self) -> dict[str, RLRun]:
         """RL runs with two evaluations or more, which can be compared."""
         return {name: run for name, run in self.arms.items() if len(run.evaluated) > 1}
-
-    @cached_property
-    def drawn(self) -> dict[str, RLRun]:
-        """RL runs with an evaluation."""
-        return {name: run for name, run in self.arms.items() if run.evaluated}
 
     @property
     def refitted(self) -> list[str]:
@@ -167,12 +147,17 @@ class KnowledgeAwareness:
     @cached_property
     def answers(self) -> dict[str, pd.DataFrame]:
         """Answers outside the training distribution: `before`, then by RL run."""
-        folder = self.study.directory / "ood"
-        names = _ordered([path.stem for path in sorted(folder.glob("*.jsonl"))])[: MOST + 1]
-        tables = [
-            Table(f"{n}.jsonl", AnswerRow, "a completion", spread={"tags": ""}) for n in names
-        ]
-        return {n: t.read(folder, DOCUMENT.again) for n, t in zip(names, tables, strict=True)}
+        names = [path.stem for path in sorted((self.study.directory / "ood").glob("*.jsonl"))]
+        return {
+            name: self._read(f"ood/{name}.jsonl", AnswerRow, tags="").reindex(columns=ANSWER)
+            for name in _ordered(names)[: MOST + 1]
+        }
+
+    def _read(self, place: str, row: type, **spread: str) -> pd.DataFrame:
+        path = self.study.directory / place
+        return Table(path.name, row, "a prompt or completion", spread=spread).read(
+            path.parent, DOCUMENT.again
+        )
 
     @property
     def after(self) -> list[str]:
@@ -191,12 +176,12 @@ class KnowledgeAwareness:
     @cached_property
     def prompts(self) -> dict[str, pd.Series]:
         """Group of every prompt of RL: `train` and `held_out`."""
-        folder = self.study.directory / "prompts"
+        places = {name: f"prompts/{name}.jsonl" for name in ("train", "held_out")}
         return {
-            name: Table(f"{name}.jsonl", PromptRow, "a prompt").read(folder, DOCUMENT.again)["group"]
-            for name in ("train", "held_out")
-            if (folder / f"{name}.jsonl").is_file()
-        }  # fmt: skip
+            name: self._read(place, PromptRow)["group"]
+            for name, place in places.items()
+            if (self.study.directory / place).is_file()
+        }
 
     @cached_property
     def limits(self) -> dict[str, Any]:
@@ -204,18 +189,11 @@ class KnowledgeAwareness:
         if self.main is None:
             return {}
         rows, steps = self.main.rows, self.main.evaluated
-        ends = {
-            run.level(rate, part).value
-            for run in self.evaluated.values()
-            for rate in (HEDGES, ANSWERS)
-            for part in APART
-        }
         lengths = {name: run.ratio("n_tokens").value for name, run in self.evaluated.items()}
         names, fewest = rows.get("tag:name", rows["prompt_id"]), min(map(self.main.prompts, APART))
         return {
             "prompts": self.main.prompts(), "names": names[names != ""].nunique(),
             "few": fewest if fewest < FEW_PROMPTS else None,
-            "extreme": bool(ends & {0.0, 1.0}),
             "shorter": [name for name, length in lengths.items() if length < SHORTER],
             "cut": float((rows.loc[rows["step"] == steps[-1], "finished"] == 0).mean()),
         }  # fmt: skip
@@ -255,22 +233,20 @@ class KnowledgeAwareness:
         value, topic
             Only questions of this class, of this topic; without a class, invented minus real.
         """
-        keys = ["id", "group", "class", "topic"]
-        both = self.answers["before"].reindex(columns=[*keys, "category"])
-        both = both.merge(self.answers[name][["id", "category"]], on="id", suffixes=("", "_after"))
-        if topic:
-            both = both[both["topic"] == topic]
-        both = both[both["class"].isin([value] if value else CLASSES)]
-        kinds = measure.partition(":")[2].split(",")
-        before, after = (
-            both[column].isin(kinds).to_numpy(float) for column in ("category", "category_after")
+        both = self.answers["before"].merge(
+            self.answers[name][["id", "category"]], on="id", suffixes=("", "_after")
         )
-        groups = both["group"].to_numpy()
+        both = both[both["class"].isin([value] if value else CLASSES)]
+        both = both[both["topic"] == topic] if topic else both
+        kinds, groups = measure.partition(":")[2].split(","), both["group"].to_numpy()
+        before, after = (
+            both[key].isin(kinds).to_numpy(float) for key in ("category", "category_after")
+        )
         each = (before, after, after - before)
         if value:
             return Outside(len(both), *(paired.mean(groups, values) for values in each))
-        inside = (both["class"] == INVENTED).to_numpy()
-        return Outside(len(both), *(paired.separation(groups, values, inside) for values in each))
+        invented = (both["class"] == INVENTED).to_numpy()
+        return Outside(len(both), *(paired.separation(groups, values, invented) for values in each))
 
     def transfer(self, name: str) -> str:
         """Return whether what was learnt about people shows about other things, as a key."""
@@ -306,25 +282,24 @@ class KnowledgeAwareness:
 
     def _denial(self) -> Claim:
         run = self.evaluated.get("max-unbalanced")
-        if run is None:
-            return Claim("denial")
-        end = run.level(HEDGES, ABOUT[REAL])
-        return Claim("denial", standing(end, DENIED), end, run.name)
+        end = run.level(HEDGES, ABOUT[REAL]) if run else NO_VALUE
+        return Claim("denial", standing(end, DENIED), end, run.name) if run else Claim("denial")
 
     def _behaviour(self, name: str) -> list[Claim]:
         run = self.evaluated.get(name)
-        if run is None:
-            return [Claim(name) for name in ("followed", "answers", "entropy", "transfer")]
-        apart = run.change(HEDGES, APART)
-        key = ABOVE if self.outcome(run) == "followed" else BELOW if apart.side() < 0 else INCLUDES
-        found = [Claim("followed", key, apart, name)]
-        kept, entropy = run.ratio(ANSWERS, ABOUT[REAL]), run.ratio("entropy")
-        for claim, share in (("answers", kept), ("entropy", entropy)):
-            found.append(Claim(claim, standing(share, KEPT), share, name))
-        if name not in self.after:
-            return [*found, Claim("transfer")]
-        moved = self.outside(name).change
-        return [*found, Claim("transfer", standing(moved, 0.0), moved, name)]
+        claims = {claim: Claim(claim) for claim in ("followed", "answers", "entropy", "transfer")}
+        if run:
+            bars = {
+                "followed": (run.change(HEDGES, APART), 0.0),
+                "answers": (run.ratio(ANSWERS, ABOUT[REAL]), KEPT),
+                "entropy": (run.ratio("entropy"), KEPT),
+            }
+            if name in self.after:
+                bars["transfer"] = (self.outside(name).change, 0.0)
+            claims |= {c: Claim(c, standing(*bar), bar[0], name) for c, bar in bars.items()}
+            if claims["followed"].key == ABOVE and self.outcome(run) != "followed":
+                claims["followed"] = claims["followed"]._replace(key=INCLUDES)
+        return [*claims.values()]
 
 
 def score_change(run: RLRun) -> Interval:

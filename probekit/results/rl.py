@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from probekit.errors import ProbeError
+from probekit.results import paired
 from probekit.results.goodhart import Goodhart, goodhart
 from probekit.results.intervals import Array, Interval
+from probekit.results.measures import measure as measure_of
 from probekit.results.measures import measures
-from probekit.results.paired import mean, ratio, separation
 from probekit.results.runs import Run
 from probekit.results.table import Document, Table
 
@@ -256,7 +257,13 @@ class RLRun(Run):
         """Return a measure at a column of `wide`; of two parts, the first minus the second."""
         step = {"first": self.evaluated[0], "last": self.evaluated[-1]}.get(str(at), at)
         recorded = self._recorded.get((step, part, measure))
-        return recorded or self._mean(part, *self.paired(measure, part, at)[::2])
+        prompts, _, values = self.paired(measure, part, at)
+        own = _share(measure)
+        return (
+            recorded
+            or self._between(part, prompts, values)
+            or paired.mean(prompts, values, share=own)
+        )
 
     def change(self, measure: str, part: Part = ALL, at: str | int = "last") -> Interval:
         """Return the paired change of `level` since the first evaluation.
@@ -264,22 +271,25 @@ class RLRun(Run):
         It has no interval for what single completions lack: a distance between distributions.
         """
         prompts, before, after = self.paired(measure, part, at)
-        change = self._mean(part, prompts, after - before)
+        change = self._between(part, prompts, after - before) or paired.change(
+            prompts, before, after, share=_share(measure)
+        )
         first, last = (self.level(measure, part, end).value for end in ("first", at))
         return change if change.known else Interval(last - first)
 
     def ratio(self, measure: str, part: Part = ALL, at: str | int = "last") -> Interval:
         """Return a measure in parts of what it was at the first evaluation, paired."""
-        return ratio(*self.paired(measure, part, at))
+        return paired.ratio(*self.paired(measure, part, at), share=_share(measure))
 
     @cached_property
     def _recorded(self) -> dict[Any, Interval]:
         return {row[:3]: Interval(*row[3:]) for row in self.metrics.itertuples(index=False)}
 
-    def _mean(self, part: Part, prompts: Array, values: Array) -> Interval:
+    def _between(self, part: Part, prompts: Array, values: Array) -> Interval | None:
+        """Return the mean in the first of two parts minus that in the second; None for one part."""
         if isinstance(part, str):
-            return mean(prompts, values)
-        return separation(prompts, values, self.within(part[0])[self.within(part)])
+            return None
+        return paired.separation(prompts, values, self.within(part[0])[self.within(part)])
 
     @cached_property
     def _places(self) -> tuple[pd.MultiIndex, NDArray[np.intp], NDArray[np.intp]]:
@@ -290,3 +300,7 @@ class RLRun(Run):
         index = keys.unique().sort_values()
         evaluations = pd.Index(self.evaluated).get_indexer(self.rows["step"])
         return index, index.get_indexer(keys), evaluations
+
+
+def _share(name: str) -> bool:
+    return measure_of("rl", name).share

@@ -76,17 +76,12 @@ class StudyRun(Run):
     @cached_property
     def runs(self) -> dict[str, Run]:
         """Name of a stage to what it left, of the stages that left a run whole or, of `rl`, in part."""
-        left = {
-            stage["name"]: self.left(stage["output"], HEARTS[stage["argv"][0]])
-            for stage in self.record["stages"]
-            if stage["argv"] and stage["argv"][0] in HEARTS
-        }
-        return {name: run for name, run in left.items() if run is not None}
-
-    def left(self, output: str, heart: str) -> Run | None:
-        """Return the run at a place in the study's directory; None where its file `heart` is absent."""
-        folder = self.directory / output
-        return open_run(folder) if (folder / heart).is_file() else None
+        left = {}
+        for stage in self.record["stages"]:
+            folder, heart = self.directory / stage["output"], HEARTS.get("".join(stage["argv"][:1]))
+            if heart and (folder / heart).is_file():
+                left[stage["name"]] = open_run(folder)
+        return left
 
     def state(self, name: str) -> str:
         """Return where the stages at `name` stand: `failed`, `running`, `done`, `` where there is none."""

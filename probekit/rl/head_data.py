@@ -21,6 +21,7 @@ from probekit.probes.probe import Probe
 from probekit.probes.ridge import RidgeProbe
 from probekit.probes.task import Task, score_distributions
 from probekit.results.intervals import Array
+from probekit.results.sweep import SweepRun
 
 NEAR = 0.95
 """Share of held-back rows that count as near: see `HeadData.excess`."""
@@ -60,12 +61,12 @@ class HeadData:
         StoreError
             When it cannot be read.
         """
-        directory = Path(directory)
+        run = SweepRun.open(Path(directory))
         try:
-            settings = _read(directory / "sweep.json")["provenance"]["fit"]["arguments"]
-            path = Path(store or _read(directory / "run.json")["arguments"].get("store", ""))
+            settings = run.record["provenance"]["fit"]["arguments"]
+            path = Path(store or run.provenance["arguments"].get("store", ""))
             settings["seed"], settings["n_boot"], settings["standardize"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             raise ProbeError(
                 f"{directory}: does not say what it was fitted on ({error!r}). Fit again."
             ) from error
@@ -240,9 +241,3 @@ def _facing(task: Task, head: Probe) -> Task:
 def _squared(acts: NDArray[np.float32], mean: Array, precision: Array) -> Array:
     gap = acts.astype(np.float64) - mean
     return np.asarray(np.einsum("ij,ij->i", gap @ precision, gap))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ProbeError(f"{path}: is not there. Expected the directory that probekit fit wrote.")
-    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -17,6 +17,7 @@ from probekit.behaviours import Behaviours, measure_quality
 from probekit.reports.knowledge_awareness import context
 from probekit.results.intervals import Interval
 from probekit.results.study import StudyRun
+from probekit.results.sweep import SweepRun
 from probekit.studies.stages import Setting, Stage
 from probekit.studies.study import Study
 
@@ -159,23 +160,20 @@ def _train(s: Setting, arm: str, store: Stage, fit: Stage, prompts: Stage) -> St
 
 def _cell(fit: Path) -> list[str]:
     """Return the options that keep a fit to the cell that another one chose."""
-    chosen = json.loads((fit / "sweep.json").read_text(encoding="utf-8"))["chosen"]
+    chosen = SweepRun.open(fit).record["chosen"]
     return ["--layers", str(chosen["layer"]), "--positions", str(chosen["position"])]
 
 
 def _ensemble(fit: Path) -> list[str]:
     """Return the option that adds the next best layers, at the position of the chosen one."""
-    sweep = json.loads((fit / "sweep.json").read_text(encoding="utf-8"))
-    chosen = sweep["chosen"]
-    rows = [
-        row
-        for row in sweep["rows"]
-        if (row["site"], row["position"]) == (chosen["site"], chosen["position"])
-    ]
+    run = SweepRun.open(fit)
+    chosen = run.record["chosen"]
+    cells = run.metrics.query("split == 'choose' and control == '' and measure == 'pair_accuracy'")
+    here = (cells["site"] == chosen["site"]) & (cells["position"] == chosen["position"])
     layers = [int(chosen["layer"])]
-    for row in sorted(rows, key=lambda row: -row["choose"]["pair_accuracy"]["value"]):
-        if min(abs(int(row["layer"]) - layer) for layer in layers) >= APART:
-            layers.append(int(row["layer"]))
+    for layer in cells[here].sort_values("value", ascending=False, kind="stable")["layer"]:
+        if min(abs(layer - other) for other in layers) >= APART:
+            layers.append(int(layer))
     more = sorted(layers[1 : MORE_HEADS + 1])
     return ["--ensemble-layers", ",".join(map(str, more))] if more else []
 

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 
@@ -42,10 +41,9 @@ function rectangles(gd) {
 }
 function look(gd) {
   function count(selector) { return gd.querySelectorAll(selector).length; }
-  return {id: gd.id, width: gd.clientWidth, height: gd.clientHeight, svgs: count(".main-svg"),
+  return {id: gd.id, height: gd.clientHeight, svgs: count(".main-svg"),
     svgWidth: gd._fullLayout.width, types: gd.data.map(function (t) { return t.type || "scatter"; }),
-    scatter: count(".scatterlayer .trace"), bars: count(".barlayer .trace"),
-    images: count(".heatmaplayer image"), texts: rectangles(gd)};
+    scatter: count(".scatterlayer .trace"), images: count(".heatmaplayer image"), texts: rectangles(gd)};
 }
 addEventListener("load", function () { setTimeout(async function () {
   var plots = [].slice.call(document.querySelectorAll(".plot")), found = {};
@@ -54,7 +52,6 @@ addEventListener("load", function () { setTimeout(async function () {
   found.scroll = document.documentElement.scrollWidth;
   found.inner = document.documentElement.clientWidth;
   found.resources = performance.getEntriesByType("resource").map(function (e) { return e.name; });
-  found.buttons = document.querySelectorAll(".download button").length;
   found.png = (await Plotly.toImage(plots[0], {format: "png"})).slice(0, 22);
   dispatchEvent(new Event("beforeprint"));
   found.printed = plots.map(look);
@@ -69,15 +66,6 @@ addEventListener("load", function () { setTimeout(async function () {
 </script>"""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the browser found on a page."""
-
-    found: dict
-    console: list[str]
-    """Lines of the browser's console."""
-
-
 def chromium() -> str:
     """Return the browser; without one skip the test, or fail it where CI is set."""
     for name in NAMES:
@@ -89,8 +77,8 @@ def chromium() -> str:
     pytest.skip(reason)
 
 
-def open_report(report: Path, folder: Path, *, width: int = 1280) -> Seen:
-    """Open a copy of `report` that tells what it drew; the browser may resolve no host."""
+def open_report(report: Path, folder: Path, *, width: int) -> tuple[dict, list[str]]:
+    """Return what a copy of `report` tells that it drew, and the console's lines; no host is resolved."""
     page = folder / "watched.html"
     text = report.read_text(encoding="utf-8")
     text = text.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{_COLLECT}', 1)
@@ -111,8 +99,7 @@ def open_report(report: Path, folder: Path, *, width: int = 1280) -> Seen:
     log = done.stderr.decode("utf-8", "replace")
     match = re.search(r'<pre id="found">(.*?)</pre>', dom, flags=re.DOTALL)
     assert match, f"the page did not report back (exit {done.returncode}): {log[-2000:]}"
-    console = [line for line in log.splitlines() if "CONSOLE" in line]
-    return Seen(json.loads(unescape(match.group(1))), console)
+    return json.loads(unescape(match.group(1))), [x for x in log.splitlines() if "CONSOLE" in x]
 
 
 def collisions(texts: list[list]) -> list[tuple[str, str]]:
@@ -128,15 +115,14 @@ def collisions(texts: list[list]) -> list[tuple[str, str]]:
     return found
 
 
-def check_drawn(report: Path, folder: Path, *, width: int = 1280) -> dict:
+def check_drawn(report: Path, folder: Path, *, width: int) -> dict:
     """Open a report and hold every figure to the rules; return what the browser found.
 
     Nothing goes wrong and nothing is loaded; every figure of the page is drawn, on the screen and in
     print, and no text lies over another or outside of its figure.
     """
-    seen = open_report(report, folder, width=width)
-    found = seen.found
-    assert found["problems"] == seen.console == found["resources"] == []
+    found, console = open_report(report, folder, width=width)
+    assert found["problems"] == console == found["resources"] == []
     drawn = [figure["id"] for figure in found["figures"]]
     assert drawn == re.findall(r'data-for="([^"]+)"', report.read_text(encoding="utf-8"))
     assert found["scroll"] <= found["inner"]

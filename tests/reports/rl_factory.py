@@ -16,6 +16,10 @@ from tests.reports.words import WORDS
 
 OPTIMISED = "ridge/resid_post/020/mean"
 OTHERS = ("ridge/resid_post/008/mean", "ridge/resid_post/014/mean", "ridge/resid_post/024/mean")
+EQUAL = "every group's rewards are equal"
+ALARMS = {
+    12: EQUAL, 13: EQUAL, 31: "entropy is at 40% of the start", 44: "entropy is at 30% of the start",
+}  # fmt: skip
 
 
 @dataclass

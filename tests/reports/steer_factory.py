@@ -54,6 +54,10 @@ class MadeSteer:
     seed: int = 0
 
 
+BARE = dict(behaviours={}, rerank=False, judge=False, reference=False, layers=1, steered=(0,))
+SMALL = dict(prompts=16, samples=1, layers=3, steered=(1,), random=2, coeffs="-0.6,-0.3,0.3,0.6")
+
+
 def make_steer(made: MadeSteer) -> tuple[dict, list[dict]]:
     """Return what steer.json and completions.jsonl hold."""
     config = SteerConfig(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from probekit import open_run
-from probekit.errors import DataError, OutputError, ProbeError
+from probekit.errors import DataError, ProbeError
 from probekit.results.knowledge_awareness import (
     ABOUT,
     ANSWERS,
@@ -21,11 +21,10 @@ from probekit.results.knowledge_awareness import (
 )  # fmt: skip
 from probekit.studies import write_study_report
 from tests.cli.test_cli import run as command
-from tests.reports.browser import chromium, collisions, open_report
 from tests.reports.factory import Made, write_fit
-from tests.reports.golden import check, page_text
+from tests.reports.golden import page_text
 from tests.reports.study_factory import DENIES, RISES, STAGES, STAYS, MadeStudy, arm, write_study
-from tests.reports.words import HOSTILE
+from tests.reports.words import jsonl
 
 HEDGING = ("hedges", "refuses")
 
@@ -72,10 +71,6 @@ def made_of(tmp_path, *stages, arms=None, **made):
     )
 
 
-def jsonl(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def by_prompt(folder, name, step, value, kinds):
     """Whether each held-out prompt of a class was answered in one of the categories, read anew."""
     own = {
@@ -100,16 +95,6 @@ def cells(page, begins):
 
 
 # Numbers.
-
-
-def test_the_page_is_the_golden_one(tmp_path):
-    arms = {
-        name: arm(RISES, prompts=12, steps=20, balance="class", seed=3)
-        for name in ("max", "chosen")
-    }
-    stages = tuple(name for name in STAGES if name != "dynamics")
-    made = write_study(tmp_path / "made", MadeStudy(stages, arms, questions=6, layers=2))
-    check(write_study_report(made).read_text(encoding="utf-8"), "knowledge_awareness")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +160,7 @@ def test_outside_is_paired_by_completion_with_groups(folder, study):
     apart = study.outside("max").change
     assert apart.value == pytest.approx(moved["invented"].mean() - moved["real"].mean())
     halves = [study.outside("max", HEDGES, "invented", topic).n for topic in ("books", "music")]
-    assert halves == [20, 20] and study.topics == ["books", "music"]
+    assert halves == [20, 20]
 
 
 def test_outside_leaves_out_what_only_one_side_has(tmp_path):
@@ -198,7 +183,6 @@ def test_outside_leaves_out_what_only_one_side_has(tmp_path):
     assert not found.outside("max").change.known, "no real things, no separation"
     lone = found.outside("one", HEDGES, "invented").change
     assert lone.value == 1.0 and not lone.has_interval
-    assert found.topics == []
 
 
 def test_heads_and_leaks_are_the_files_numbers(folder, page):
@@ -270,12 +254,9 @@ def test_a_head_no_better_than_words_does_not_stand(tmp_path):
 
 
 def test_limitations_are_counted(study, page, folder):
-    assert "one seed (5)" in page and "48 held-out prompts are about 4 names" in page
-    assert "175 of 735 completions were dropped" in page
-    # Against the same labels by hand: the share of equal labels on the test split.
-    assert re.search(r"their accuracy is 0\.82 \[0\.\d\d, 0\.\d\d\]", page)
+    assert "48 held-out prompts are about 4 names" in page
     assert "In run refits the patterns that count behaviour also choose" in page
-    assert "find the name fluent" not in page and "were cut after" not in page
+    assert "finding the name fluent" not in page and "were cut after" not in page
     rows = jsonl(folder / "rl/refits/samples.jsonl")
     cut = np.mean([not row["finished"] for row in rows if row["step"] == 60])
     assert study.limits["cut"] == pytest.approx(cut)
@@ -298,10 +279,10 @@ def test_the_recipe_is_told(tmp_path):
         "has the name among its first 5 words; plain names a field (real: its own; invented: any); real "
         "names are those of which at least 50 % of these completions do (160 of 375)",
         "at least (real: -6.0 nats), then equally many of each class. real: 4 of 9 questions kept, median",
-        "20 pairs that words alone told were taken out of 80", "20 of 80 pairs, those that words told",
-        "find the name fluent", "215 of 375 real names were left out: too few",
-        "This is a quick run", "A quick run: it shows that every stage works",
-        " in all (a sum over stages, up to 2 of which ran at once): ",
+        "The 20 of 80 pairs that words told best",
+        "finding the name fluent", "215 of 375 real names were left out: too few",
+        "A quick run: it shows that every stage works",
+        " in all (a sum over stages, up to 2 at once): ",
     ):  # fmt: skip
         assert words in page
 
@@ -366,57 +347,8 @@ def test_what_is_damaged_or_foreign_is_one_line(folder, tmp_path):
         write_study_report(copy / "rl")
 
 
-def test_the_page_links_those_of_the_stages_and_is_not_overwritten(folder, drawn):
+def test_the_page_links_those_of_the_stages(folder, drawn):
     links = re.findall(
         r'<a href="([^"#]+)"', drawn.read_text(encoding="utf-8").split("<script>", 1)[0]
     )
     assert len(links) == 2 and all((drawn.parent / link).is_file() for link in links)
-    with pytest.raises(OutputError):
-        write_study_report(folder, out=drawn)
-
-
-# The page in a browser.
-
-
-def ugly():
-    text = HOSTILE + " " + "x" * 120
-    arms = {f"run-{i}": arm(RISES, seed=i) for i in range(3)} | {
-        "a-run-with-a-name-that-is-long": arm(DENIES, text="")
-    }
-    return MadeStudy(arms=arms, text=text, layers=12, quick=True)
-
-
-def test_hostile_texts_are_escaped(tmp_path):
-    page = write_study_report(write_study(tmp_path / "ugly", ugly())).read_text(encoding="utf-8")
-    assert "<script>document.title" not in page and "<img src=x" not in page
-    assert "&lt;script&gt;document.title" in page
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize(
-    ("name", "width"), [("whole", 1280), ("whole", 900), ("whole", 500), ("ugly", 900)]
-)
-def test_every_figure_is_drawn(folder, tmp_path, name, width):
-    chromium()
-    made = folder if name == "whole" else write_study(tmp_path / "ugly", ugly())
-    seen = open_report(
-        write_study_report(made, out=tmp_path / "report.html"), tmp_path, width=width
-    )
-    found = seen.found
-    assert found["problems"] == [] and seen.console == [] and found["resources"] == []
-    assert found["title"].startswith("Knowledge awareness") and found["scroll"] <= found["inner"]
-    names = {
-        "study-rates-invented",
-        "study-rates-real",
-        "study-cost",
-        "study-heatmap",
-        "study-doses",
-    }
-    assert names | {"dynamics-rates"} <= {figure["id"] for figure in found["figures"]}
-    for figure in [*found["figures"], *found["printed"]]:
-        assert figure["svgs"] >= 2, figure["id"]
-        if figure["id"].startswith("study-"):
-            assert collisions(figure["texts"]) == [], figure["id"]
-            for text, left, top, right, bottom in figure["texts"]:
-                assert left >= -1 and top >= -1 and bottom <= figure["height"] + 1, text
-                assert right <= figure["svgWidth"] + 1, (figure["id"], text)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from probekit import open_run
-from probekit.errors import OutputError, ProbeError
+from probekit.errors import ProbeError
 from probekit.reports import write_rl_report
 from probekit.reports.formats import spanned
 from probekit.reports.rl import rl_headline
@@ -17,28 +17,19 @@ from probekit.results import goodhart
 from probekit.results.intervals import Interval
 from probekit.results.rl import RLRun
 from tests.cli.test_cli import run as command
-from tests.reports.browser import check_drawn
-from tests.reports.golden import check, page_text, parse
-from tests.reports.rl_factory import MadeRL, write_rl
-from tests.reports.words import HOSTILE
+from tests.reports.golden import page_text, parse
+from tests.reports.rl_factory import ALARMS, MadeRL, write_rl
+from tests.reports.words import jsonl
 
-EQUAL, PAST = "every group's rewards are equal", "entropy is at 40% of the start"
-REFITS = {
-    "refits": (20, 40),
-    "alarms": {12: EQUAL, 13: EQUAL, 31: PAST, 44: PAST.replace("4", "3")},
-}
+REFITS = {"refits": (20, 40), "alarms": ALARMS}
 HEALTH = ("entropy", "kl", "n_tokens", "finished", "distinct_2", "mahalanobis", "drift")
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def opened(folder: Path, **made: object) -> tuple[RLRun, list[dict], list[dict]]:
     """Return a made-up run, its evaluations, and its completions sorted by prompt and step."""
     path = write_rl(folder / "run", MadeRL(**made))  # type: ignore[arg-type]
-    rows = sorted(lines(path / "samples.jsonl"), key=lambda row: (row["prompt_id"], row["step"]))
-    return open_run(path), lines(path / "evaluations.jsonl"), rows
+    rows = sorted(jsonl(path / "samples.jsonl"), key=lambda row: (row["prompt_id"], row["step"]))
+    return open_run(path), jsonl(path / "evaluations.jsonl"), rows
 
 
 def page(run: RLRun, **how: object) -> tuple[str, dict]:
@@ -53,15 +44,6 @@ def named(figure: dict, name: str) -> list[dict]:
 
 def at(rows: list[dict], step: int, key: str) -> np.ndarray:
     return np.array([row[key] for row in rows if row["step"] == step], dtype=float)
-
-
-def test_the_page_is_the_golden_one(tmp_path: Path) -> None:
-    small = {"steps": 8, "every": 4, "prompts": 6, "n_chosen": 8}
-    run = write_rl(tmp_path / "a" / "run", MadeRL(**small, refits=(4,), alarms={2: EQUAL}))
-    other = write_rl(tmp_path / "b" / "run", MadeRL(**small, follow=0.0, seed=3))
-    empty = write_rl(tmp_path / "c", MadeRL(done=0))
-    html = write_rl_report(run, compare=[other, empty]).read_text(encoding="utf-8")
-    check(html, "rl")
 
 
 # Frames.
@@ -150,7 +132,7 @@ def test_figures_hold_the_evaluations_and_the_steps(tmp_path: Path) -> None:
         ("score", "distance_to_chosen"),
         strict=True,
     ):
-        assert trace["y"] == [row[name] for row in lines(run.directory / "metrics.jsonl")]
+        assert trace["y"] == [row[name] for row in jsonl(run.directory / "metrics.jsonl")]
     marks = {s["x0"] for s in figures["score-steps"]["layout"]["shapes"] if s["type"] == "line"}
     assert marks == {19.5, 39.5}
     [line] = named(figures["independent-steps"], "Disjoint head")
@@ -271,8 +253,6 @@ def test_runs_are_compared_in_one_unit(tmp_path: Path) -> None:
         write_rl_report(a, compare=[tmp_path / "a" / ".." / "a"])
     with pytest.raises(ProbeError, match="got 9, expected 8"):
         write_rl_report(a, compare=[tmp_path / str(index) for index in range(8)])
-    with pytest.raises(OutputError, match="already exists"):
-        write_rl_report(a)
 
 
 def test_the_command_draws_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -280,28 +260,3 @@ def test_the_command_draws_and_compares(tmp_path: Path, capsys: pytest.CaptureFi
     assert command("report", a, "--with", b, "--out", tmp_path / "both.html", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"path": str(tmp_path / "both.html")}
     assert 'id="compare-kl"' in (tmp_path / "both.html").read_text(encoding="utf-8")
-
-
-# Hostile texts, and what a browser draws.
-
-CASES = {
-    "refits": (MadeRL(**REFITS), 1280),
-    "two-tags": (MadeRL(tags={"class": ("real", "invented"), "lang": ("en", "de", "fr")}), 900),
-    "hostile": (MadeRL(text=HOSTILE, prompts=8), 900),
-}
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("name", CASES)
-def test_every_figure_is_legible(name: str, tmp_path: Path) -> None:
-    made, width = CASES[name]
-    others = [write_rl(tmp_path / "run-hack", MadeRL(follow=0.0, seed=3))] if width == 900 else []
-    report = write_rl_report(write_rl(tmp_path / "run", made), compare=others)
-    assert check_drawn(report, tmp_path, width=width)["title"] != "owned"
-
-
-def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
-    html = write_rl_report(write_rl(tmp_path / "run", MadeRL(text=HOSTILE, prompts=4))).read_text()
-    body = html.split("<body>")[1]
-    assert HOSTILE not in body and "<img" not in body and "&amp;lt;script" not in body
-    assert page_text(html).count("document.title='owned'") > 8

@@ -9,26 +9,20 @@ import numpy as np
 import pytest
 
 from probekit import open_run
-from probekit.errors import OutputError, ProbeError
+from probekit.errors import ProbeError
 from probekit.reports import write_steer_report
 from probekit.reports.page import environment
 from probekit.results.intervals import Interval
 from probekit.results.steer import BASELINE, Change
-from tests.reports.browser import chromium, collisions, open_report
-from tests.reports.golden import check, page_text, parse
-from tests.reports.steer_factory import MadeSteer, make_steer, write_steer
-from tests.reports.words import HOSTILE
-
-BARE = dict(behaviours={}, rerank=False, judge=False, reference=False, layers=1, steered=(0,))
-SMALL = MadeSteer(
-    prompts=16, samples=1, layers=3, steered=(1,), random=2, coeffs="-0.6,-0.3,0.3,0.6"
-)
+from tests.reports.golden import page_text, parse
+from tests.reports.steer_factory import BARE, SMALL, MadeSteer, make_steer, write_steer
+from tests.reports.words import jsonl
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A run with everything in it: its directory, steer.json, and its page."""
-    folder = write_steer(tmp_path_factory.mktemp("steer") / "run", SMALL)
+    folder = write_steer(tmp_path_factory.mktemp("steer") / "run", MadeSteer(**SMALL))
     html = write_steer_report(folder).read_text(encoding="utf-8")
     return folder, json.loads((folder / "steer.json").read_text()), html
 
@@ -46,15 +40,6 @@ def row(html, caption, name):
     """Cells of the first row of a name below a caption."""
     lines = page_text(html).split(caption)[1].splitlines()
     return next(line for line in lines if line.startswith(f"| {name} |")).split(" | ")
-
-
-def test_the_page_is_the_golden_one(small):
-    check(small[2], "steer")
-
-
-def test_ablation_alone_is_the_golden_one(tmp_path):
-    folder = write_steer(tmp_path / "run", MadeSteer(**{**vars(SMALL), **BARE, "mode": "ablate"}))
-    check(write_steer_report(folder).read_text(encoding="utf-8"), "steer_ablate")
 
 
 def known(values):
@@ -88,7 +73,7 @@ def test_frames_are_the_files_numbers(small):
             at = ("ranking", f"layer-0{entry['layer']}", "add", 0.2, name)
             expected[at] = [*known(entry[name].values()), math.nan]
     np.testing.assert_equal(found, expected)
-    lines = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
+    lines = jsonl(folder / "completions.jsonl")
     assert list(run.rows["text"]) == [line["text"] for line in lines]
     scores = known(line["scores"]["2"] for line in lines)
     np.testing.assert_equal(run.rows["score@2"].to_numpy(), scores)
@@ -112,19 +97,12 @@ def cut(path, mark, times):
 
 @pytest.mark.parametrize("message", BREAKS)
 def test_bad_directory_gives_one_line_and_no_file(tmp_path, message):
-    run = write_steer(tmp_path / "run", MadeSteer(**{**vars(SMALL), **BARE}))
+    run = write_steer(tmp_path / "run", MadeSteer(**{**SMALL, **BARE}))
     BREAKS[message](run)
     with pytest.raises(ProbeError) as caught:
         write_steer_report(run)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (run / "report.html").exists()
-
-
-def test_existing_report_is_kept_unless_forced(small, tmp_path):
-    folder, _, html = small
-    with pytest.raises(OutputError, match="already exists"):
-        write_steer_report(folder)
-    assert write_steer_report(folder, out=tmp_path / "a.html").read_text(encoding="utf-8") == html
 
 
 def test_dose_figure_holds_the_curves(small):
@@ -213,15 +191,6 @@ def test_every_verdict_has_its_headline(small, tmp_path, verdict):
     assert HEADLINES[verdict] in words.headline(open_run(tmp_path))
 
 
-def test_the_headline_stands_on_the_page(small):
-    run = open_run(small[0])
-    assert run.change("score").verdict == "specific" and run.change("judge:hedges").random == ()
-    text = page_text(small[2])
-    words = environment().get_template("steer_words.html.j2").module
-    assert " ".join(words.headline(run).split()) in text
-    assert "Hedges (judge) rises from" in text and "no random direction to compare with" in text
-
-
 def test_warnings_and_sections_come_and_go(tmp_path):
     bare = MadeSteer(**{**BARE, "prompts": 4, "random": 0, "samples": 1})
     html = write_steer_report(write_steer(tmp_path / "bare", bare)).read_text(encoding="utf-8")
@@ -238,9 +207,7 @@ def test_warnings_and_sections_come_and_go(tmp_path):
 
 
 def test_clamp_at_zero_is_a_dose_of_its_own(tmp_path):
-    run = open_run(
-        write_steer(tmp_path / "run", MadeSteer(**{**vars(SMALL), **BARE, "mode": "clamp"}))
-    )
+    run = open_run(write_steer(tmp_path / "run", MadeSteer(**{**SMALL, **BARE, "mode": "clamp"})))
     zero = next(condition for condition in run.curve() if condition.coeff == 0)
     assert zero.direction == "probe" and zero != BASELINE
     assert run.value("score", zero) != run.value("score")
@@ -251,34 +218,3 @@ def test_planted_slopes_are_found():
     reach = 1 / (1 + math.exp(-2))
     assert value["doses"]["score"]["slope"]["value"] == pytest.approx(2.0 * reach, abs=0.15)
     assert len(rows) == value["n"]["completions"] == len(value["conditions"]) * 24 * 2
-
-
-CASES = {
-    "narrow": (MadeSteer(coeffs="-1.5,-0.6,-0.3,-0.1,0.1,0.3,0.6,1.5", random=12, layers=30,
-                         steered=(18,), prompts=6), 900),
-    "nulls": (MadeSteer(nulls=True, prompts=4, classes=("no", "yes")), 1280),
-    "hostile": (MadeSteer(text=HOSTILE, behaviours={f"b{i}": 0.1 for i in range(6)}, prompts=6), 900),
-    "clamp": (MadeSteer(mode="clamp", layers=12, steered=tuple(range(4, 12)), prompts=6), 1280),
-}  # fmt: skip
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("name", CASES)
-def test_every_figure_is_drawn(tmp_path, name):
-    chromium()
-    made, width = CASES[name]
-    report = write_steer_report(write_steer(tmp_path / "run", made))
-    html = report.read_text(encoding="utf-8")
-    outside = html.split("<body>")[1]
-    assert "<script>document" not in outside and "<img" not in outside
-    assert (HOSTILE in page_text(html)) is (name == "hostile")
-    seen = open_report(report, tmp_path, width=width)
-    found = seen.found
-    assert found["problems"] == [] and seen.console == [] and found["resources"] == []
-    assert found["title"] != "owned" and found["scroll"] <= found["inner"]
-    assert len(found["figures"]) == html.count("<figure>")
-    for figure in [*found["figures"], *found["printed"]]:
-        assert figure["svgs"] >= 2 and collisions(figure["texts"]) == [], figure["id"]
-        for text, left, top, right, bottom in figure["texts"]:
-            inside = left >= -1 and top >= -1 and bottom <= figure["height"] + 1
-            assert inside and right <= figure["svgWidth"] + 1, (figure["id"], text)

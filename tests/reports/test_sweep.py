@@ -12,14 +12,11 @@ import numpy as np
 import pytest
 
 import probekit
-from probekit.errors import OutputError, ProbeError
 from probekit.reports import write_sweep_report
 from probekit.reports.look import bin_edges, legend_rows, thinned
-from tests.reports.browser import check_drawn
-from tests.reports.factory import Made, ugly, write_fit
-from tests.reports.golden import check, parse
+from tests.reports.factory import Made, write_fit
+from tests.reports.golden import parse
 
-KINDS = ("label", "rating", "pair")
 TAGS = {"source": ("wiki", "books", "news")}
 NONE = (math.nan,) * 3
 
@@ -38,13 +35,6 @@ def values(record: dict, **where: object) -> list[float | None]:
         for row in record["rows"]
         if all(row[key] == value for key, value in where.items())
     ]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_page_is_the_golden_one(tmp_path: Path, kind: str) -> None:
-    made = Made(kind, layers=3, positions=("last", "mean"), n=6, tags=TAGS, texts=("A text.", "B."))
-    page = write_sweep_report(write_fit(tmp_path / "fit", made))
-    check(page.read_text(encoding="utf-8"), f"sweep-{kind}")
 
 
 def test_the_map_and_the_curves_hold_the_rows(tmp_path: Path) -> None:
@@ -185,46 +175,9 @@ def _metric(ends: tuple) -> dict:
     return {"pair_accuracy": dict(zip(("value", "low", "high"), ends, strict=True))}
 
 
-def test_where_the_page_goes(tmp_path: Path) -> None:
-    fit = write_fit(tmp_path / "fit", Made("pair", layers=2, n=8))
-    page = write_sweep_report(fit)
-    assert page == fit / "report.html"
-    first = page.read_bytes()
-    with pytest.raises(OutputError, match="already exists"):
-        write_sweep_report(fit)
-    (fit / "run.json").unlink()
-    assert write_sweep_report(fit, force=True).read_bytes() != first
-    deep = write_sweep_report(fit, out=tmp_path / "deep" / "page.html")
-    assert deep.read_bytes() == page.read_bytes()
-    with pytest.raises(OutputError, match="is a directory"):
-        write_sweep_report(fit, out=tmp_path, force=True)
-    with pytest.raises(OutputError, match="cannot be written|can not be written"):
-        write_sweep_report(fit, out=page / "deep" / "page.html")
-    with pytest.raises(ProbeError, match="no such directory"):
-        write_sweep_report(tmp_path / "nothing")
-
-
 def test_nothing_is_imported_before_it_is_needed() -> None:
     code = "import sys, probekit.reports; assert not {'plotly', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
-
-
-CASES = {
-    "pair": (Made("pair", tags={**TAGS, "field": tuple(f"field {i}" for i in range(9))}), 1280),
-    "narrow": (Made("pair", layers=48, embedding=False), 900),
-    "one-layer": (Made("label", layers=1, embedding=False), 900),
-    "ugly-label": (ugly("label"), 1280),
-    "ugly-rating": (ugly("rating"), 900),
-}
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("name", CASES)
-def test_every_figure_is_drawn(name: str, tmp_path: Path) -> None:
-    made, width = CASES[name]
-    page = write_sweep_report(write_fit(tmp_path / "fit", made))
-    found = check_drawn(page, tmp_path, width=width)
-    assert found["title"] == f"researchers_{made.kind}s on smollm2-135m"
 
 
 def test_labels_bins_and_ticks_of_every_figure() -> None:

@@ -11,6 +11,7 @@ from probekit.cli.main import cli
 from probekit.studies import Stage, find_study
 from probekit.studies.knowledge_awareness import ARMS
 from probekit.studies.stages import Progress
+from tests.reports.factory import Made, write_fit
 
 
 class Study:
@@ -122,16 +123,12 @@ def test_a_failed_stage_goes_on_if_it_can_and_later_ones_are_not_taken_for_new(s
 
 
 def test_every_command_line_of_the_study_is_one_that_its_command_takes(tmp_path):
-    (tmp_path / "fit").mkdir()
-    chosen = {"kind": "bradley-terry", "site": "resid_post", "layer": 18, "position": "mean"}
-    layers = [
-        {
-            "site": "resid_post", "layer": layer, "position": "mean",
-            "choose": {"pair_accuracy": {"value": 1 - abs(layer - 20) / 100}},
-        }
-        for layer in range(30)
-    ]  # fmt: skip
-    (tmp_path / "fit" / "sweep.json").write_text(json.dumps({"chosen": chosen, "rows": layers}))
+    fit = write_fit(tmp_path / "fit", Made(layers=30, positions=("mean",), embedding=False))
+    sweep = json.loads((fit / "sweep.json").read_text())
+    sweep["chosen"]["layer"] = 18
+    for row in sweep["rows"]:
+        row["choose"]["pair_accuracy"]["value"] = 1 - abs(row["layer"] - 20) / 100
+    (fit / "sweep.json").write_text(json.dumps(sweep))
     for quick in (True, False):
         study = find_study("knowledge-awareness")
         stages = study.plan(tmp_path, model="m", seed=3, quick=quick, samples=None if quick else 64)
