@@ -33,7 +33,7 @@ steer: model
 
 RL := $(BIN)/probekit rl --probe out/rl/sweep --prompts demo:sentiment --held-out demo:sentiment_prompts \
   --behaviours sentiment --behaviour positive --steps 30 --max-new-tokens 32 --temperature 0.8 \
-  --learning-rate 3e-4 --kl-coeff 0.05 --eval-prompts 48 --eval-samples 4 --force
+  --learning-rate 3e-4 --kl-coeff 0.05 --estimator grpo --eval-prompts 48 --eval-samples 4 --force
 
 rl: model
 	$(BIN)/probekit sample --model smollm2-135m --prompts demo:sentiment --samples 12 --max-new-tokens 32 \

@@ -65,6 +65,10 @@ def finish(target: Path, *, as_json: bool) -> None:
     changes = [_written(name, end[name], sign=True) for name in ("score", "independent", "wanted")]
     click.echo(f"verdict  {rl_headline(verdict['verdict'])}")
     click.echo(f"changes  {'; '.join(filter(None, changes))}")
+    for name, part in verdict.get("by_class", {}).items():  # no such key in older runs
+        click.echo(
+            f"class    {name}: {part['verdict']}; {_written('wanted', part['behaviour'], sign=True)}"
+        )
     click.echo(f"adapter  {paths['adapter']}")
     if (target / "best").is_dir():
         click.echo(f"best     {paths['best']}, of step {verdict['sweet_spot']}")

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from probekit.errors import ProbeError
 from probekit.results import paired
-from probekit.results.goodhart import Goodhart, goodhart
+from probekit.results.goodhart import SMALLEST, Goodhart, detectable, goodhart
 from probekit.results.intervals import Array, Interval
 from probekit.results.measures import measure as measure_of
 from probekit.results.measures import measures
@@ -210,7 +210,15 @@ class RLRun(Run):
         """The Goodhart curve; None while there are no two evaluations to compare."""
         rows = self.rows[self.rows["step"].isin(self.evaluated)]
         names = {name: self.record[name] for name in ("optimised", "behaviour")}
+        names["smallest_effect"] = self.record["settings"].get("smallest_effect", SMALLEST)
         return goodhart(rows, **names) if len(self.evaluated) > 1 else None
+
+    @property
+    def detectable(self) -> float:
+        """The smallest change of the wanted rate that the evaluations can show; NaN where none."""
+        rows = self.rows[self.rows["wanted"].notna() & (self.rows["step"] == self.evaluated[0])]
+        n = rows["prompt_id"].nunique()
+        return detectable(n, len(rows) // n) if n else float("nan")
 
     def within(self, part: Part) -> NDArray[np.bool_]:
         """Return which completions belong to a part, or to one of two, shape (n,); as `wide` orders them."""

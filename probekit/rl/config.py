@@ -84,8 +84,9 @@ class RLConfig(DrawConfig):
     """Completions of each group that come from the head's own pairs, as many chosen as rejected."""
     guide_steps: int = _guides(20, "Steps with guides", ge=1)
     """Number of first steps whose groups hold guides."""
-    estimator: Literal["grpo", "dr-grpo", "rloo"] = _loss("grpo", "Advantage", common=True)
-    """How rewards of a group become advantages: grpo, dr-grpo or rloo."""
+    estimator: Literal["grpo", "dr-grpo", "rloo"] | None = _loss(None, "Advantage", common=True)
+    """How rewards of a group become advantages: grpo, dr-grpo or rloo. None takes dr-grpo for the targets
+    that are met (chosen, gaussian, kde), so that learning rests there, and grpo for max and clip."""
     credit: Literal["whole", "to-go"] = _loss("whole", "Credit")
     """Which tokens get the advantage: all of the completion (whole), or less for later tokens where a
     head reads a mean over tokens (to-go)."""
@@ -124,10 +125,13 @@ class RLConfig(DrawConfig):
     """Padded tokens of a forward pass and of a part of a step's gradient, which bounds the memory."""
     eval_every: int = _evaluation(10, "Evaluated every", ge=1, common=True)
     """Steps between evaluations on the held-out prompts."""
-    eval_prompts: int = _evaluation(32, "Prompts of an evaluation", ge=1, common=True)
+    eval_prompts: int = _evaluation(64, "Prompts of an evaluation", ge=1, common=True)
     """Held-out prompts that are evaluated, equally many of every value of the balanced tag."""
-    eval_samples: int = _evaluation(1, "Completions of an evaluated prompt", ge=1)
+    eval_samples: int = _evaluation(2, "Completions of an evaluated prompt", ge=1)
     """Completions of each held-out prompt at an evaluation."""
+    smallest_effect: float = _evaluation(0.15, "Smallest effect", gt=0, le=1)
+    """Smallest change of the wanted behaviour's rate that counts, a share: 0.15 is 15 points. *Score only*
+    is said where a gain of that size is excluded."""
     seed: int = _run(0, "Seed", ge=0, le=1 << 62, common=True)
     """Seed of prompts, sampling, adapter and intervals."""
     engine: Literal["embedded", "trl"] = _run("embedded", "Engine", common=True)
@@ -166,6 +170,11 @@ class RLConfig(DrawConfig):
                     f"{key}: got {getattr(self, key)!r}, which engine {self.engine!r} cannot do. Use the "
                     "embedded one."
                 )
+
+    @property
+    def advantage(self) -> str:
+        """The estimator: the one that was asked for, else the one that fits the target."""
+        return self.estimator or ("grpo" if self.target in ("max", "clip") else "dr-grpo")
 
     @property
     def needs_rows(self) -> bool:

@@ -24,7 +24,10 @@ class Rewards(NamedTuple):
 
 
 class Ensemble:
-    """Several heads as one pessimistic score: mean - penalty * std (2310.02743, WCO and UWO).
+    """Several heads as one pessimistic score: mean - penalty * std.
+
+    The paper (2310.02743, uncertainty-weighted optimisation) subtracts the variance; the standard
+    deviation has the unit of the score, so that one penalty serves heads of any scale.
 
     One head is itself. Several are first put on one scale: the score of each minus the mean of its
     own chosen scores, divided by the standard deviation of all its scores of the choose split.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
-from probekit.results.goodhart import CURVE
+from probekit.results.goodhart import CURVE, detectable
 from probekit.results.rl import DOCUMENT
 from probekit.rl.checkpoint import LOGS
 from probekit.rl.config import RLConfig
@@ -155,8 +156,28 @@ def _write_run(trainer: Trainer, record: dict[str, Any], *, resume: bool, log: L
     if not (continued := resume and _same_run(out, record)):
         _clear(out)
     write_json(out / DOCUMENT.file, record)
+    if trainer.wanted:
+        log({"note": _can_show(trainer)})
     trainer.run(resume=continued, log=log)
     write_json(out / CURVE, trainer.goodhart().to_json())
+
+
+def _can_show(trainer: Trainer) -> str:
+    """Return a line on the smallest change of the wanted rate that the run's evaluations can show."""
+    config, wanted = trainer.config, trainer.wanted
+    held_out = trainer.evaluator.prompts
+    n = sum(wanted is not None and wanted.holds("", p.tags) is not None for p in held_out)
+    found, smallest = detectable(n, config.eval_samples), 100 * config.smallest_effect
+    of = f"{n} prompts x {config.eval_samples} at an evaluation"
+    if math.isnan(found):
+        return f"{of}: too few to show any change of the wanted behaviour."
+    line = f"{of} show a change of {100 * found:.0f} points in the wanted behaviour (power 80 %)."
+    if found <= config.smallest_effect:
+        return line
+    return (
+        f"{line} The smallest effect is {smallest:g} points: the verdict may stay undecided. "
+        "Raise --eval-prompts or --eval-samples."
+    )
 
 
 def _prompts(
@@ -228,6 +249,7 @@ def _record(
 ) -> dict[str, Any]:
     """Return run.json: settings, model, heads, their target and the prompts."""
     settings = json.loads(json.dumps(dataclasses.asdict(trainer.config)))
+    settings["estimator"] = trainer.config.advantage
     return {
         **run_record(DOCUMENT.command, dict(arguments or settings), seed=trainer.config.seed),
         "settings": settings,

@@ -113,6 +113,15 @@ def transport(scores: Array, chosen: Array) -> Array:
     return np.asarray(reward - reward.mean())
 
 
+def matched(scores: Array, chosen: Array) -> Array:
+    """Return `transport` in units of the chosen scores' variance, so that heads of any scale pull alike.
+
+    Shapes are (n,) and (m,); chosen scores that are all equal leave the square of the score's unit.
+    """
+    variance = float(chosen.var())
+    return transport(scores, chosen) / (variance if variance > 1e-12 else 1.0)
+
+
 def distance_to_chosen(
     scores: Array,
     distributions: Mapping[str, Any],
@@ -167,7 +176,7 @@ TARGETS = {
     "clip": clipped,
     "gaussian": gaussian,
     "kde": kernel_density,
-    "chosen": transport,
+    "chosen": matched,
 }
 """Name to function of scores and chosen scores; `max` needs no chosen scores."""
 

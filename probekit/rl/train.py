@@ -190,7 +190,7 @@ class Trainer:
         groups = torch.from_numpy(reward.total).reshape(len(index), config.group)  # (P, G)
         on_policy = rollout.on_policy
         mask = on_policy.reshape(groups.shape)  # (P, G)
-        advantage = mixed_advantages(groups, mask, config.estimator).reshape(-1).numpy()  # (n,)
+        advantage = mixed_advantages(groups, mask, config.advantage).reshape(-1).numpy()  # (n,)
         read = time.perf_counter()
         self._whole = False
         lesson = Lesson(rollout, reward.total, advantage, frozen.logprobs)
@@ -378,4 +378,9 @@ class Trainer:
         """Return the curve of the run so far and what it says."""
         heads = [f"{head.kind}/{head.cell}" for head in self.heads]
         rows = SAMPLES.read(self.folder, DOCUMENT.again)
-        return goodhart(rows, optimised=heads, behaviour=str(self.wanted) if self.wanted else None)
+        return goodhart(
+            rows,
+            optimised=heads,
+            behaviour=str(self.wanted) if self.wanted else None,
+            smallest_effect=self.config.smallest_effect,
+        )

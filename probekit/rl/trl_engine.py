@@ -232,7 +232,7 @@ def grpo_settings(config: RLConfig, *, steps: int) -> dict[str, Any]:
     """
     total = config.prompts * config.group
     part = max(n for n in range(1, total + 1) if total % n == 0 and n <= max(config.batch, 1))
-    weight = config.group / (config.group - 1) if config.estimator == "rloo" else 1.0
+    weight = config.group / (config.group - 1) if config.advantage == "rloo" else 1.0
     return {
         "max_steps": steps * config.epochs,
         "num_iterations": config.epochs,
@@ -243,7 +243,7 @@ def grpo_settings(config: RLConfig, *, steps: int) -> dict[str, Any]:
         "temperature": config.temperature,
         "top_p": config.top_p,
         "loss_type": "dapo",
-        "scale_rewards": "group" if config.estimator == "grpo" else "none",
+        "scale_rewards": "group" if config.advantage == "grpo" else "none",
         "reward_weights": [weight],
         "beta": config.kl_coeff,
         "use_bias_correction_kl": False,

@@ -51,7 +51,7 @@ ones: in earlier runs the reward for answering about real names was clearer to t
 hedging about invented ones, and the policy learned it faster."""
 TRAINING = (
     "--guides", "2", "--max-new-tokens", "24", "--temperature", "0.8", "--decay", "cosine",
-    "--kl-coeff", "0.02",
+    "--kl-coeff", "0.02", "--estimator", "grpo",
 )  # fmt: skip
 """What the four ways share. Guides, since the model hardly ever writes a hedge that could be rewarded."""
 

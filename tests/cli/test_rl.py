@@ -60,7 +60,7 @@ def test_a_run_leaves_its_record_metrics_and_adapter(pairs, tmp_path, capsys):
     assert [row["step"] for row in lines(out / "metrics.jsonl")] == [1, 2]
     assert [row["step"] for row in lines(out / "evaluations.jsonl")] == [0, 1, 2]
     assert found["goodhart"]["verdict"] in (
-        "behaviour followed", "score only", "nothing moved", "score fell"
+        "behaviour followed", "score only", "undecided", "nothing moved", "score fell"
     )  # fmt: skip
     assert [point["step"] for point in found["goodhart"]["points"]] == [0, 1, 2]
     record = json.loads((out / "run.json").read_text())

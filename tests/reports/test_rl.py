@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from probekit import open_run
+from probekit.cli.rl_output import finish
 from probekit.errors import ProbeError
 from probekit.reports import write_rl_report
 from probekit.reports.formats import spanned
@@ -175,10 +176,11 @@ def test_many_refits_are_named_and_not_drawn(tmp_path: Path) -> None:
     ("made", "key", "warnings"),
     [
         ({}, goodhart.FOLLOWED, []),
-        ({"follow": 0.0, "prompts": 8}, goodhart.SCORE_ONLY, ["few prompts"]),
+        ({"follow": 0.0}, goodhart.SCORE_ONLY, []),
+        ({"follow": 0.0, "prompts": 8}, goodhart.UNDECIDED, ["few prompts"]),
         ({"score": 0.0, "entropy": -1.0}, goodhart.BEHAVIOUR_ONLY, ["entropy"]),
         ({"score": 0.0, "follow": 0.0}, goodhart.NOTHING, []),
-        ({"score": -2.0, "follow": 0.0, "done": 23}, goodhart.REVERSED, ["unfinished"]),
+        ({"score": -2.0, "follow": 0.0, "done": 23}, goodhart.SCORE_FELL, ["unfinished"]),
         ({"categories": (), "tags": {}, **REFITS}, goodhart.UNKNOWN, ["no behaviour", "refits", "alarms"]),
     ],
 )  # fmt: skip
@@ -195,10 +197,30 @@ def test_verdicts_and_warnings_are_keys_with_words(
         assert said.get(word, "") in text
 
 
+def test_each_class_has_its_verdict_on_the_page_and_in_the_closing_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = {"real": (0.9, 0.2), "invented": (0.1, 0.8)}
+    words = "class=real: hedges; class=invented: hedges"
+    run = opened(tmp_path, prompts=80, hedging=rates, behaviour=words)[0]
+    text = page(run)[0]
+    assert run.curve.verdict == goodhart.TRADED
+    assert "Class: real: −" in text and f"; {goodhart.REVERSED}." in text
+    assert "The smallest effect that counts is 15" in text and "What can be detected" in text
+    finish(run.directory, as_json=False)
+    out = capsys.readouterr().out
+    assert f"class    class=invented: {goodhart.FOLLOWED}; " in out
+    old = json.loads((run.directory / goodhart.CURVE).read_text())
+    del old["by_class"], old["smallest_effect"]
+    (run.directory / goodhart.CURVE).write_text(json.dumps(old))
+    finish(run.directory, as_json=False)
+    assert "verdict  " in capsys.readouterr().out
+
+
 def test_every_verdict_has_a_sentence() -> None:
     keys = [value for name, value in vars(goodhart).items() if name.isupper() and name != "CURVE"]
     sentences = [rl_headline(key) for key in keys if isinstance(key, str)]
-    assert len(set(sentences)) == len(sentences) == 9
+    assert len(set(sentences)) == len(sentences) == 13
 
 
 @pytest.mark.parametrize(("done", "figures"), [(0, 0), (4, 4), (20, 6)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,22 @@ from probekit.results.goodhart import (
     FELL,
     FOLLOWED,
     NOTHING,
+    PARTLY,
     REVERSED,
+    SCORE_FELL,
     SCORE_ONLY,
+    SMALL,
     TOO_FEW,
     TRADED,
+    UNDECIDED,
     UNKNOWN,
+    detectable,
     goodhart,
+    size,
+    verdict,
 )  # fmt: skip
+from probekit.results.intervals import Interval, Resampler
+from probekit.rl import RLConfig
 
 HEAD = "ridge/a"
 
@@ -54,26 +64,26 @@ def flat(step):
 
 
 @pytest.mark.parametrize(
-    ("score", "rate", "verdict"),
+    ("score", "rate", "key"),
     [
         (lambda s: 0.1 * s, lambda s: 0.2 + 0.02 * s, FOLLOWED),
         (lambda s: 0.1 * s, lambda s: 0.2, SCORE_ONLY),
-        (lambda s: 0.1 * s, lambda s: 0.5 - 0.01 * s, SCORE_ONLY),
+        (lambda s: 0.1 * s, lambda s: 0.5 - 0.01 * s, REVERSED),
         (flat, lambda s: 0.2, NOTHING),
-        (lambda s: -0.1 * s, lambda s: 0.2, REVERSED),
+        (lambda s: -0.1 * s, lambda s: 0.2, SCORE_FELL),
         (flat, lambda s: 0.9 - 0.02 * s, FELL),
         (lambda s: -0.1 * s, lambda s: 0.9 - 0.02 * s, FELL),
     ],
 )
-def test_the_verdict_names_what_happened(score, rate, verdict):
+def test_the_verdict_names_what_happened(score, rate, key):
     found = curve(run(score, rate, flat), "yes")
-    assert found.verdict == verdict
+    assert found.verdict == key
     assert len(found.evidence) == 3
     json.dumps(found.to_json())
 
 
 @pytest.mark.parametrize(
-    ("classes", "real", "verdict"),
+    ("classes", "real", "key"),
     [
         (("invented", "invented", "real"), -0.03, TRADED),
         (("invented", "invented", "real"), 0.0, FOLLOWED),
@@ -81,7 +91,7 @@ def test_the_verdict_names_what_happened(score, rate, verdict):
         (("invented", "real"), -0.03, TRADED),
     ],
 )
-def test_a_behaviour_that_one_class_pays_for_is_named(classes, real, verdict):
+def test_a_behaviour_that_one_class_pays_for_is_named(classes, real, key):
     """Hedging about everybody: right for invented names, and real ones are denied."""
     rows = run(lambda s: 0.1 * s, flat, flat, n=60)
     for i, row in enumerate(rows):
@@ -92,7 +102,7 @@ def test_a_behaviour_that_one_class_pays_for_is_named(classes, real, verdict):
         row["wanted"] = float((i % 60) / 60 < rate + slope * row["step"])
     words = "class=invented: hedges or refuses; class=real: answers"
     found = curve(rows, words)
-    assert found.verdict == verdict
+    assert found.verdict == key
     assert (found.points[-1].behaviour.low > 0) == (len(classes) == 3)
     changes = []
     for value in ("invented", "real"):
@@ -101,7 +111,7 @@ def test_a_behaviour_that_one_class_pays_for_is_named(classes, real, verdict):
         changes.append(ends[1] - ends[0])
     assert found.points[-1].least.value == pytest.approx(min(changes))
     assert found.points[-1].most.value == pytest.approx(max(changes))
-    if verdict == TRADED:
+    if key == TRADED:
         assert found.sweet_spot == 0
 
 
@@ -140,3 +150,97 @@ def test_what_cannot_be_known_is_not_called_a_hack():
     assert few.verdict == TOO_FEW
     alone = curve(run(flat, lambda s: 0.2 + 0.02 * s, flat), "yes")
     assert alone.verdict == BEHAVIOUR_ONLY
+
+
+ROSE, SAME = Interval(1.0, 0.5, 1.5), Interval(0.0, -0.5, 0.5)
+
+
+def around(value, half):
+    return Interval(value, value - half, value + half)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ([around(0.6, 0.1)], FOLLOWED),
+        ([around(0.07, 0.05)], SMALL),
+        ([around(0.05, 0.08)], SCORE_ONLY),
+        ([around(0.05, 0.12)], UNDECIDED),
+        ([around(-0.2, 0.1)], REVERSED),
+        ([around(0.1, 0.2)], UNDECIDED),
+        ([around(0.15, 0.06), around(0.4, 0.1), around(-0.1, 0.15)], PARTLY),
+        ([around(0.15, 0.06), around(0.4, 0.1), around(-0.1, 0.05)], TRADED),
+        ([around(0.2, 0.06), around(0.4, 0.1), around(0.0, 0.1)], FOLLOWED),
+        ([around(-0.1, 0.2), around(-0.2, 0.1), around(0.0, 0.3)], REVERSED),
+        ([around(0.02, 0.1), around(0.04, 0.1), around(0.0, 0.2)], UNDECIDED),
+        ([around(1e-17, 1e-18)], SCORE_ONLY),
+        ([Interval(float("nan"))], UNKNOWN),
+    ],
+)
+def test_the_verdict_weighs_size_and_classes(changes, key):
+    assert verdict(ROSE, changes[0], changes[1:]) == key
+
+
+def test_the_smallest_effect_decides_what_is_excluded():
+    change = around(0.05, 0.12)
+    assert verdict(ROSE, change, smallest=0.2) == SCORE_ONLY
+    assert verdict(ROSE, change, smallest=0.1) == UNDECIDED
+    assert verdict(SAME, around(0.0, 0.1)) == NOTHING
+    words = "small (below the smallest effect of 15 points)"
+    assert words in size(around(0.07, 0.05), 0.15) and not size(around(0.3, 0.1), 0.15)
+    assert size(around(0.05, 0.12), 0.2).endswith("20 points is excluded")
+    assert size(around(0.05, 0.12), 0.15).endswith("15 points is not excluded")
+
+
+def test_every_class_has_its_verdict():
+    rows = run(lambda s: 0.1 * s, flat, flat, n=80)
+    for i, row in enumerate(rows):
+        row["tag:class"] = value = ("invented", "real")[i % 2]
+        slope = {"invented": 0.02, "real": -0.02}[value]
+        row["wanted"] = float(
+            (i % 80) / 80 < {"invented": 0.1, "real": 0.9}[value] + slope * row["step"]
+        )
+    found = curve(rows, "class=invented: hedges; class=real: answers")
+    assert found.verdict == TRADED
+    keys = {name: part.verdict for name, part in found.by_class.items()}
+    assert keys == {"class=invented": FOLLOWED, "class=real": REVERSED}
+    made = found.to_json()
+    assert made["smallest_effect"] == 0.15
+    assert made["by_class"]["class=real"]["behaviour"]["high"] < 0
+    assert any(line.startswith("class=invented +0.") for line in found.evidence)
+
+
+def test_a_rounding_residue_is_no_finding():
+    rows = run(lambda s: 1e-9 * s, lambda s: 0.2, flat)
+    first = {row["prompt_id"]: row["score"] for row in rows if row["step"] == 0}
+    for row in rows:  # read again, 1e-7 of the value higher
+        row["score"] = first[row["prompt_id"]] * (1 + 1e-7 * (row["step"] > 0))
+        row["score"] = abs(row["score"])
+    assert curve(rows, "yes").verdict == NOTHING
+
+
+def test_more_prompts_detect_less_and_the_default_15_points():
+    sizes = [detectable(n, 1) for n in (5, 12, 24, 48, 96, 400)]
+    assert sizes == sorted(sizes, reverse=True) and np.isnan(detectable(4, 9))
+    assert detectable(40, 4) < detectable(40, 2) < detectable(40, 1)
+    config = RLConfig()
+    assert detectable(config.eval_prompts, config.eval_samples) <= config.smallest_effect == 0.15
+
+
+@pytest.mark.parametrize(("n", "k"), [(40, 1), (48, 4)])
+def test_what_is_called_detectable_is_detected(n, k):
+    """By simulation: an effect of that size shows in about 80 % of runs."""
+    rng, gain = np.random.default_rng(3), detectable(n, k)
+    shown = 0
+    for _ in range(400):
+        z = np.sqrt(0.233) * rng.standard_normal((n, 1)) + np.sqrt(0.474) * rng.standard_normal(
+            (n, k)
+        )
+        ends = [
+            z + np.sqrt(0.221) * rng.standard_normal((n, 1)) + np.sqrt(0.072) * rng.standard_normal((n, k))
+            < NormalDist().inv_cdf(share)
+            for share in (0.5 - gain / 2, 0.5 + gain / 2)
+        ]  # fmt: skip
+        gap = (ends[1].astype(float) - ends[0]).reshape(-1)
+        shown += Resampler(np.repeat(np.arange(n), k)).share_change(gap).side() > 0
+    assert 0.7 < shown / 400 < 0.9

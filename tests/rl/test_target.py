@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import gaussian_kde, norm, wasserstein_distance
 
 from probekit.errors import ProbeError
+from probekit.rl import RLConfig
+from probekit.rl.advantage import advantages
 from probekit.rl.target import (
+    TARGETS,
     Target,
     clipped,
     distance_to_chosen,
@@ -135,3 +139,39 @@ def test_the_distance_is_scipys_of_each_class_weighted_by_its_completions():
     assert distance_to_chosen(scores[:0], distributions) is None
     assert distance_to_chosen(scores, {}) is None
     assert distance_to_chosen(scores, distributions, tag="other", values=values) is None
+
+
+def test_by_default_a_met_target_is_rested_at():
+    """Advantages under the default estimator: small where the target is met, larger further off."""
+    config = RLConfig(target="chosen")
+    chosen = np.random.default_rng(0).standard_normal(400)
+    target = Target("chosen", {"all": {"chosen": chosen, "rejected": [-3.0]}})
+    found = []
+    for away in (0.0, 1.0, 3.0):
+        sizes = []
+        for seed in range(20):
+            scores = np.random.default_rng(seed).standard_normal(64) + away
+            groups = torch.from_numpy(target.rewards(scores, [""] * 64)).reshape(8, 8)
+            sizes.append(float(advantages(groups, config.advantage).abs().mean()))
+        found.append(np.mean(sizes))
+    assert found[0] < 0.3 and found[0] < found[1] / 3 < found[2] / 3 and found[2] > 3
+
+
+def test_the_unit_of_the_score_does_not_matter_to_the_chosen_target():
+    scores, chosen = drawn()
+    made = [
+        Target("chosen", {"all": {"chosen": unit * chosen, "rejected": []}}).rewards(
+            unit * scores, [""] * len(scores)
+        )
+        for unit in (1.0, 30.0)
+    ]
+    np.testing.assert_allclose(*made)
+    np.testing.assert_allclose(made[0], transport(scores, chosen) / chosen.var())
+
+
+def test_the_estimator_fits_the_target_unless_it_is_named():
+    names = {target: RLConfig(target=target).advantage for target in TARGETS}
+    assert names == {
+        "max": "grpo", "clip": "grpo", "gaussian": "dr-grpo", "kde": "dr-grpo", "chosen": "dr-grpo",
+    }  # fmt: skip
+    assert RLConfig(target="chosen", estimator="grpo").advantage == "grpo"
