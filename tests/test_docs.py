@@ -49,9 +49,10 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_command_reference_is_what_the_help_says():
-    from tests.make_cli_reference import reference
-
-    assert (ROOT / "docs" / "cli.md").read_text() == reference()
+    # In a process of its own: a command that was run alone keeps its own help option.
+    code = "from tests.make_cli_reference import reference; print(reference(), end='')"
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert (ROOT / "docs" / "cli.md").read_text() == made.stdout.decode()
 
 
 def test_the_measures_are_what_the_package_says():

@@ -70,6 +70,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return the chosen cell, its held-out metric beside the controls, and the report's path."""
     from probekit.reports.formats import spanned
     from probekit.results.intervals import Interval
+    from probekit.results.measures import measure
 
     def written(metrics: dict[str, Any]) -> str:
         return spanned(Interval.from_json(metrics[metric]), digits=3)
@@ -79,12 +80,19 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"chosen   {chosen['kind']} at {chosen['site']} layer {chosen['layer']}, position "
         f"{chosen['position']} (on the choose split)",
         f"held out {n['report']} of {n['examples']}, {n['report_groups']} groups; "
-        "95 % bootstrap intervals over groups",
-        f"  {metric + ':':<20}{written(summary['report'])}",
+        + (
+            "95 % intervals over groups; beside a control, how far the probe is above it, paired"
+            if Interval.from_json(summary["report"][metric]).has_interval
+            else "too few groups for an interval"
+        ),
+        f"  {metric + ':':<24}{written(summary['report'])}",
     ]
     for name, metrics in summary["controls"].items():
         if metric in metrics:
-            lines.append(f"  {name.replace('_', ' '):<20}{written(metrics)}")
+            above = Interval.from_json(summary["differences"].get(name))
+            after = f"   {spanned(above, digits=3, sign=True)}" if above.known else ""
+            label = measure("control", name).label
+            lines.append(f"  {label:<24}{written(metrics):<24}{after}".rstrip())
     for tag, values in summary["by_tag"].items():
         # A tag that is the label itself leaves one class a value: nothing to tell apart.
         known = any(Interval.from_json(m[metric]).known for m in values.values())

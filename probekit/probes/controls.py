@@ -63,10 +63,9 @@ def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     prompts, completions = map(_strings, (examples.prompt, examples.completion))
     prompt, completion = _counts(prompts, completions)
     read = {"tfidf": completion if any(completions) else prompt}
-    if any(completions) and any(prompts):
-        if fitter.task.kind != "pair":  # both sides of a pair answer one prompt
-            read["tfidf_prompt"] = prompt
-        read["tfidf_both"] = prompt + completion
+    # Both sides of a pair answer one prompt, so its words cancel.
+    if any(completions) and any(prompts) and fitter.task.kind != "pair":
+        read |= {"tfidf_prompt": prompt, "tfidf_both": prompt + completion}
     starts = ([text[:CHARACTERS] for text in texts] for texts in (prompts, completions))
     read["characters"] = sum(_counts(*starts, analyzer="char_wb", ngram_range=(2, 4)))
     # Texts are not standardised, as is usual: a rare word would count as much as a common one.

@@ -30,6 +30,14 @@ class Measure:
     axis: str = ""
     """Title of an axis, where it is not the unit."""
 
+    graded: bool = False
+    """Whether a share is a fraction of every row, not the part of rows with yes for an answer."""
+
+    @property
+    def rate(self) -> bool:
+        """Whether it counts rows: its intervals are those of a share."""
+        return self.share and not self.graded
+
     @property
     def share(self) -> bool:
         """Whether it is written in per cent."""

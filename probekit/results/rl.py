@@ -266,7 +266,7 @@ class RLRun(Run):
         step = {"first": self.evaluated[0], "last": self.evaluated[-1]}.get(str(at), at)
         recorded = self._recorded.get((step, part, measure))
         prompts, _, values = self.paired(measure, part, at)
-        own = _share(measure)
+        own = _is_rate(measure)
         return (
             recorded
             or self._between(part, prompts, values)
@@ -280,14 +280,14 @@ class RLRun(Run):
         """
         prompts, before, after = self.paired(measure, part, at)
         change = self._between(part, prompts, after - before) or paired.change(
-            prompts, before, after, share=_share(measure)
+            prompts, before, after, share=_is_rate(measure)
         )
         first, last = (self.level(measure, part, end).value for end in ("first", at))
         return change if change.known else Interval(last - first)
 
     def ratio(self, measure: str, part: Part = ALL, at: str | int = "last") -> Interval:
         """Return a measure in parts of what it was at the first evaluation, paired."""
-        return paired.ratio(*self.paired(measure, part, at), share=_share(measure))
+        return paired.ratio(*self.paired(measure, part, at), share=_is_rate(measure))
 
     @cached_property
     def _recorded(self) -> dict[Any, Interval]:
@@ -310,5 +310,5 @@ class RLRun(Run):
         return index, index.get_indexer(keys), evaluations
 
 
-def _share(name: str) -> bool:
-    return measure_of("rl", name).share
+def _is_rate(name: str) -> bool:
+    return measure_of("rl", name).rate

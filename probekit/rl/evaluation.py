@@ -201,7 +201,7 @@ def measured(
             columns["wanted"] = [row["wanted"] for row in rows]
         intervals = {}
         for name, column in columns.items():
-            over = draws.share if measure("rl", name).share else draws.mean
+            over = draws.share if measure("rl", name).rate else draws.mean
             intervals[name] = over(np.array(column, float))
         values = [row["tags"].get(tag or "", "") for row in rows]
         scores = np.array([row["score"] for row in rows])

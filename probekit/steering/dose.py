@@ -26,7 +26,7 @@ class Statistic(NamedTuple):
     weight: Callable[[Row], float] = lambda row: 1.0
     """What a completion counts: 1, or its tokens."""
     share: bool = False
-    """Whether the value of a completion lies in [0, 1]."""
+    """Whether the value of a completion is 0 or 1."""
     exponential: bool = False
     """Whether the weighted mean is shown as its exponential (perplexity)."""
     layer: int | None = None
@@ -78,7 +78,7 @@ def statistics_of(
                 name,
                 "damage",
                 plain("n_tokens" if name == "length" else name),
-                share=name != "length",
+                share=name == "finished",
             )
             for name in damage
         ),

@@ -70,8 +70,8 @@ def test_the_report_split_is_read_once_and_only_for_the_chosen_cell(planted, mon
 
     monkeypatch.setattr(Task, "metrics", watched)
     fit_sweep(given, FAST)
-    # the chosen probe, length, three or four text controls, layer 0
-    assert len(seen) == (6 if given.examples.kind == "pair" else 7)
+    # the chosen probe, length, two or four text controls, layer 0
+    assert len(seen) == (5 if given.examples.kind == "pair" else 7)
     fits = set(Task.of(given.examples).splits.fit)
     assert not fits & set(Task.of(given.examples).splits.report)
 
