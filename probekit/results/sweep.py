@@ -103,6 +103,8 @@ class PredictionRow(TypedDict):
 
 DOCUMENT = Document("fit", "a fit", "sweep.json", "probekit.sweep", 1, SweepRecord)
 PREDICTIONS = Table("predictions.jsonl", PredictionRow, "a prediction", spread={"tags": "tag:"})
+DRAWN = ("random_direction", "shuffled_labels")
+"""Controls that are repeated: their interval is the range of the draws."""
 OF = ["kind", "head", "site", "layer", "position", "l2", "chosen", "split", "control", "part"]
 """What a row of `SweepRun.metrics` is of: a head, a split, a control in its place, a part of the rows."""
 
@@ -209,7 +211,7 @@ class SweepRun(Run):
         found = {"chance": against("chance", name, best, level)}
         for control in self.controls:
             value, paired = self.value(control), self.difference(control)
-            rival = (best, value.high if value.has_interval else value.value)
+            rival = (best, value.high if control in DRAWN and value.has_interval else value.value)
             if control == "length_partialled":
                 rival = (value, level)
             elif paired.known:

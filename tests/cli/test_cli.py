@@ -86,8 +86,11 @@ def test_fit_json_has_the_shape_of_the_contract(fitted, capsys):
     assert set(found["chosen"]) >= {"kind", "site", "layer", "position"}
     assert set(found) >= {"chosen", "choose", "report", "controls", "by_tag", "n", "paths"}
     assert set(found["controls"]) == {
-        "length", "tfidf", "random_direction", "shuffled_labels", "layer_0", "length_partialled",
+        "length", "tfidf", "characters", "random_direction", "shuffled_labels", "layer_0",
+        "length_partialled", *(() if kind == "pair" else ("tfidf_prompt", "tfidf_both")),
     }  # fmt: skip
+    rivals = {"random_direction", "shuffled_labels", "length_partialled"}
+    assert set(found["differences"]) == set(found["controls"]) - rivals
     for metrics in (found["choose"], found["report"], found["by_tag"]["half"]["True"]):
         for value in metrics.values():
             assert set(value) == {"value", "low", "high"}

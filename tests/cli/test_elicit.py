@@ -123,8 +123,6 @@ def test_what_was_written_opens_as_frames(tiny_llama, files):
     assert opened.command == "elicit"
     assert opened.rows["chosen"].tolist() == [row["chosen"] for row in read(out / "pairs.jsonl")]
     assert opened.completions["tag:half"].tolist() == [row["tags"]["half"] for row in written]
-    kept = sum(row["kept"] == "kept" for row in written)
-    assert (opened.written, opened.dropped) == (len(written), len(written) - kept)
     leaks = json.loads((out / "leaks.json").read_text())
     accuracy = opened.metrics.set_index(["part", "measure"])["value"]
     assert accuracy["all", "length"] == leaks["total"]["length"]["value"]

@@ -142,14 +142,14 @@ def test_predicted_reliability_and_cosine_hold_the_files(tmp_path: Path) -> None
     [
         ((0.91, 0.86, 0.95), 0.7, 0.8, "above above", "It clears every control. With length partialled "
          "out it is 0.80 [0.70, 0.90], still above chance."),
-        ((0.72, 0.65, 0.78), 0.7, 0.5, "above includes", "includes TF-IDF (0.70): the probe is not shown to "
-         "do better. It clears length alone (0.10). With length partialled out it is 0.50 [0.40, 0.60]: "
+        ((0.72, 0.65, 0.78), 0.7, 0.5, "above includes", "It is not shown to do better than TF-IDF (0.70). "
+         "It clears length alone (0.10). With length partialled out it is 0.50 [0.40, 0.60]: "
          "length may explain the score."),
-        ((0.64, 0.60, 0.68), 0.7, 0.5, "above below", "It lies below TF-IDF (0.70): these do as well"),
+        ((0.64, 0.60, 0.68), 0.7, 0.5, "above below", "Better without this probe: TF-IDF (0.70)."),
         ((0.52, 0.46, 0.58), 0.7, 0.8, "includes below", "includes chance (0.50): no signal is shown."),
         ((0.35, 0.30, 0.40), 0.2, 0.8, "below above", "below chance (0.50): something is the wrong way"),
         ((0.91, 0.86, 0.95), None, 0.8, "above unknown", "there is no value for TF-IDF."),
-        ((0.91, None, None), 0.7, 0.8, "unknown unknown", "no interval, so it cannot be held against"),
+        ((0.91, None, None), 0.7, 0.8, "unknown unknown", "Too few groups for an interval ("),
         ((None, None, None), 0.7, 0.8, "unknown unknown", "no value on the report split"),
     ],
 )  # fmt: skip
