@@ -21,7 +21,7 @@ LEVEL = {
 """A room imports only rooms of a lower level, inside functions too."""
 REPORTS_KNOW = {"results", "container", "errors", "lazy"}
 BUDGET = {
-    "activations": 1_840, "analyses": 1_080, "behaviours": 750, "cli": 1_980, "data": 1_480,
+    "activations": 1_840, "analyses": 1_080, "behaviours": 750, "cli": 1_990, "data": 1_480,
     "models": 1_640, "probes": 2_960, "reports": 4_300, "results": 2_880, "rl": 4_630, "steering": 2_460,
     "studies": 2_130,
 }  # fmt: skip

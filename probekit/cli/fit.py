@@ -71,6 +71,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     from probekit.reports.formats import spanned
     from probekit.results.intervals import Interval
     from probekit.results.measures import measure
+    from probekit.results.sweep import heavy
 
     def written(metrics: dict[str, Any]) -> str:
         return spanned(Interval.from_json(metrics[metric]), digits=3)
@@ -93,6 +94,10 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
             after = f"   {spanned(above, digits=3, sign=True)}" if above.known else ""
             label = measure("control", name).label
             lines.append(f"  {label:<24}{written(metrics):<24}{after}".rstrip())
+    for split, share in heavy(n).items():
+        lines.append(
+            f"warning  one group holds {share:.0%} of the {split} split: it carries what is found there"
+        )
     for tag, values in summary["by_tag"].items():
         # A tag that is the label itself leaves one class a value: nothing to tell apart.
         known = any(Interval.from_json(m[metric]).known for m in values.values())

@@ -218,11 +218,12 @@ class Task:
         return metrics
 
     def counts(self) -> dict[str, int]:
-        """Return how many units and groups there are, in all and in each split."""
+        """Return how many units and groups there are, in all and in each split, and in its largest group."""
         counts = {"examples": len(self.rows), "groups": len(np.unique(self.groups))}
         for name, units in self.splits._asdict().items():
             counts[name] = len(units)
-            counts[f"{name}_groups"] = len(np.unique(self.groups[units]))
+            sizes = np.unique(self.groups[units], return_counts=True)[1]
+            counts |= {f"{name}_groups": len(sizes), f"{name}_largest": int(sizes.max())}
         return counts
 
     def _check_splits(self) -> None:

@@ -105,6 +105,8 @@ DOCUMENT = Document("fit", "a fit", "sweep.json", "probekit.sweep", 1, SweepReco
 PREDICTIONS = Table("predictions.jsonl", PredictionRow, "a prediction", spread={"tags": "tag:"})
 DRAWN = ("random_direction", "shuffled_labels")
 """Controls that are repeated: their interval is the range of the draws."""
+HEAVY = 0.2
+"""One group should not hold more of a split than this share."""
 OF = ["kind", "head", "site", "layer", "position", "l2", "chosen", "split", "control", "part"]
 """What a row of `SweepRun.metrics` is of: a head, a split, a control in its place, a part of the rows."""
 
@@ -225,7 +227,24 @@ class SweepRun(Run):
         return Interval.from_json(self.record.get("differences", {}).get(control))
 
     @property
+    def heavy(self) -> dict[str, float]:
+        """The splits of which one group holds over a fifth, and its share."""
+        return heavy(self.record["n"])
+
+    @property
     def rivals(self) -> dict[str, list[Finding]]:
         """Findings against the controls that another probe would have to clear, by their key."""
         names = [name for name in self.controls if name != "length_partialled"]
         return by_key(self.findings[name] for name in names)
+
+
+def heavy(n: Mapping[str, int]) -> dict[str, float]:
+    """Return the splits of which one group holds over a fifth of the rows, and its share.
+
+    Parameters
+    ----------
+    n
+        `n` of sweep.json.
+    """
+    shares = {name: n.get(f"{name}_largest", 0) / n[name] for name in ("fit", "choose", "report")}
+    return {name: share for name, share in shares.items() if share > HEAVY}

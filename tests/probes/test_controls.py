@@ -14,6 +14,7 @@ from probekit.probes.controls import _counts, partialled, tfidf
 from probekit.probes.metrics import area
 from probekit.probes.task import Task, upper_half
 from probekit.results.intervals import Resampler
+from probekit.results.sweep import heavy
 from tests.probes.synthetic import MemorySource, examples
 
 FAST = SweepConfig(n_boot=100)
@@ -193,3 +194,16 @@ def test_the_surprisal_of_a_name_that_tells_the_label_is_found(rng):
     assert result.differences["name_surprisal"].value < 0
     without = dataclasses.replace(given, examples=dataclasses.replace(made, surprisal=None))
     assert "name_surprisal" not in fit_sweep(without, FAST).controls
+
+
+def test_a_group_that_holds_over_a_fifth_of_a_split_is_named(rng):
+    made = rows("label", 400, rng)
+    group = np.where(np.arange(400) < 150, "giant", made.group)
+    task = Task.of(dataclasses.replace(made, group=group))
+    found = heavy(task.counts())
+    split = next(name for name, units in task.splits._asdict().items() if 0 in units)
+    assert list(found) == [split]
+    assert found[split] == 150 / len(getattr(task.splits, split))
+    assert not heavy(Task.of(made).counts())
+    old = {name: n for name, n in task.counts().items() if not name.endswith("largest")}
+    assert not heavy(old), "a fit of an earlier version says nothing"
