@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.probes.heads import HeadFitter
-from probekit.probes.metrics import auroc, pearson
+from probekit.probes.metrics import auroc, pearson, wins
 from probekit.probes.splits import Index, fold_by_group
 from probekit.probes.task import Task
 from probekit.results.intervals import Array, Interval, Metrics, Resampler
@@ -32,8 +32,7 @@ the rows have one, the score is length."""
 
 def length_scores(fitter: HeadFitter) -> Array:
     """Return scores from completion length alone (tokens and log tokens), shape (n_examples,)."""
-    features = fitter.task.length_features()
-    return fitter.fit(features)[0].scores(features)
+    return fitter.scores(fitter.task.length_features())
 
 
 def surprisal_scores(fitter: HeadFitter) -> Array | None:
@@ -47,8 +46,7 @@ def surprisal_scores(fitter: HeadFitter) -> Array | None:
     known = np.where(
         np.isfinite(surprisal), surprisal, np.nanmean(surprisal[_fit_rows(fitter.task)])
     )
-    features = np.column_stack([known, known**2])
-    return fitter.fit(features)[0].scores(features)
+    return fitter.scores(np.column_stack([known, known**2]))
 
 
 def text_scores(fitter: HeadFitter) -> dict[str, Array]:
@@ -60,7 +58,7 @@ def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     of every pair are alike, is left out.
     """
     examples, fit_rows = fitter.task.examples, _fit_rows(fitter.task)
-    prompts, completions = map(_strings, (examples.prompt, examples.completion))
+    prompts, completions = [*map(str, examples.prompt)], [*map(str, examples.completion)]
     prompt, completion = _counts(prompts, completions)
     read = {"tfidf": completion if any(completions) else prompt}
     # Both sides of a pair answer one prompt, so its words cancel.
@@ -72,8 +70,7 @@ def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     plain = dataclasses.replace(
         fitter, standardize=False, n_folds=3, l2_factors=(0.01, 0.1, 1.0, 10.0)
     )
-    features = {name: tfidf(counts, fit_rows) for name, counts in read.items()}
-    return {name: plain.fit(own)[0].scores(own) for name, own in features.items()}
+    return {name: plain.scores(tfidf(counts, fit_rows)) for name, counts in read.items()}
 
 
 def _counts(*columns: Sequence[str], **options: Any) -> list[Any]:  # noqa: ANN401 - sparse
@@ -168,8 +165,7 @@ def partialled(task: Task, scores: Array, units: Index, sample: Resampler) -> Me
     if task.kind == "pair":
         margin, whole = left[0] - left[1], scores[rows] - scores[rows + 1]
         margin = np.where(np.abs(margin) <= TOLERANCE * whole.std(), 0.0, margin)
-        right = (margin > 0) + 0.5 * (margin == 0)
-        return {task.primary: sample.share(right)}
+        return {task.primary: sample.share(wins(margin))}
     kept = np.where(np.abs(left[0]) <= TOLERANCE * scores[rows].std(), 0.0, left[0])
     if examples.score is not None:
         alike = np.mean(kept != 0) < FEWEST_RESTS
@@ -207,10 +203,6 @@ def _length_basis(length: Array, mean: float, knots: Array) -> Array:
     return np.column_stack(
         [np.ones(len(length)), length / mean, log, over > 0, np.maximum(over, 0)]
     )
-
-
-def _strings(values: NDArray[Any]) -> list[str]:
-    return [str(value) for value in values]
 
 
 def random_direction(task: Task, acts: NDArray[Any], units: Index, *, seed: int) -> Metrics:

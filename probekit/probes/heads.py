@@ -95,6 +95,10 @@ class HeadFitter:
         solve = self._ridge if self.kind == "ridge" else self._logistic
         return solve(scaling, spectrum, target, penalties, shuffled)
 
+    def scores(self, features: NDArray[Any]) -> Array:
+        """Fit on the fit split and return the score of every example, shape (n_examples,); see `fit`."""
+        return self.fit(features)[0].scores(features)
+
     def _ridge(
         self,
         scaling: Scaling,

@@ -15,6 +15,7 @@ from probekit.results.intervals import (
     Interval,
     Metrics,
     Resampler,
+    enough,
     kish,
     student,
 )
@@ -79,7 +80,7 @@ def pair_metrics(chosen: Array, rejected: Array, sample: Resampler) -> Metrics:
     margin = chosen - rejected
     # Which side is listed first says nothing, so every pair is also read the other way round:
     # its calibration is that of the side with the higher score.
-    confidence, right = expit(np.abs(margin)), (margin > 0) + 0.5 * (margin == 0)
+    confidence, right = expit(np.abs(margin)), wins(margin)
     return {
         "pair_accuracy": sample.share(right),
         "chosen": sample.mean(chosen),
@@ -88,6 +89,11 @@ def pair_metrics(chosen: Array, rejected: Array, sample: Resampler) -> Metrics:
         "log_loss": sample.mean(np.logaddexp(0.0, -margin)),
         "ece": ece(right, confidence, sample),
     }
+
+
+def wins(margin: Array) -> Array:
+    """Return 1 where a margin is above 0, a half where it is 0, else 0; of any shape."""
+    return np.asarray((margin > 0) + 0.5 * (margin == 0))
 
 
 class Estimate(NamedTuple):
@@ -120,7 +126,7 @@ def pearson(x: Array, y: Array, sample: Resampler) -> Interval:
     their rows on r in place of 1/(n-3), and Student's quantile.
     """
     r, influence, support = correlation(x, y, sample)
-    if not np.isfinite(r) or sample.n_groups < FEWEST_GROUPS or support < 2:
+    if not np.isfinite(r) or not enough(sample.n_groups, support):
         return Interval(r)
     if 1 - r * r < 1e-12:
         return Interval(r, r, r)
@@ -134,8 +140,7 @@ def area(label: NDArray[Any], score: Array, sample: Resampler) -> tuple[Estimate
     Those are the groups with a misplaced row, or with one that is placed right, whichever are fewer. The
     influence of a row is that of DeLong: its placement among the rows of the other class.
     """
-    code, one = sample.code, label == 1
-    sizes = [np.bincount(code[side], minlength=sample.n_groups) for side in (one, ~one)]
+    one = label == 1
     if not one.any() or one.all():
         return Estimate(np.nan, np.zeros(sample.n_groups), 0.0), 0
     ranks = rankdata(score)
@@ -145,9 +150,7 @@ def area(label: NDArray[Any], score: Array, sample: Resampler) -> tuple[Estimate
     placed[~one] = 1 - placed[~one]
     value = float(placed[one].mean())
     influence = sample.per_group((placed - value) / np.where(one, one.sum(), (~one).sum()))
-    support = min(map(kish, sizes)) if min((s > 0).sum() for s in sizes) >= FEWEST_GROUPS else 0.0
-    rarer = min(len(np.unique(code[placed < 1])), len(np.unique(code[placed > 0])))
-    return Estimate(value, influence, support), rarer
+    return Estimate(value, influence, _support(one, sample)), _rarer(placed, sample)
 
 
 def auroc(label: NDArray[Any], score: Array, sample: Resampler) -> Interval:
@@ -165,14 +168,21 @@ def balanced_accuracy(label: NDArray[Any], right: Array, sample: Resampler) -> I
     one = label == 1
     if not one.any() or one.all():
         return Interval(np.nan)
-    sizes = [np.bincount(sample.code[side], minlength=sample.n_groups) for side in (one, ~one)]
     share = np.where(one, right[one].mean(), right[~one].mean())
     influence = sample.per_group((right - share) / np.where(one, one.sum(), (~one).sum()) / 2)
-    support = min(map(kish, sizes)) if min((s > 0).sum() for s in sizes) >= FEWEST_GROUPS else 0.0
-    rarer = min(len(np.unique(sample.code[side])) for side in (right < 1, right > 0))
-    return score_interval(
-        float(right[one].mean() + right[~one].mean()) / 2, influence, support, rarer
-    )
+    value = float(right[one].mean() + right[~one].mean()) / 2
+    return score_interval(value, influence, _support(one, sample), _rarer(right, sample))
+
+
+def _support(one: NDArray[np.bool_], sample: Resampler) -> float:
+    """Return what the groups of the class that tells less are worth; 0 where a class has too few."""
+    sizes = [np.bincount(sample.code[side]) for side in (one, ~one)]
+    return min(map(kish, sizes)) if min((s > 0).sum() for s in sizes) >= FEWEST_GROUPS else 0.0
+
+
+def _rarer(right: Array, sample: Resampler) -> int:
+    """Return how many groups hold a row that is wrong, or one that is right, whichever are fewer."""
+    return min(len(np.unique(sample.code[side])) for side in (right < 1, right > 0))
 
 
 def ece(outcome: Array, probability: Array, sample: Resampler) -> Interval:

@@ -193,21 +193,17 @@ class _Report:
 
         One position alone may have the same embedding in every row: the end of the turn has.
         """
+        stored = self.source.cells()
         lowest: dict[str, Cell] = {}
-        for cell in sorted(
-            self.source.cells(), key=lambda cell: (cell.layer, cell.site != "resid_pre")
-        ):
+        for cell in sorted(stored, key=lambda cell: (cell.layer, cell.site != "resid_pre")):
             lowest.setdefault(cell.position, cell)
-        cells = [cell for cell in lowest.values() if (cell.site, cell.layer) == ("resid_pre", 0)]
-        cells = cells or [
-            c for c in lowest.values() if c.layer == min(x.layer for x in lowest.values())
-        ]
-        choose, task = self.task.splits.choose, self.task
+        embedded = [cell for cell in lowest.values() if cell[:2] == ("resid_pre", 0)]
+        least = min(cell.layer for cell in stored)
+        fitter, choose = self.fitters[self.fitted[self.best].kind], self.task.splits.choose
         best, floor = -np.inf, None
-        for cell in cells:
-            acts = self.source.read(cell)
-            scores = self.fitters[self.fitted[self.best].kind].fit(acts)[0].scores(acts)
-            value = float(task.primary_values(scores[:, None], choose)[0])
+        for cell in embedded or [cell for cell in lowest.values() if cell.layer == least]:
+            scores = fitter.scores(self.source.read(cell))
+            value = float(self.task.primary_values(scores[:, None], choose)[0])
             if floor is None or value > best:
                 best, floor = value, scores
         return floor

@@ -20,6 +20,7 @@ from probekit.probes.metrics import (
     label_metrics,
     pair_metrics,
     rating_metrics,
+    wins,
 )
 from probekit.probes.ridge import from_unit, target_range, to_unit
 from probekit.probes.splits import FRACTIONS, Index, Splits, split_by_group
@@ -159,8 +160,8 @@ class Task:
         """
         rows = self.rows[units]
         if self.kind == "pair":
-            margins = (side[rows] - side[rows + 1] for side in (scores, others))
-            return sample.share_change(np.subtract(*((np.sign(m) + 1) / 2 for m in margins)))
+            right = (wins(side[rows] - side[rows + 1]) for side in (scores, others))
+            return sample.share_change(np.subtract(*right))
         if self.examples.score is not None:
             both = [
                 correlation(self.examples.score[rows], s[rows], sample) for s in (scores, others)
@@ -182,8 +183,7 @@ class Task:
         """Return the primary metric of many scores (n_examples, n_scores) without intervals."""
         rows = self.rows[units]
         if self.kind == "pair":
-            margin = scores[rows] - scores[rows + 1]
-            return np.asarray(((margin > 0) + 0.5 * (margin == 0)).mean(axis=0))
+            return np.asarray(wins(scores[rows] - scores[rows + 1]).mean(axis=0))
         if self.examples.score is not None:
             x, y = scores[rows] - scores[rows].mean(axis=0), self.examples.score[rows]
             y = y - y.mean()
@@ -264,11 +264,11 @@ def _check_targets(examples: Examples) -> None:
 
 def upper_half(ratings: Array) -> NDArray[np.bool_]:
     """Return which ratings (n,) are in the upper half, as near to half of them as ties allow."""
-    cuts = np.unique(ratings)[1:]
-    if not len(cuts):
+    cuts, counts = np.unique(ratings, return_counts=True)
+    if len(cuts) < 2:
         return np.zeros(len(ratings), dtype=bool)
-    shares = np.array([(ratings >= cut).mean() for cut in cuts])
-    return np.asarray(ratings >= cuts[np.argmin(np.abs(shares - 0.5))])
+    shares = (len(ratings) - np.cumsum(counts)[:-1]) / len(ratings)  # at or above every later cut
+    return np.asarray(ratings >= cuts[1:][np.argmin(np.abs(shares - 0.5))])
 
 
 def score_distributions(task: Task, scores: Array) -> dict[str, Any]:

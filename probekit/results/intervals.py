@@ -147,7 +147,7 @@ class Resampler:
         if (
             not np.isfinite(value)
             or len(boot) < self.n_boot / 2
-            or not _enough(self.n_groups, support)
+            or not enough(self.n_groups, support)
         ):
             return Interval(value)
         rounding = 1e-9 * float(np.ptp(boot))
@@ -212,7 +212,7 @@ class Resampler:
             return NO_VALUE
         total, n, support = sizes.sum(), len(sizes), kish(sizes)
         value = float(sums.sum() / total)
-        if not _enough(n, support):
+        if not enough(n, support):
             return Interval(value)
         between = float(((sums - value * sizes) ** 2).sum()) / total**2 * n / (n - 1)
         alone = (float(np.abs(sums).sum()) / total - value**2) / total
@@ -240,7 +240,7 @@ class Resampler:
         first, last = (side.sum() for side in sides)
         if first == 0:
             return NO_VALUE
-        if not _enough(n, support):
+        if not enough(n, support):
             return Interval(float(last / first))
         extra = max(_design_effect(side, sizes) for side in sides)
         first, last = first + extra / 2, last + extra / 2
@@ -286,7 +286,7 @@ def score(
         Rows: the interval is never narrower than that of so many independent ones.
     """
     n = len(influence)
-    if not np.isfinite(value) or not _enough(n, support):
+    if not np.isfinite(value) or not enough(n, support):
         return Interval(value)
     alone, mixed = value * (1 - value), 2 / (rarer + 2)
     variance = (1 - mixed) * float((influence**2).sum()) * n / (n - 1) + mixed * alone / support
@@ -314,7 +314,7 @@ def change(value: float, influence: Array, support: float, imagined: float = 0.0
         groups that agree is not of zero width.
     """
     n, whole = len(influence), 1 + 2 * imagined
-    if not np.isfinite(value) or not _enough(n, support):
+    if not np.isfinite(value) or not enough(n, support):
         return Interval(value)
     centre = value / whole
     squares = float((influence**2).sum()) + (value - centre) ** 2 / support
@@ -336,7 +336,8 @@ def student(support: float) -> float:
     return float(stdtrit(support - 1, 0.975))
 
 
-def _enough(n_groups: int, support: float) -> bool:
+def enough(n_groups: int, support: float) -> bool:
+    """Return whether groups are enough for an interval, by their number and by what they tell."""
     return n_groups >= FEWEST_GROUPS and support >= 2
 
 

@@ -265,12 +265,11 @@ class RLRun(Run):
         """Return a measure at a column of `wide`; of two parts, the first minus the second."""
         step = {"first": self.evaluated[0], "last": self.evaluated[-1]}.get(str(at), at)
         recorded = self._recorded.get((step, part, measure))
+        if recorded:
+            return recorded
         prompts, _, values = self.paired(measure, part, at)
-        own = _is_rate(measure)
-        return (
-            recorded
-            or self._between(part, prompts, values)
-            or paired.mean(prompts, values, share=own)
+        return self._between(part, prompts, values) or paired.mean(
+            prompts, values, share=_is_rate(measure)
         )
 
     def change(self, measure: str, part: Part = ALL, at: str | int = "last") -> Interval:

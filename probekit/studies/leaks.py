@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.probes.metrics import wins
 from probekit.results.intervals import Array, Interval, Resampler
 
 FOLDS = 5
@@ -109,7 +110,7 @@ def without_telling_words(
         if len(np.unique(groups)) < FOLDS:
             break
         scores = _cross_fitted(_words(kept), groups, seed + number)
-        wide = float(_right(scores).mean()) - 0.5
+        wide = float(wins(scores).mean()) - 0.5
         if wide <= 0:
             break
         classes = np.array([pair["tags"][class_tag] for pair in kept])
@@ -126,12 +127,8 @@ def without_telling_words(
 def _accuracy(differences: Any, groups: NDArray[Any], seed: int, n_boot: int) -> Interval | None:  # noqa: ANN401
     if len(np.unique(groups)) < 2:
         return None
-    right = _right(_cross_fitted(differences, groups, seed))
+    right = wins(_cross_fitted(differences, groups, seed))
     return Resampler(groups, n_boot=n_boot, seed=seed).share(right)
-
-
-def _right(scores: Array) -> Array:
-    return np.where(scores == 0, 0.5, scores > 0)
 
 
 def _cross_fitted(differences: Any, groups: NDArray[Any], seed: int) -> Array:  # noqa: ANN401
