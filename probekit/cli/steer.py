@@ -184,7 +184,8 @@ def summary_lines(summary: dict[str, Any], directory: Path) -> list[str]:
     where = f"layer {', '.join(map(str, summary['vector']['layers']))}"
     lines = [
         f"steered  {summary['vector']['source']}, {where}, mode {summary['mode']}; {n['prompts']} "
-        f"prompts x {n['samples']} samples, {n['random_controls']} random controls; score of the "
+        f"prompts x {n['samples']} samples, {n['random_controls']} random controls, "
+        f"{n['shuffled_controls']} of shuffled labels, {n['placebo_controls']} placebos; score of the "
         f"{probe['kind']} probe at layer {probe['layer']} in a clean pass"
     ]
     if n["prompts"] < FEWEST_GROUPS:
@@ -194,7 +195,7 @@ def summary_lines(summary: dict[str, Any], directory: Path) -> list[str]:
     lines.append("ablated minus unsteered")
     for measure in _shown(summary, "effect", "behaviour", "damage"):
         found = summary["ablation"][measure["name"]]
-        lines.append(_measured(measure["name"], found["difference"], found["p"]))
+        lines.append(_measured(measure["name"], found["difference"], found))
     judge = summary["judge"]
     if judge and judge["failed"]:
         lines.append(
@@ -206,7 +207,7 @@ def summary_lines(summary: dict[str, Any], directory: Path) -> list[str]:
 
 def _dose_lines(summary: dict[str, Any]) -> list[str]:
     """Return the usable range, the slopes, and what the strongest usable doses do to the text."""
-    usable, controls = summary["usable"], summary["n"]["random_controls"]
+    usable, n = summary["usable"], summary["n"]
     words = f"coeff {usable['low']:g} to {usable['high']:g}" if usable["coeffs"] else "no coeff"
     lines = [
         f"usable   {words} (perplexity at most {usable['bound']:g} times the unsteered, distinct "
@@ -216,16 +217,20 @@ def _dose_lines(summary: dict[str, Any]) -> list[str]:
     lines += [f"         not {coeff}: {why}" for coeff, why in reasons]
     used = summary["doses"]["score"]["coeffs"]
     note = "" if used == usable["coeffs"] else ", damaged ones among them"
+    n_random = n["random_controls"]
     rank = (
-        f"; p is its rank among the controls, at least {1 / (1 + controls):.3f}" if controls else ""
+        f"; p: rank of its size among the random, at least {1 / (1 + n_random):.3f}"
+        if n_random
+        else ""
     )
+    over = "; over: its size minus the strongest other's" if "over" in summary["doses"]["score"] else ""
     lines.append(
         f"slope a unit of coeff over {', '.join(f'{c:g}' for c in used)}{note}, 95 % over "
-        f"prompts{rank}"
+        f"prompts{rank}{over}"
     )
     for measure in _shown(summary, "effect", "behaviour"):
         dose = summary["doses"][measure["name"]]
-        lines.append(_measured(measure["name"], dose["slope"], dose["p"]))
+        lines.append(_measured(measure["name"], dose["slope"], dose))
     curve = [
         c for c in summary["conditions"] if c["direction"] == "probe" and c["coeff"] is not None
     ]
@@ -243,8 +248,10 @@ def _shown(summary: dict[str, Any], *groups: str) -> list[dict[str, Any]]:
     return [measure for measure in summary["measures"] if measure["group"] in groups]
 
 
-def _measured(name: str, metric: dict[str, Any], p: float | None) -> str:
-    return f"  {name:<20}{_interval(metric)}" + ("" if p is None else f"  p = {p:.3f}")
+def _measured(name: str, metric: dict[str, Any], change: dict[str, Any]) -> str:
+    rank = "" if change["p"] is None else f"  p = {change['p']:.3f}"
+    over = f"  over {_interval(change['over'])}" if "over" in change else ""
+    return f"  {name:<20}{_interval(metric)}{rank}{over}"
 
 
 def _interval(metric: dict[str, Any]) -> str:

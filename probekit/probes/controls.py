@@ -16,7 +16,8 @@ from probekit.probes.task import Task
 from probekit.results.intervals import Array, Interval, Metrics, Resampler
 
 N_DIRECTIONS = 50
-N_SHUFFLES = 5
+N_SHUFFLES = 19
+"""Heads on shuffled targets of the chosen cell; `steer` takes their directions as controls."""
 TERMS = 20_000
 """Most terms of a text control, the most frequent ones."""
 RANK = 400

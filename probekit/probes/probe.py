@@ -22,6 +22,7 @@ from probekit.results.intervals import Array
 FORMAT = "probekit.probes"
 FORMAT_VERSION = 1
 WEIGHTS, HEADER = "probes.safetensors", "probes.json"
+SHUFFLED = "shuffled/coef"
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,15 @@ class Probe:
             for row in sorted(header["probes"], key=lambda row: int(row["layer"]))
         ]
 
+    @staticmethod
+    def load_shuffled(directory: str | Path) -> Array:
+        """Load the weights of the chosen cell's heads on shuffled targets, (n, d_model); n may be 0."""
+        from safetensors import safe_open
+
+        with safe_open(Path(directory) / WEIGHTS, framework="numpy") as file:
+            known = SHUFFLED in file.keys()  # noqa: SIM118 - not a dictionary
+            return np.asarray(file.get_tensor(SHUFFLED) if known else np.empty((0, 0)))
+
     @classmethod
     def load_layers(cls, directory: str | Path) -> list[Probe]:
         """Load the probes of every layer that are as the chosen one in kind, site and position."""
@@ -217,12 +227,19 @@ def _mirrored(distributions: dict[str, Any]) -> dict[str, Any]:
     return {**distributions, "all": of(distributions["all"]), "by_tag": tags}
 
 
-def save_probes(directory: Path, probes: Sequence[Probe], chosen: int) -> None:
-    """Write all probes of a sweep into an existing directory."""
+def save_probes(
+    directory: Path, probes: Sequence[Probe], chosen: int, shuffled: Array | None = None
+) -> None:
+    """Write all probes of a sweep into an existing directory.
+
+    `shuffled`, (n, d_model), are the weights of heads of the chosen cell on shuffled targets.
+    """
     from safetensors.numpy import save_file
 
     tensors = {f"{_key(probe)}/coef": probe.coef for probe in probes}
     tensors |= {f"{_key(probe)}/bias": np.array([probe.bias]) for probe in probes}
+    if shuffled is not None:
+        tensors[SHUFFLED] = np.ascontiguousarray(shuffled)
     save_file(tensors, directory / WEIGHTS)
     best = probes[chosen]
     write_json(

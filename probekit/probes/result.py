@@ -74,6 +74,8 @@ class SweepResult:
     """On the report split."""
     scores: Array
     """The chosen probe's score of every example row."""
+    shuffled: Array
+    """Weights of heads of the chosen cell on shuffled targets, shape (n_shuffles, d_model)."""
     store: dict[str, Any]
     """The store's provenance."""
     fit: dict[str, Any]
@@ -92,7 +94,7 @@ class SweepResult:
 
     def save(self, directory: Path) -> None:
         """Write probes, sweep.json and predictions.jsonl into an existing directory."""
-        save_probes(directory, self.probes, self.chosen)
+        save_probes(directory, self.probes, self.chosen, self.shuffled)
         text = PREDICTIONS.lines(self.predictions())
         (directory / PREDICTIONS.file).write_text(text, encoding="utf-8")
         write_json(directory / DOCUMENT.file, {**DOCUMENT.header, **self.record()})

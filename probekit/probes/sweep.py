@@ -148,7 +148,8 @@ class _Report:
         task, chosen = self.task, self.fitted[self.best]
         acts, units = self.source.read(chosen.cell), task.splits.report
         scores, sample = chosen.head.scores(acts), task.sampler(units)
-        controls, differences = self._controls(acts, scores, sample)
+        twins = self._twins(acts)
+        controls, differences = self._controls(acts, scores, twins, sample)
         return SweepResult(
             task=task,
             chosen=self.best,
@@ -159,18 +160,27 @@ class _Report:
             differences=differences,
             by_tag=task.by_tag(scores, units),
             scores=scores,
+            shuffled=np.stack([twin.coef for twin in twins]),
             store=self.source.provenance,
             fit=run_record("fit", asdict(self.config), seed=self.config.seed),
         )
 
+    def _twins(self, acts: NDArray[np.float32]) -> list[Head]:
+        """Return heads of the chosen cell and kind that were fitted to shuffled targets."""
+        fitter = self.fitters[self.fitted[self.best].kind]
+        return fitter.fit(acts, shuffles=N_SHUFFLES, seed=self.config.seed + 1)[1]
+
     def _controls(
-        self, acts: NDArray[np.float32], scores: Array, sample: Resampler
+        self,
+        acts: NDArray[np.float32],
+        scores: Array,
+        twins: list[Head],
+        sample: Resampler,
     ) -> tuple[dict[str, Metrics], dict[str, Interval]]:
         """Return the controls on the report split, and how far the chosen head is above each."""
         task, chosen = self.task, self.fitted[self.best]
-        units, fitter = task.splits.report, self.fitters[chosen.kind]
+        units = task.splits.report
         text_fitter = _fitter(task, chosen.kind, self.config, head="linear")
-        twins = fitter.fit(acts, shuffles=N_SHUFFLES, seed=self.config.seed + 1)[1]
         columns = np.column_stack([twin.scores(acts) for twin in twins])
         rivals = {"length": length_scores(text_fitter), **text_scores(text_fitter)}
         if (named := surprisal_scores(text_fitter)) is not None:

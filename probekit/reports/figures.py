@@ -17,8 +17,8 @@ from probekit.results.intervals import Interval
 POINT = ["panel", "axis", "name", "x", "value", "low", "high", "share", "look", "hover", "label"]
 """Columns of `lines`."""
 KINDS = {
-    "area": "", "thin": look.THIN, "level": look.BLACK, "control": look.GREY, "cloud": "",
-    "main": "", "points": "", "dots": look.GREY, "ring": look.BLACK,
+    "area": "", "thin": look.THIN, "level": look.BLACK, "control": look.GREY, "rival": look.ORANGE,
+    "cloud": "", "main": "", "points": "", "dots": look.GREY, "ring": look.BLACK,
 }  # fmt: skip
 """What a point of `lines` may look like, what is drawn first at the front, and its colour; without
 one every name has its own."""
@@ -185,11 +185,11 @@ def _line(
         mode=f"{mode}+text" if line["label"].any() else mode,
         name=plot_text(name, 60),
         legendgroup=name,
-        legendrank=2000 if kind == "control" else 1000,
+        legendrank=2000 if kind in ("control", "rival") else 1000,
         showlegend=shown,
         line={
             "color": color,
-            "width": {"main": 2, "area": 2, "control": 1.2}.get(kind, 1),
+            "width": {"main": 2, "area": 2, "control": 1.2, "rival": 1.4}.get(kind, 1),
             "dash": dash[place % len(dash)],
         },
         marker={

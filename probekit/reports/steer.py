@@ -18,13 +18,15 @@ from probekit.reports.look import Panels
 from probekit.reports.page import page_path, said, write_page
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure
-from probekit.results.steer import ABLATED, BASELINE, PROBE, RANDOM, Condition, SteerRun
+from probekit.results.steer import ABLATED, BASELINE, FEWEST_CONTROLS, PROBE, Condition, SteerRun
 
 PANELS, SHOWN = 9, 6
 """Panels of a figure at most: three rows fit on a page; prompts of the table of completions."""
 WIDE = 5
 """From this ratio of the largest to the smallest value on, an axis is by powers of ten."""
-ALONG, EACH = "probe direction", "random directions"
+ALONG = "probe direction"
+EACH = {"random": "random directions", "shuffled": "shuffled labels", "placebo": "placebos"}
+"""Names of the kinds of control directions, in figures."""
 
 
 def write_steer_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
@@ -33,7 +35,7 @@ def write_steer_report(directory: Path, *, out: Path | None = None, force: bool 
     context = {
         "run": run, "doses": {group: _by_dose(run, group) for group in ("effect", "behaviour", "damage")},
         "layer_figure": _layers(run), "frontier": _frontier(run), "ranking": _ranking(run),
-        "examples": _examples(run), "named": named,
+        "examples": _examples(run), "named": named, "FEWEST_CONTROLS": FEWEST_CONTROLS,
     }  # fmt: skip
     return write_page("steer.html.j2", context, page_path(run.directory, out), force=force)
 
@@ -97,24 +99,30 @@ def _panel(
     ends = [doses[0], slot]
     parts.append(points(ends, [base] * 2, ["", ""], name="unsteered", look="control", **more))
     if not run.ablate_only:
-        each = {name: [v.value for v in values(run.curve(name))] for name in run.controls}
-        parts += _random(doses, each, texts, **more)
+        for kind, names in run.controls.items():
+            each = {name: [v.value for v in values(run.curve(name))] for name in names}
+            parts += _controls(doses, kind, each, texts, **more)
     ablated = [condition for condition in run.conditions if condition.mode == "ablate"]
-    for name, kind, at in ((ALONG, "points", slot), (EACH, "dots", slot + aside)):
-        some = [condition for condition in ablated if condition.is_control == (name == EACH)]
+    for name, kind, at in ((ALONG, "points", slot), ("controls", "dots", slot + aside)):
+        some = [condition for condition in ablated if bool(condition.control) == (kind == "dots")]
         texts, x = [named(condition)[1] for condition in some], [at] * len(some)
         parts.append(points(x, values(some), texts, name=f"{name} ablated", look=kind, **more))
     return pd.concat(part for part in parts if len(part))
 
 
-def _random(
-    x: Sequence[float], each: Mapping[str, Sequence[float]], texts: Sequence[str], **more: object
+def _controls(
+    x: Sequence[float],
+    kind: str,
+    each: Mapping[str, Sequence[float]],
+    texts: Sequence[str],
+    **more: object,
 ) -> list[pd.DataFrame]:
-    """Return a line of each random direction, all under one name: each ends with a gap."""
+    """Return a line of each control of a kind, all under one name: each ends with a gap."""
+    look_of = "rival" if kind == "placebo" else "control"
     return [
         points(
             [*x, math.nan], [*map(Interval, values), NO_VALUE], [*(f"{name}, {t}" for t in texts), ""],
-            name=EACH, look="control", **more,
+            name=EACH[kind], look=look_of, **more,
         )
         for name, values in each.items()
     ]  # fmt: skip
@@ -131,11 +139,16 @@ def _layers(run: SteerRun) -> go.Figure | None:
     table = run.metrics[run.metrics["quantity"] == quantity].pivot(
         index="direction", columns="measure", values="value"
     )[[f"score@{layer}" for layer in layers]]
-    each = {name: table.loc[name].tolist() for name in run.controls}
     changes = [change.interval for change in run.layers.values()]
     data = [
         points(layers, changes, texts, name="probe of each layer", **more),
-        *_random(layers, each, texts, **more),
+        *(
+            line
+            for kind, names in run.controls.items()
+            for line in _controls(
+                layers, kind, {name: table.loc[name].tolist() for name in names}, texts, **more
+            )
+        ),
         level(0.0, layers, **more),
     ]
     return lines(
@@ -153,7 +166,7 @@ def _frontier(run: SteerRun) -> go.Figure | None:
     groups = {
         ALONG: ("main", run.curve()),
         f"{ALONG} ablated": ("points", [ABLATED]),
-        EACH: ("dots", [c for c in run.conditions if c.is_control and c.mode != "ablate"]),
+        "controls": ("dots", [c for c in run.conditions if c.control and c.mode != "ablate"]),
     }
     more = {"panel": "", "axis": f"Change of score ({run.measures('effect')[0].unit})"}
     data = {}
@@ -218,7 +231,8 @@ def _examples(run: SteerRun) -> dict[str, Any]:
     top = ends[-1] if ends else ABLATED
     base = low if len(ends) == 2 else BASELINE
     shown = sorted({*ends, BASELINE}, key=lambda condition: condition.coeff or 0.0)
-    shown += [ABLATED, *(Condition(name, top.mode, top.coeff) for name in run.controls[:1])]
+    some = [name for names in run.controls.values() for name in names]
+    shown += [ABLATED, *(Condition(name, top.mode, top.coeff) for name in some[:1])]
     keys = ["direction", "mode", "coeff", "prompt_id"]
     rows = run.rows.sort_values("sample", kind="stable").drop_duplicates(keys)
     cells: dict[str, dict[Condition, dict[str, Any]]] = {}
@@ -260,16 +274,23 @@ def _ticks(run: SteerRun, doses: Sequence[float], slot: float, pixels: float) ->
 
 def named(condition: Condition) -> tuple[str, str]:
     """Return what is done, `coeff +0.4`, and along which direction: `random direction 1`."""
-    name = condition.direction.replace("random-0", RANDOM).replace("-", " direction ")
     if condition == BASELINE:
         return "unsteered", ""
     dose = "ablated" if condition.coeff is None else f"coeff {signed(condition.coeff)}"
-    return dose, ALONG if name == PROBE else name
+    return dose, ALONG if condition.direction == PROBE else _direction(condition.direction)
+
+
+def _direction(name: str) -> str:
+    """Return the name of a control in words: `random direction 1`, `placebo cooking astronomy`."""
+    kind, _, which = name.partition("-")
+    if kind == "placebo":
+        return f"placebo {which.replace('-', ' ')}"
+    return f"{'random direction' if kind == 'random' else 'shuffled labels'} {which.lstrip('0')}"
 
 
 def _n(run: SteerRun) -> str:
     """Return how many prompts, samples and random directions there are."""
-    n, total = run.record["n"], len(run.controls)
+    n, total = run.record["n"], run.n_controls
     each = f" × {count(n['samples'])} samples" if n["samples"] > 1 else ""
-    controls = f"{count(total) if total else 'no'} random direction{'' if total == 1 else 's'}"
+    controls = f"{count(total) if total else 'no'} control direction{'' if total == 1 else 's'}"
     return f"n = {count(n['prompts'])} prompts{each}; {controls}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired
@@ -17,8 +19,12 @@ from probekit.results.table import Document, Table
 if TYPE_CHECKING:
     import pandas as pd
 
-PROBE, RANDOM, LAYER = "probe", "random-", "layer-"
-"""Names of directions: the steered one, and what random ones and those of a re-ranking begin with."""
+PROBE, RANDOM, SHUFFLED, PLACEBO, LAYER = "probe", "random-", "shuffled-", "placebo-", "layer-"
+"""Names of directions: the steered one, and what those of controls and of a re-ranking begin with."""
+CONTROLS = {"random": RANDOM, "shuffled": SHUFFLED, "placebo": PLACEBO}
+"""Kinds of control directions: random, of shuffled labels, of unrelated contrasts."""
+FEWEST_CONTROLS = 39
+"""Controls from which on a rank can support a two-sided 95 % statement."""
 Ends = dict[str, float | None] | None
 """An interval in JSON."""
 
@@ -27,7 +33,7 @@ class Condition(NamedTuple):
     """One way to write: which direction, what is done with it, how strongly."""
 
     direction: str
-    """`none`, `probe`, `random-01` and so on, or `layer-07` in a re-ranking."""
+    """`none`, `probe`, `random-01`, `shuffled-01`, `placebo-NAME`, or in a re-ranking `layer-07`."""
     mode: str
     """`none`, `add`, `ablate` or `clamp`."""
     coeff: float | None
@@ -45,9 +51,9 @@ class Condition(NamedTuple):
         return f"{self.direction}_{self.mode}{strength}"
 
     @property
-    def is_control(self) -> bool:
-        """Whether a random direction is steered along."""
-        return self.direction.startswith(RANDOM)
+    def control(self) -> str:
+        """The kind of control direction that is steered along, or nothing."""
+        return next((k for k, start in CONTROLS.items() if self.direction.startswith(start)), "")
 
 
 BASELINE = Condition("none", "none", 0.0)
@@ -70,7 +76,11 @@ class _Change(TypedDict):
     slope: NotRequired[Ends]
     difference: NotRequired[Ends]
     random: list[float | None]
+    shuffled: NotRequired[list[float | None]]
+    placebo: NotRequired[list[float | None]]
     p: float | None
+    p_shuffled: NotRequired[float | None]
+    over: NotRequired[dict[str, Any]]
     coeffs: NotRequired[list[float]]
 
 
@@ -97,6 +107,7 @@ class SteerRecord(TypedDict):
     rerank: dict[str, Any] | None
     reference: list[dict[str, Any]] | None
     vector: dict[str, Any]
+    controls: NotRequired[list[dict[str, Any]]]
     judge: dict[str, Any] | None
     provenance: dict[str, Any]
 
@@ -134,37 +145,56 @@ class Change(NamedTuple):
     """How far a measure moves: its slope over the coefficients, or its difference under ablation."""
 
     interval: Interval = NO_VALUE
-    random: tuple[float, ...] = ()
-    """The same along each random direction that has a value."""
+    controls: Mapping[str, tuple[float, ...]] = {}
+    """The same along each control direction that has a value, by their kind."""
     p: float | None = None
+    """Rank of the size among the random directions."""
+    p_shuffled: float | None = None
+    """Rank of the size among the directions of shuffled labels."""
+    over: Interval = NO_VALUE
+    """Size of the change minus that along the strongest shuffled or placebo direction, paired."""
+    rival: str = ""
+    """Name of that direction."""
     coeffs: tuple[float, ...] = ()
     """Those that a slope was fitted on."""
 
-    @property
-    def random_ends(self) -> list[Interval]:
-        """The lowest and the highest of the random directions."""
-        ends = {min(self.random), max(self.random)} if self.random else set()
-        return [Interval(end) for end in sorted(ends)]
+    def ends(self, kind: str) -> list[Interval]:
+        """Return the lowest and the highest along the controls of a kind."""
+        values = self.controls.get(kind, ())
+        return [Interval(end) for end in sorted({min(values), max(values)})] if values else []
+
+    def as_large(self, *kinds: str) -> int:
+        """Return how many controls (of some kinds) move the measure at least as far."""
+        values = [v for kind in kinds or self.controls for v in self.controls.get(kind, ())]
+        return sum(abs(value) >= abs(self.interval.value) for value in values)
 
     @property
-    def as_large(self) -> int:
-        """How many random directions move the measure at least as far."""
-        return sum(abs(value) >= abs(self.interval.value) for value in self.random)
+    def times(self) -> float:
+        """Size of the change in parts of that along the strongest shuffled or placebo direction."""
+        rest = abs(self.interval.value) - self.over.value
+        return abs(self.interval.value) / rest if rest > 0 else math.nan
+
+    @property
+    def n_controls(self) -> int:
+        """How many controls have a value."""
+        return sum(map(len, self.controls.values()))
 
     @property
     def verdict(self) -> str:
-        """What the interval and the random directions say, as a key.
+        """What the interval and the controls say, as a key.
 
-        `unknown` (no interval), `not shown` (0 lies in it), `uncontrolled` (no random direction),
-        `shared` (one moves the measure as far) or `specific`.
+        `unknown` (no interval), `not shown` (0 lies in it), `uncontrolled` (no control direction),
+        `shared` (a control moves the measure as far, or the strongest shuffled or placebo direction
+        is not shown to move it less) or `specific`.
         """
         if not self.interval.has_interval:
             return "unknown"
         if not self.interval.side():
             return "not shown"
-        if not self.random:
+        if not self.n_controls:
             return "uncontrolled"
-        return "shared" if self.as_large else "specific"
+        beaten = not self.over.known or self.over.side() > 0
+        return "specific" if beaten and not self.as_large() else "shared"
 
 
 class SteerRun(Run):
@@ -204,13 +234,13 @@ class SteerRun(Run):
             for name, entry in self._changes(quantity).items():
                 item = entry["slope" if quantity == "slope" else "difference"]
                 rows.append((quantity, PROBE, mode, None, name, item, entry["p"]))
-                each = zip(self.controls, entry["random"], strict=False)
-                rows += [(quantity, at, mode, None, name, {"value": v}, None) for at, v in each]
+                for kind, names in self.controls.items():
+                    each = zip(names, entry.get(kind, ()), strict=False)
+                    rows += [(quantity, at, mode, None, name, {"value": v}, None) for at, v in each]
         rerank = self.record["rerank"] or {"rows": ()}
         for row in rerank["rows"]:
             at = ("ranking", f"{LAYER}{row['layer']:02d}", "add", rerank["coeff"])
-            names = ("metric", "effect", "damage", "ratio")
-            rows += [(*at, name, row[name], None) for name in names]
+            rows += [(*at, n, row[n], None) for n in ("metric", "effect", "damage", "ratio")]
         columns = ["quantity", *Condition._fields, "measure", *Interval._fields, "p"]
         values = [(*key, *Interval.from_json(item), p) for *key, item, p in rows]
         return pd.DataFrame(values, columns=columns).astype({"coeff": float, "p": float})
@@ -227,9 +257,24 @@ class SteerRun(Run):
         return bool(self.record["mode"] == "ablate")
 
     @cached_property
-    def controls(self) -> list[str]:
-        """Names of the random directions."""
-        return list(dict.fromkeys(c.direction for c in self.conditions if c.is_control))
+    def controls(self) -> dict[str, list[str]]:
+        """Names of the control directions by their kind; a kind that was not run is absent."""
+        found: dict[str, list[str]] = {}
+        for kind, name in dict.fromkeys((c.control, c.direction) for c in self.conditions):
+            if kind:
+                found.setdefault(kind, []).append(name)
+        return found
+
+    @property
+    def n_controls(self) -> int:
+        """How many control directions there are."""
+        return sum(map(len, self.controls.values()))
+
+    @cached_property
+    def placebos(self) -> dict[str, dict[str, Any]]:
+        """What is known of the placebos: `what` they are, `cosine`, `held_out`."""
+        entries = self.record.get("controls", ())
+        return {e["direction"]: e for e in entries if e["direction"].startswith(PLACEBO)}
 
     @property
     def own_direction(self) -> bool:
@@ -256,7 +301,7 @@ class SteerRun(Run):
     @property
     def smallest_p(self) -> float:
         """Smallest p that a rank among the random directions can give."""
-        return 1 / (1 + len(self.controls))
+        return 1 / (1 + len(self.controls.get("random", ())))
 
     @property
     def incomplete(self) -> list[Measure]:
@@ -300,9 +345,19 @@ class SteerRun(Run):
         entry = self._changes(quantity).get(name)
         if entry is None:
             return Change()
-        random = tuple(value for value in entry["random"] if value is not None)
-        ends = Interval.from_json(entry["slope" if quantity == "slope" else "difference"])
-        return Change(ends, random, entry["p"], tuple(entry.get("coeffs", ())))
+        controls = {
+            kind: tuple(value for value in entry.get(kind, ()) if value is not None)
+            for kind in CONTROLS
+        }
+        return Change(
+            Interval.from_json(entry["slope" if quantity == "slope" else "difference"]),
+            {kind: values for kind, values in controls.items() if values},
+            entry["p"],
+            entry.get("p_shuffled"),
+            Interval.from_json(entry.get("over")),
+            entry.get("over", {}).get("direction", ""),
+            tuple(entry.get("coeffs", ())),
+        )
 
     def _changes(self, quantity: str) -> dict[str, dict[str, Any]]:
         return dict(self.record["doses" if quantity == "slope" else "ablation"] or {})
@@ -315,10 +370,10 @@ class SteerRun(Run):
 
     @property
     def agreeing_layers(self) -> tuple[int, int]:
-        """How many layers read the score's change, beyond random directions; of how many."""
+        """How many layers read the score's change, beyond every control; of how many."""
         known = [change for change in self.layers.values() if change.interval.has_interval]
         side = -1 if self.change("score").interval.value < 0 else 1
-        agree = [c for c in known if c.interval.side() == side and not c.as_large]
+        agree = [c for c in known if c.interval.side() == side and not c.as_large()]
         return len(agree), len(known)
 
     @property

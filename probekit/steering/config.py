@@ -69,6 +69,10 @@ class SteerConfig(DrawConfig):
     """Longest completion in tokens."""
     random_controls: int = _controls(9, "Random directions", ge=0, le=999, common=True)
     """Random directions of the same norm, taken through the same strengths as controls."""
+    shuffled_controls: int = _controls(5, "Directions of shuffled labels", ge=0, le=19, common=True)
+    """Directions of probes fitted to shuffled labels, controls that point where the data spreads."""
+    placebo_controls: int = _controls(6, "Placebo directions", ge=0, le=6, common=True)
+    """Directions of probes of unrelated contrasts (cooking or astronomy), as accurate as the probe."""
     damage_bound: float = _controls(1.5, "Damage bound", gt=1)
     """A strength is usable while perplexity is at most this many times the unsteered, and distinct
     bigrams are not fewer by this factor."""

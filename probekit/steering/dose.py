@@ -160,20 +160,23 @@ class Doses:
 
     def difference(self, measure: Statistic, condition: Condition) -> Interval:
         """Return a condition's value minus the unsteered model's, paired over prompts."""
-        if measure.share and condition != BASELINE:
-            return self._share_slope(measure, [condition, BASELINE], np.array([1.0, -1.0]))
-        value, drawn = self.values(measure, [condition, BASELINE])
-        return self.resampler.around(value[0] - value[1], drawn[:, 0] - drawn[:, 1])
+        return self.combine(measure, *minus_baseline(condition))
 
     def slope(self, measure: Statistic, curve: Sequence[Condition]) -> Interval:
         """Return the least-squares slope of the measure over the coefficients of a curve."""
-        coeff = np.array([condition.coeff for condition in curve], dtype=float)
-        centred = coeff - coeff.mean()
-        weights = centred / (centred @ centred)
-        if measure.share:
-            return self._share_slope(measure, curve, weights)
-        value, drawn = self.values(measure, curve)
-        return self.resampler.around(float(value @ weights), drawn @ weights)
+        return self.combine(measure, curve, slope_parts(curve))
+
+    def combine(
+        self, measure: Statistic, conditions: Sequence[Condition], parts: Array
+    ) -> Interval:
+        """Return a sum of the measure over conditions with factors `parts` (n,), paired over prompts."""
+        if not measure.share or not parts.any():
+            value, drawn = self.values(measure, conditions)
+            return self.resampler.around(float(value @ parts), drawn @ parts)
+        values, weights = self._shares(measure, conditions, parts)
+        reach = float(parts[parts > 0].sum())
+        change = self.resampler.share_change(values / reach, weights)
+        return Interval(*(reach * end for end in change))
 
     def _shares(
         self, measure: Statistic, conditions: Sequence[Condition], parts: Array
@@ -186,15 +189,6 @@ class Doses:
         at = [self._column[condition] for condition in conditions]
         with np.errstate(divide="ignore", invalid="ignore"):
             return (sums[:, at] / weights[:, at]) @ parts, weights[:, at].mean(axis=1)
-
-    def _share_slope(
-        self, measure: Statistic, conditions: Sequence[Condition], parts: Array
-    ) -> Interval:
-        values, weights = self._shares(measure, conditions, parts)
-        reach = float(parts[parts > 0].sum())
-        return Interval(
-            *(reach * end for end in self.resampler.share_change(values / reach, weights))
-        )
 
     def ratio(
         self, top: Statistic, bottom: Statistic, plus: Condition, minus: Condition
@@ -220,6 +214,19 @@ class Doses:
             self.resampler.around(float(ratio), drawn[2]),
             drawn[2],
         )
+
+
+def slope_parts(curve: Sequence[Condition]) -> Array:
+    """Return the factors of a curve's values, (n,), whose sum is the least-squares slope."""
+    coeff = np.array([condition.coeff for condition in curve], dtype=float)
+    centred = coeff - coeff.mean()
+    return np.asarray(centred / (centred @ centred))
+
+
+def minus_baseline(condition: Condition) -> tuple[list[Condition], Array]:
+    """Return a condition and the unsteered model with the factors of their difference, (2,)."""
+    parts = np.array([1.0, -1.0]) if condition != BASELINE else np.zeros(2)
+    return [condition, BASELINE], parts
 
 
 def rank_p(value: float, controls: Sequence[float]) -> float | None:

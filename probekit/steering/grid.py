@@ -64,7 +64,7 @@ def random_names(n: int) -> list[str]:
     return [f"{RANDOM}{i + 1:02d}" for i in range(n)]
 
 
-def conditions(mode: str, coeffs: Sequence[float], n_random: int) -> list[Condition]:
+def conditions(mode: str, coeffs: Sequence[float], controls: Sequence[str]) -> list[Condition]:
     """Return the conditions of a sweep, the ones that matter most first.
 
     Every direction is taken through every coefficient but 0, where adding changes nothing, and is
@@ -72,7 +72,7 @@ def conditions(mode: str, coeffs: Sequence[float], n_random: int) -> list[Condit
     """
     grid = [BASELINE]
     strengths = [c for c in coeffs if c != 0 or mode == "clamp"] if mode != "ablate" else []
-    for direction in [PROBE, *random_names(n_random)]:
+    for direction in [PROBE, *controls]:
         # Outward from 0: an interrupted sweep has the weak strengths of the probe first.
         grid += [Condition(direction, mode, c) for c in sorted(strengths, key=abs)]
         grid.append(Condition(direction, "ablate", None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +12,20 @@ import numpy as np
 from probekit.behaviours import Behaviours
 from probekit.probes.metrics import PRIMARY
 from probekit.probes.probe import Probe
+from probekit.results.intervals import Array, Interval
 from probekit.results.measures import measure as named
-from probekit.results.steer import ABLATED, BASELINE, DOCUMENT, PROBE, Condition
+from probekit.results.steer import BASELINE, CONTROLS, DOCUMENT, PROBE, Condition
 from probekit.steering.config import SteerConfig
-from probekit.steering.dose import Doses, Statistic, Usable, rank_p, statistics_of, usable_range
-from probekit.steering.grid import random_names
+from probekit.steering.dose import (
+    Doses,
+    Statistic,
+    Usable,
+    minus_baseline,
+    rank_p,
+    slope_parts,
+    statistics_of,
+    usable_range,
+)
 from probekit.steering.rerank import rank_layers
 
 UNITS = {
@@ -58,11 +67,15 @@ class SteerSummary:
     ) -> None:
         self.rows, self.chosen, self.probes, self.config = rows, chosen, probes, config
         self.doses = Doses(rows, seed=config.seed)
-        names = behaviours.names if behaviours else []
+        categories = behaviours.names if behaviours else []
         layers = [probe.layer for probe in probes]
-        self.measures = statistics_of(layers, chosen.layer, names, judged=judged)
+        self.measures = statistics_of(layers, chosen.layer, categories, judged=judged)
         self.by_name = {measure.name: measure for measure in self.measures}
-        self.controls = random_names(config.random_controls)
+        names = list(dict.fromkeys(c.direction for c in rows if c.control))
+        self.controls = {
+            kind: [name for name in names if name.startswith(start)]
+            for kind, start in CONTROLS.items()
+        }
 
     @cached_property
     def usable(self) -> Usable:
@@ -85,7 +98,7 @@ class SteerSummary:
             "n": {
                 "prompts": len({row["prompt_id"] for row in first}),
                 "samples": config.samples,
-                "random_controls": config.random_controls,
+                **{f"{kind}_controls": len(names) for kind, names in self.controls.items()},
                 "completions": sum(len(condition_rows) for condition_rows in self.rows.values()),
             },
             "seed": config.seed,
@@ -142,7 +155,7 @@ class SteerSummary:
         }
 
     def _dose(self, measure: Statistic) -> dict[str, Any]:
-        """Return the slope over the usable strengths and its place among the random directions.
+        """Return the slope over the usable strengths and its place among the control directions.
 
         Fewer than three usable strengths make no slope; the three nearest to 0 are taken then,
         and `coeffs` says so.
@@ -151,29 +164,49 @@ class SteerSummary:
         if len(coeffs) < 3:
             coeffs = sorted(sorted(self.config.grid(), key=abs)[:3])
 
-        def slope(direction: str) -> Any:  # noqa: ANN401 - an Interval
-            return self.doses.slope(measure, [self._at(direction, c) for c in coeffs])
+        def slope(direction: str) -> tuple[list[Condition], Array]:
+            curve = [self._at(direction, coeff) for coeff in coeffs]
+            return curve, slope_parts(curve)
 
-        effect = slope(PROBE)
-        controls = [slope(name).value for name in self.controls]
-        return {
-            "slope": effect.to_json(),
-            "random": controls,
-            "p": rank_p(effect.value, controls),
-            "coeffs": coeffs,
-        }
+        effect, against = self._against(measure, slope)
+        return {"slope": effect.to_json(), **against, "coeffs": coeffs}
 
     def _ablation(self, measure: Statistic) -> dict[str, Any]:
-        effect = self.doses.difference(measure, ABLATED)
-        controls = [
-            self.doses.difference(measure, Condition(name, "ablate", None)).value
-            for name in self.controls
-        ]
-        return {
-            "difference": effect.to_json(),
-            "random": controls,
-            "p": rank_p(effect.value, controls),
+        effect, against = self._against(
+            measure, lambda name: minus_baseline(Condition(name, "ablate", None))
+        )
+        return {"difference": effect.to_json(), **against}
+
+    def _against(
+        self, measure: Statistic, of: Callable[[str], tuple[list[Condition], Array]]
+    ) -> tuple[Interval, dict[str, Any]]:
+        """Return an effect of the probe's direction, and how it stands among the controls.
+
+        `over` is the size of the effect minus that of the strongest shuffled or placebo direction,
+        paired over prompts. Taking the strongest of several is to the effect's disadvantage.
+        """
+        effect = self.doses.combine(measure, *of(PROBE))
+        values = {
+            kind: {name: self.doses.combine(measure, *of(name)).value for name in names}
+            for kind, names in self.controls.items()
         }
+        entry: dict[str, Any] = {kind: [*each.values()] for kind, each in values.items()}
+        entry["p"] = rank_p(effect.value, entry["random"])
+        entry["p_shuffled"] = rank_p(effect.value, entry["shuffled"])
+        rivals = {n: v for n, v in {**values["shuffled"], **values["placebo"]}.items() if v == v}
+        if rivals and effect.known:
+            name = max(rivals, key=lambda rival: abs(rivals[rival]))
+            parts = [
+                (conditions, np.copysign(1.0, value) * factors)
+                for (conditions, factors), value in (
+                    (of(PROBE), effect.value),
+                    (of(name), -rivals[name]),
+                )
+            ]
+            both = [*parts[0][0], *parts[1][0]]
+            margin = self.doses.combine(measure, both, np.concatenate([p[1] for p in parts]))
+            entry["over"] = {"direction": name, **margin.to_json()}
+        return effect, entry
 
     def _usable(self) -> dict[str, Any]:
         coeffs, reasons = self.usable

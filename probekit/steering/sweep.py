@@ -23,7 +23,8 @@ from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
 from probekit.results.steer import COMPLETIONS, DOCUMENT, LAYER, PROBE, RERANKED, Condition
 from probekit.steering.config import SteerConfig
-from probekit.steering.grid import conditions, random_names
+from probekit.steering.controls import Control, control_directions
+from probekit.steering.grid import conditions
 from probekit.steering.intervention import check_fits
 from probekit.steering.reading import Reader, residual_norms
 from probekit.steering.rerank import rerank_coeff, rerank_conditions
@@ -165,6 +166,7 @@ class _Plan:
     probes: list[Probe]
     unit: SteeringVector
     """The direction with norm 1 at every steered layer."""
+    controls: list[Control]
     norms: dict[int, float]
     """Mean residual norm of every steered layer at the vector's site."""
     own_norms: dict[int, float]
@@ -219,7 +221,10 @@ class _Plan:
 
         own_norms = norms(chosen.site, [p.layer for p in probes]) if config.rerank else {}
         steered_norms = norms(unit.site, unit.layers)
-        return cls(writer, config, str(probe), chosen, probes, unit, steered_norms, own_norms)
+        controls = control_directions(unit, chosen, probe, loaded, config)
+        return cls(
+            writer, config, str(probe), chosen, probes, unit, controls, steered_norms, own_norms
+        )
 
     def run(
         self, journal: Journal, progress: Progress, arguments: Mapping[str, Any] | None
@@ -231,7 +236,7 @@ class _Plan:
             self.writer,
         )
         scaled = self.unit.in_norms(self.norms)
-        rows = run.main(scaled)
+        rows = run.main(scaled, {c.direction: c.vector.in_norms(self.norms) for c in self.controls})
         summary = SteerSummary(
             rows,
             self.chosen,
@@ -247,6 +252,7 @@ class _Plan:
             reranked = run.rerank(probe_vectors, rerank_coeff(config, usable))
         content = summary.to_json(reranked, steered=self.unit.layers)
         content["probe"]["path"] = self.path
+        content["controls"] = [control.describe(self.unit) for control in self.controls]
         content["vector"] = {
             "source": self.unit.source,
             "site": self.unit.site,
@@ -273,6 +279,7 @@ class _Plan:
             **{name: getattr(config, name) for name in DECISIVE},
             "probes": _digest([[str(p.cell), p.coef.tolist(), p.bias] for p in self.probes]),
             "directions": _digest([[n, v.tolist()] for n, v in self.unit.vectors.items()]),
+            "shuffled": _digest(Probe.load_shuffled(self.path).tolist()),
             "prompts": _digest(rows),
             "model": writer.loaded.fingerprint,
             "dtype": writer.loaded.dtype,
@@ -303,13 +310,10 @@ class _Run:
         self.writer, self.journal, self.config = writer, journal, config
         self.progress = progress
 
-    def main(self, vector: SteeringVector) -> Rows:
-        """Return the rows of the probe's direction and the random ones at every strength."""
-        config = self.config
-        directions = {PROBE: vector}
-        for i, name in enumerate(random_names(config.random_controls)):
-            directions[name] = vector.random_like(np.random.default_rng([config.seed, i]))
-        todo = conditions(config.mode, config.grid(), config.random_controls)
+    def main(self, vector: SteeringVector, controls: Mapping[str, SteeringVector]) -> Rows:
+        """Return the rows of the probe's direction and of the controls at every strength."""
+        config, directions = self.config, {PROBE: vector, **controls}
+        todo = conditions(config.mode, config.grid(), list(controls))
         n = len(self.writer.prompts)
         return self._all(todo, directions, n, config.samples, "steering")
 
@@ -385,7 +389,7 @@ def _judged(rows: Rows, judge: Judge | None) -> dict[str, Any] | None:
     if judge is None:
         return None
     steered_rows = [
-        r for c, condition_rows in rows.items() if not c.is_control for r in condition_rows
+        r for c, condition_rows in rows.items() if not c.control for r in condition_rows
     ]
     answered = [row for row in steered_rows if row["judge"] is not None]
     same = [row["judge"] == row["category"] for row in answered if row["category"] is not None]

@@ -40,7 +40,8 @@ def rating(tiny_llama, tmp_path_factory):
 def steer(folder, out, *more):
     return [
         "steer", "--probe", folder / "sweep", "--prompts", folder / "rows.jsonl", "--out", out,
-        "--coeff", "-8:8:4", "--limit", "4", "--max-new-tokens", "6", "--random-controls", "2", *more,
+        "--coeff", "-8:8:4", "--limit", "4", "--max-new-tokens", "6", "--random-controls", "2",
+        "--shuffled-controls", "1", "--placebo-controls", "1", *more,
     ]  # fmt: skip
 
 
@@ -49,10 +50,10 @@ def test_the_command_of_the_contract(fitted, tmp_path, capsys):
     assert run(*steer(fitted, out, "--rerank", "--rerank-prompts", "2", "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["n"]["prompts"] == 4
-    assert found["n"]["completions"] == 4 * 2 * (1 + 3 * 5)
+    assert found["n"]["completions"] == 4 * 2 * (1 + 5 * 5)
     for dose in found["doses"].values():
         assert {"value", "low", "high"} == set(dose["slope"])
-        assert len(dose["random"]) == 2
+        assert [len(dose[kind]) for kind in ("random", "shuffled", "placebo")] == [2, 1, 1]
     assert {row["layer"] for row in found["rerank"]["rows"]} == {0, 1, 2}
     record = json.loads((out / "run.json").read_text())
     assert record["command"] == "steer"
@@ -67,7 +68,7 @@ def test_the_command_of_the_contract(fitted, tmp_path, capsys):
 def test_it_prints_slopes_controls_and_the_report(rating, tmp_path, capsys):
     assert run(*steer(rating, tmp_path / "out", "--behaviours", "sentiment")) == 0
     text = capsys.readouterr().out
-    assert "4 prompts x 2 samples, 2 random controls" in text
+    assert "4 prompts x 2 samples, 2 random controls, 1 of shuffled labels, 1 placebos" in text
     assert "usable   " in text
     assert "at least 0.333" in text
     assert "damage   unsteered, then at coeff" in text

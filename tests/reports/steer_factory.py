@@ -15,7 +15,7 @@ from probekit.container import jsonable, write_json
 from probekit.probes import Probe
 from probekit.results.steer import COMPLETIONS, DOCUMENT, LAYER, Condition
 from probekit.steering import SteerConfig
-from probekit.steering.grid import conditions
+from probekit.steering.grid import conditions, random_names
 from probekit.steering.rerank import rerank_conditions
 from probekit.steering.summary import SteerSummary
 from tests.reports.words import WORDS
@@ -34,6 +34,8 @@ class MadeSteer:
     damage: float = 2.4
     """Divergence at coefficient 1, in nats per token; it grows with the square."""
     random: int = 5
+    shuffled: int = 2
+    placebos: tuple[str, ...] = ("placebo-cooking-astronomy", "placebo-odd-even-number")
     layers: int = 6
     """Layers whose probes read the score."""
     steered: tuple[int, ...] = (4,)
@@ -54,8 +56,8 @@ class MadeSteer:
     seed: int = 0
 
 
-BARE = dict(behaviours={}, rerank=False, judge=False, reference=False, layers=1, steered=(0,))
-SMALL = dict(prompts=16, samples=1, layers=3, steered=(1,), random=2, coeffs="-0.6,-0.3,0.3,0.6")
+BARE = dict(placebos=(), shuffled=0, behaviours={}, rerank=False, judge=False, reference=False, layers=1, steered=(0,))
+SMALL = dict(prompts=16, samples=1, layers=3, steered=(1,), random=2, shuffled=1, coeffs="-0.6,-0.3,0.3,0.6")
 
 
 def make_steer(made: MadeSteer) -> tuple[dict, list[dict]]:
@@ -65,7 +67,11 @@ def make_steer(made: MadeSteer) -> tuple[dict, list[dict]]:
         top_p=0.95, random_controls=made.random, seed=7,
     )  # fmt: skip
     names = [f"{made.text}{name}" for name in made.behaviours]
-    todo = conditions(made.mode, config.grid(), made.random)
+    controls = [
+        *random_names(made.random), *(f"shuffled-{i + 1:02d}" for i in range(made.shuffled)),
+        *made.placebos,
+    ]  # fmt: skip
+    todo = conditions(made.mode, config.grid(), controls)
     rows = {condition: _rows(made, condition, names) for condition in todo}
     probes = [_probe(made, layer) for layer in range(made.layers)]
     summary = SteerSummary(
@@ -77,6 +83,10 @@ def make_steer(made: MadeSteer) -> tuple[dict, list[dict]]:
         {c: _rows(made, c, names)[:: 2 * made.samples] for c in at}, steered=made.steered
     )
     value["probe"]["path"] = made.text or "out/sweep/probe.json"
+    value["controls"] = [
+        dict(direction=name, what=made.text or "cooking/astronomy", cosine=0.02, held_out=0.9)
+        for name in made.placebos
+    ]
     value["vector"] = dict(
         source=made.text or "probe", site="resid_post", layers=list(made.steered),
         norms={layer: 61.2 + layer for layer in made.steered},
@@ -117,13 +127,13 @@ def _probe(made: MadeSteer, layer: int) -> Probe:
 
 def _rows(made: MadeSteer, condition: Condition, behaviours: list[str]) -> list[dict]:
     """Return completions; what prompts and samples have of their own is the same everywhere."""
-    own, coeff = not condition.is_control, -0.15 if condition.coeff is None else condition.coeff
+    own, coeff = not condition.control, -0.15 if condition.coeff is None else condition.coeff
     hurt = min(coeff**2, 1.5)
     luck, rng = (
         np.random.default_rng([made.seed, *name.encode()]) for name in ("", condition.name)
     )
     slope = made.slope if own else np.random.default_rng([*condition.direction.encode()]).normal(
-        0, made.random_slope
+        0, made.random_slope * (1 if condition.control == "random" else 2)
     )  # fmt: skip
     rates = np.array(list(made.behaviours.values()))
     reach = 1 / (1 + np.exp(made.steered[0] - 2 - np.arange(made.layers)))

@@ -65,9 +65,10 @@ def test_frames_are_the_files_numbers(small):
             ends = entry.get("slope") or entry["difference"]
             of_probe = [*known(ends.values()), *known([entry["p"]])]
             expected[quantity, "probe", mode, math.inf, name] = of_probe
-            for i, slope in enumerate(known(entry["random"]), start=1):
-                at = (quantity, f"random-0{i}", mode, math.inf, name)
-                expected[at] = [slope, math.nan, math.nan, math.nan]
+            names = ["random-01", "random-02", "shuffled-01", *MadeSteer.placebos]
+            slopes = known([*entry["random"], *entry["shuffled"], *entry["placebo"]])
+            for direction, slope in zip(names, slopes, strict=True):
+                expected[quantity, direction, mode, math.inf, name] = [slope, *[math.nan] * 3]
     for entry in value["rerank"]["rows"]:
         for name in ("metric", "effect", "damage", "ratio"):
             at = ("ranking", f"layer-0{entry['layer']}", "add", 0.2, name)
@@ -153,7 +154,7 @@ def test_tables_hold_the_numbers(small):
     dose = value["doses"]["score"]
     cells = row(html, "corrected for the number of measures", "probe score (layer 1)")
     assert cells[1].startswith(f"{dose['slope']['value']:+.2f} [{dose['slope']['low']:+.2f}, ")
-    assert cells[3] == f"{dose['p']:.3f}"
+    assert cells[5] == f"{dose['p']:.3f}"
     hedges = value["conditions"][0]["values"]["rate:hedges"]["value"]
     assert row(html, "Along the probe's direction, with", "Hedges")[2].startswith(
         f"{100 * hedges:.0f} %"
@@ -163,17 +164,17 @@ def test_tables_hold_the_numbers(small):
 
 
 CHANGES = {
-    "unknown": Change(Interval(1.0), (0.1,)),
-    "not shown": Change(Interval(0.1, -0.2, 0.4), (0.5, 0.2)),
+    "unknown": Change(Interval(1.0), {"random": (0.1,)}),
+    "not shown": Change(Interval(0.1, -0.2, 0.4), {"random": (0.5, 0.2)}),
     "uncontrolled": Change(Interval(1.0, 0.5, 1.5)),
-    "shared": Change(Interval(1.0, 0.5, 1.5), (0.4, -1.2)),
-    "specific": Change(Interval(-2.0, -2.5, -1.5), (0.1, 0.2)),
+    "shared": Change(Interval(1.0, 0.5, 1.5), {"random": (0.4, -1.2)}),
+    "specific": Change(Interval(-2.0, -2.5, -1.5), {"random": (0.1, 0.2)}),
 }
 HEADLINES = {
     "unknown": "is not known: its slope has no interval (slope +1.00",
     "not shown": "The score is not shown to follow the dose: slope +0.100",
-    "uncontrolled": "no random direction was steered",
-    "shared": "is not shown to be specific: slope +1.00 [+0.50, +1.50] per mean residual norm, 1 of 2 random",
+    "uncontrolled": "no control direction was steered",
+    "shared": "is not shown to be specific: slope +1.00 [+0.50, +1.50] per mean residual norm, 1 of 2 control",
     "specific": "Steering up the direction lowers its own score: slope −2.00",
 }
 
@@ -183,7 +184,7 @@ def test_every_verdict_has_its_headline(small, tmp_path, verdict):
     change = CHANGES[verdict]
     assert change.verdict == verdict
     value = json.loads(json.dumps(small[1]))
-    entry = dict(slope=change.interval._asdict(), random=list(change.random), p=None, coeffs=[0.0])
+    entry = dict(slope=change.interval._asdict(), random=list(change.controls.get("random", ())), p=None, coeffs=[0.0])
     entry["slope"] = {k: None if math.isnan(v) else v for k, v in entry["slope"].items()}
     value["doses"]["score"] = entry
     (tmp_path / "steer.json").write_text(json.dumps(value), encoding="utf-8")
@@ -195,11 +196,11 @@ def test_warnings_and_sections_come_and_go(tmp_path):
     bare = MadeSteer(**{**BARE, "prompts": 4, "random": 0, "samples": 1})
     html = write_steer_report(write_steer(tmp_path / "bare", bare)).read_text(encoding="utf-8")
     text = page_text(html)
-    assert "No random control was run" in text and "4 prompts are too few for any interval" in text
+    assert "No control direction was run" in text and "4 prompts are too few for any interval" in text
     assert "No behaviour was counted" in text and "Judge" not in text
     for name in ("layers", "ranking"):
         assert f'<section id="{name}"' not in html
-    two = MadeSteer(**{**BARE, "coeffs": "-2:2:1", "damage": 1.0, "random": 19, "nulls": True})
+    two = MadeSteer(**{**BARE, "coeffs": "-2:2:1", "damage": 1.0, "random": 39, "nulls": True})
     run = write_steer(tmp_path / "two", two)
     text = page_text(write_steer_report(run).read_text(encoding="utf-8"))
     assert "over doses with damaged text among them" in text and "No dose but 0 is usable" in text

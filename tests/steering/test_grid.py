@@ -51,7 +51,7 @@ def test_a_malformed_grid_is_one_line(text, message):
 
 
 def test_every_direction_is_taken_through_every_strength_and_ablated():
-    found = conditions("add", [-1.0, 0.0, 1.0, 2.0], 2)
+    found = conditions("add", [-1.0, 0.0, 1.0, 2.0], ["random-01", "random-02"])
     assert found[0] == BASELINE
     for direction in ("probe", "random-01", "random-02"):
         own = [c for c in found if c.direction == direction]
@@ -61,8 +61,8 @@ def test_every_direction_is_taken_through_every_strength_and_ablated():
 
 
 def test_clamping_to_0_is_a_strength_and_ablating_has_none():
-    assert Condition("probe", "clamp", 0.0) in conditions("clamp", [0.0, 1.0], 0)
-    assert conditions("ablate", [0.0], 1)[1:] == [
+    assert Condition("probe", "clamp", 0.0) in conditions("clamp", [0.0, 1.0], [])
+    assert conditions("ablate", [0.0], ["random-01"])[1:] == [
         Condition("probe", "ablate", None),
         Condition("random-01", "ablate", None),
     ]

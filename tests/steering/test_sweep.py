@@ -21,7 +21,8 @@ from tests.behaviours.test_judge import Endpoint, says
 from tests.steering.conftest import prompts
 from tests.tiny import save_tiny
 
-SMALL = SteerConfig(coeffs="-1:1:1", samples=2, max_new_tokens=8, random_controls=2)
+RANDOM_ONLY = SteerConfig(shuffled_controls=0, placebo_controls=0, max_new_tokens=8)
+SMALL = dataclasses.replace(RANDOM_ONLY, coeffs="-1:1:1", samples=2, random_controls=2)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_does_not(loaded, fitted, 
     found, _ = result
     again = steer_sweep(loaded, fitted, prompts(), tmp_path / "again", SMALL)
     assert again.rows == found.rows
-    config = SteerConfig(coeffs="1", samples=2, max_new_tokens=8, random_controls=2, seed=1)
+    config = dataclasses.replace(SMALL, coeffs="1", seed=1)
     other = steer_sweep(loaded, fitted, prompts(), tmp_path / "other", config)
     assert other.rows[BASELINE] != found.rows[BASELINE]
 
@@ -116,7 +117,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_result(loaded, fitted, result,
     assert len(kept) == after // 12
     with pytest.raises(OutputError, match="an interrupted steering sweep is here. Pass --resume"):
         steer_sweep(loaded, fitted, prompts(), out, SMALL)
-    changed = SteerConfig(coeffs="-1:1:1", samples=1, max_new_tokens=8, random_controls=2)
+    changed = dataclasses.replace(SMALL, samples=1)
     with pytest.raises(OutputError, match="was started with samples 2, now 1"):
         steer_sweep(loaded, fitted, prompts(), out, changed, resume=True)
     seen = []
@@ -229,8 +230,9 @@ def test_a_planted_cause_is_found_and_random_directions_are_not(loaded, fitted, 
     path = tmp_path / "z.toml"
     path.write_text("[categories.z]\npatterns = ['z']\n")
     config = SteerConfig(
-        coeffs="-2:2:1", max_new_tokens=8, samples=8, random_controls=9, damage_bound=1e6
-    )
+        coeffs="-2:2:1", max_new_tokens=8, samples=8, random_controls=9, placebo_controls=2,
+        damage_bound=1e6,
+    )  # fmt: skip
     found = steer_sweep(
         loaded, fitted, prompts(), tmp_path / "out", config,
         vector=SteeringVector({2: row}), behaviours=Behaviours.load(path),
@@ -239,13 +241,15 @@ def test_a_planted_cause_is_found_and_random_directions_are_not(loaded, fitted, 
     assert dose["coeffs"] == [-2, -1, 0, 1, 2]
     assert dose["slope"]["low"] > 0.1
     assert dose["p"] == 0.1  # beyond all nine controls
-    assert max(map(abs, dose["random"])) < dose["slope"]["value"] / 2
+    controls = [*dose["random"], *dose["placebo"]]
+    assert max(map(abs, controls)) < dose["slope"]["value"] / 2
+    assert dose["over"]["low"] > 0 and dose["shuffled"] == []  # another layer than the probe's
 
 
 def test_modes_places_layers_and_reranking(loaded, fitted, tmp_path):
     config = SteerConfig(
         coeffs="0,1", mode="clamp", where="generated", layers="0,2", max_new_tokens=5,
-        samples=1, random_controls=1, rerank=True, rerank_prompts=3,
+        samples=1, random_controls=1, placebo_controls=1, rerank=True, rerank_prompts=3,
     )  # fmt: skip
     found = steer_sweep(
         loaded, fitted, prompts(), tmp_path / "out", config, finish=write_steer_report
@@ -264,19 +268,21 @@ def test_modes_places_layers_and_reranking(loaded, fitted, tmp_path):
 
 
 def test_ablation_alone(loaded, fitted, tmp_path):
-    config = SteerConfig(mode="ablate", max_new_tokens=5, random_controls=1, samples=1)
+    config = dataclasses.replace(RANDOM_ONLY, mode="ablate", random_controls=1, samples=1)
     found = steer_sweep(
         loaded, fitted, prompts(), tmp_path / "out", config, finish=write_steer_report
     )
     assert found.summary["doses"] is None
     assert found.summary["usable"] is None
-    assert set(found.summary["ablation"]["kl"]) == {"difference", "random", "p"}
+    assert set(found.summary["ablation"]["kl"]) == {
+        "difference", "random", "shuffled", "placebo", "p", "p_shuffled",
+    }  # fmt: skip
 
 
 def test_behaviours_are_counted(loaded, fitted, tmp_path):
     path = tmp_path / "b.toml"
     path.write_text("[categories.vowel]\npatterns = ['[aeiou]']\n")
-    config = SteerConfig(coeffs="1", max_new_tokens=8, random_controls=0, samples=1)
+    config = dataclasses.replace(RANDOM_ONLY, coeffs="1", random_controls=0, samples=1)
     found = steer_sweep(
         loaded, fitted, prompts(), tmp_path / "out", config, behaviours=Behaviours.load(path)
     )
