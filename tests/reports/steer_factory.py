@@ -56,8 +56,19 @@ class MadeSteer:
     seed: int = 0
 
 
-BARE = dict(placebos=(), shuffled=0, behaviours={}, rerank=False, judge=False, reference=False, layers=1, steered=(0,))
-SMALL = dict(prompts=16, samples=1, layers=3, steered=(1,), random=2, shuffled=1, coeffs="-0.6,-0.3,0.3,0.6")
+BARE = dict(
+    placebos=(),
+    shuffled=0,
+    behaviours={},
+    rerank=False,
+    judge=False,
+    reference=False,
+    layers=1,
+    steered=(0,),
+)
+SMALL = dict(
+    prompts=16, samples=1, layers=3, steered=(1,), random=2, shuffled=1, coeffs="-0.6,-0.3,0.3,0.6"
+)
 
 
 def make_steer(made: MadeSteer) -> tuple[dict, list[dict]]:

@@ -174,7 +174,7 @@ HEADLINES = {
     "unknown": "is not known: its slope has no interval (slope +1.00",
     "not shown": "The score is not shown to follow the dose: slope +0.100",
     "uncontrolled": "no control direction was steered",
-    "shared": "is not shown to be specific: slope +1.00 [+0.50, +1.50] per mean residual norm, 1 of 2 control",
+    "shared": "is not shown to be specific: slope +1.00 [+0.50, +1.50] per mean residual norm, 1 of 2",
     "specific": "Steering up the direction lowers its own score: slope −2.00",
 }
 
@@ -184,7 +184,12 @@ def test_every_verdict_has_its_headline(small, tmp_path, verdict):
     change = CHANGES[verdict]
     assert change.verdict == verdict
     value = json.loads(json.dumps(small[1]))
-    entry = dict(slope=change.interval._asdict(), random=list(change.controls.get("random", ())), p=None, coeffs=[0.0])
+    entry = dict(
+        slope=change.interval._asdict(),
+        random=list(change.controls.get("random", ())),
+        p=None,
+        coeffs=[0.0],
+    )
     entry["slope"] = {k: None if math.isnan(v) else v for k, v in entry["slope"].items()}
     value["doses"]["score"] = entry
     (tmp_path / "steer.json").write_text(json.dumps(value), encoding="utf-8")
@@ -196,7 +201,9 @@ def test_warnings_and_sections_come_and_go(tmp_path):
     bare = MadeSteer(**{**BARE, "prompts": 4, "random": 0, "samples": 1})
     html = write_steer_report(write_steer(tmp_path / "bare", bare)).read_text(encoding="utf-8")
     text = page_text(html)
-    assert "No control direction was run" in text and "4 prompts are too few for any interval" in text
+    assert (
+        "No control direction was run" in text and "4 prompts are too few for any interval" in text
+    )
     assert "No behaviour was counted" in text and "Judge" not in text
     for name in ("layers", "ranking"):
         assert f'<section id="{name}"' not in html
@@ -219,3 +226,28 @@ def test_planted_slopes_are_found():
     reach = 1 / (1 + math.exp(-2))
     assert value["doses"]["score"]["slope"]["value"] == pytest.approx(2.0 * reach, abs=0.15)
     assert len(rows) == value["n"]["completions"] == len(value["conditions"]) * 24 * 2
+
+
+def test_the_effect_stands_beside_the_strongest_shuffled_or_placebo_direction(tmp_path):
+    """`over` is the difference of sizes, whatever the signs; a control as strong takes `specific` away."""
+    for slope, strong in ((3.0, 0.3), (-3.0, 0.3), (0.3, 2.0)):
+        made = MadeSteer(
+            prompts=16, samples=1, layers=1, steered=(0,), random=2, shuffled=3, rerank=False,
+            judge=False, behaviours={"hedges": 0.5}, slope=slope, random_slope=strong,
+            coeffs="-0.6,-0.3,0.3,0.6",
+        )  # fmt: skip
+        run = open_run(write_steer(tmp_path / f"{slope}", made))
+        for name in ("score", "finished"):
+            entry = run.record["doses"][name]
+            names = [n for kind in ("shuffled", "placebo") for n in run.controls[kind]]
+            slopes = zip(names, entry["shuffled"] + entry["placebo"], strict=True)
+            sizes = {n: abs(v) for n, v in slopes if v is not None}
+            assert entry["over"]["direction"] == max(sizes, key=sizes.get)
+            expected = abs(entry["slope"]["value"]) - max(sizes.values())
+            assert entry["over"]["value"] == pytest.approx(expected)
+            assert entry["over"]["low"] < entry["over"]["value"] < entry["over"]["high"]
+        score = run.change("score")
+        assert score.verdict == ("shared" if strong == 2.0 else "specific")
+        assert score.times == pytest.approx(
+            abs(score.interval.value) / (abs(score.interval.value) - score.over.value)
+        )
