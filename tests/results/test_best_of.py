@@ -1,0 +1,70 @@
+"""Best of n against every subset, against fresh draws, and against the exact divergence."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from probekit.results.best_of import best_of, ladder, picked, picking_kl
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6])
+def test_the_mean_over_every_subset_and_every_tie(n, rng):
+    scores = np.array([0.3, 2.0, 2.0, -1.0, 0.3, 2.0])
+    values = rng.standard_normal((6, 2))
+    # Of samples with one score any is as likely to be picked, so only the mean of the block counts.
+    block = values.copy()
+    for score in np.unique(scores):
+        block[scores == score] = values[scores == score].mean(axis=0)
+    exact = np.mean(
+        [
+            block[max(subset, key=lambda i: scores[i])]
+            for subset in itertools.combinations(range(6), n)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(best_of(scores, values, n), exact)
+
+
+def test_the_expected_largest_of_n_normals(rng):
+    """E[max of 8] of a standard normal is 1.4236."""
+    found = [best_of(s, s[:, None], 8)[0] for s in rng.standard_normal((4000, 32))]
+    assert np.mean(found) == pytest.approx(1.4236, abs=4 * np.std(found) / math.sqrt(4000))
+
+
+@pytest.mark.parametrize("n", [2, 4, 16, 64])
+def test_the_divergence_lies_between_the_exact_one_and_the_bound(n):
+    """Six sequences with known probabilities and distinct scores: KL by its definition."""
+    p = np.array([0.4, 0.25, 0.15, 0.1, 0.07, 0.03])
+    below = np.concatenate([[0.0], np.cumsum(p)])
+    picked_p = below[1:] ** n - below[:-1] ** n  # by rising score
+    exact = float(np.sum(picked_p * np.log(picked_p / p)))
+    estimate = float(picked_p @ picking_kl(np.log(p), n))
+    bound = math.log(n) - (n - 1) / n
+    assert exact <= estimate <= bound + 1e-12
+    assert estimate - exact < 0.04
+    rare = picking_kl(np.full(3, -80.0), n)
+    np.testing.assert_allclose(rare, bound)
+
+
+def test_a_frame_of_samples_is_picked_prompt_by_prompt(rng):
+    rows = pd.DataFrame(
+        {
+            "prompt_id": np.repeat(["a", "b", "c"], [4, 4, 2]),
+            "score": [1, 2, 3, 4, 4, 3, 2, np.nan, 1, 2],
+            "wanted": [0, 0, 1, 1, 1, 0, 0, 0, 1, 0],
+            "entropy": 2.0,
+            "n_tokens": 30,
+        }
+    )
+    found = picked(rows, ["score", "wanted"], 3)
+    assert list(found.index) == ["a", "b"]  # c has two samples
+    assert found.loc["a", "score"] == pytest.approx((3 * 1 + 4 * 3) / 4)
+    assert found.loc["b", ["score", "wanted"]].tolist() == [4, 1]
+    np.testing.assert_allclose(found["kl"], math.log(3) - 2 / 3)
+    assert picked(rows, ["score"], 1).loc["a", "score"] == pytest.approx(2.5)
+    assert ladder(1) == [1] and ladder(12) == [1, 2, 4, 8, 12] and ladder(16) == [1, 2, 4, 8, 16]
