@@ -22,7 +22,7 @@ LEVEL = {
 REPORTS_KNOW = {"results", "container", "errors", "lazy"}
 BUDGET = {
     "activations": 1_840, "analyses": 1_080, "behaviours": 750, "cli": 1_990, "data": 1_480,
-    "models": 1_640, "probes": 2_960, "reports": 4_300, "results": 2_880, "rl": 4_630, "steering": 2_460,
+    "models": 1_640, "probes": 2_960, "reports": 4_330, "results": 3_270, "rl": 4_645, "steering": 2_460,
     "studies": 2_130,
 }  # fmt: skip
 """Lines of a room (of reports and results templates, style and tables too). A budget is raised only in a

@@ -69,6 +69,12 @@ def finish(target: Path, *, as_json: bool) -> None:
         click.echo(
             f"class    {name}: {part['verdict']}; {_written('wanted', part['behaviour'], sign=True)}"
         )
+    if kept := verdict.get("kept"):
+        honest, own = (_written(kept["measure"], kept[key], sign=True) for key in ("honest", "own"))
+        click.echo(
+            f"kept     step {verdict['sweet_spot']}, chosen among {kept['among']} evaluations: {honest}, "
+            f"cross-fitted (on the prompts that chose it {own})"
+        )
     click.echo(f"adapter  {paths['adapter']}")
     if (target / "best").is_dir():
         click.echo(f"best     {paths['best']}, of step {verdict['sweet_spot']}")
@@ -82,8 +88,9 @@ def progress_line(row: dict[str, Any], place: str = "") -> str:
     alarms = "".join(f"\n  alarm: {alarm}" for alarm in row.get("alarms", ()))
     if "evaluation" in row:
         found = row["evaluation"]["all"]
-        shown = ["score", "kl", "entropy", *(name for name in found if name.startswith("rate:"))]
-        words = ", ".join(_written(name, found[name]) for name in shown)
+        shown = ["score", "kl", "entropy", "opening"]
+        shown += [name for name in found if name.startswith("rate:")]
+        words = ", ".join(_written(name, found[name]) for name in shown if name in found)
         return f"held out after {row['step']} steps: {words}{alarms}"
     parts = [
         f"score {number(row['score'], 3, sign=True)}",

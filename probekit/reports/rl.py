@@ -18,11 +18,15 @@ from probekit.reports.figures import Marks, histograms, level, lines, points
 from probekit.reports.formats import number, ranges, sentence, shorten, spans
 from probekit.reports.page import page_path, said, write_page
 from probekit.results import paired
+from probekit.results.diversity import TEXTS
 from probekit.results.intervals import Interval
 from probekit.results.measures import Measure, measure, measures
+from probekit.results.outcomes import OUTCOMES, risen
 from probekit.results.rl import ALL, RLRun
 
-HEALTH = ("entropy", "kl", "n_tokens", "finished", "distinct_2", "mahalanobis", "drift")
+HEALTH = (
+    "entropy", "kl", "n_tokens", "finished", "distinct_2", *TEXTS, "alike_acts", "mahalanobis", "drift",
+)  # fmt: skip
 STEPS, HELD_OUT = "Training steps", "held-out prompts"
 CHANGE, RATIO = "Change (SD at the start)", "Times the start"
 MOST_RUNS = 8
@@ -64,7 +68,7 @@ def rl_context(runs: Mapping[str, RLRun]) -> dict[str, Any]:
     functions = (
         compare_figure, behaviour_figure, score_figure, independent_figure, goodhart_figure,
         scores_figure, health_figure, same_score, measured, definitions, independent, rates,
-        part_name, part_tables, chosen_scores, alarms, examples,
+        part_name, part_tables, chosen_scores, alarms, examples, outcomes, outcomes_figure, shown_risen,
     )  # fmt: skip
     most = {"marked": MOST_MARKED, "parts": MOST_PARTS, "categories": MOST_CATEGORIES}
     made: dict[str, Any] = {function.__name__: function for function in functions}
@@ -92,7 +96,18 @@ def measured(run: RLRun) -> dict[str, Measure]:
 def definitions(run: RLRun) -> list[Measure]:
     """Return the measures of the evaluations and of the curve; those of a family once."""
     names = {name.partition(":")[0] for name in run.measures} | {"root_kl", "independent"}
+    names |= {"own", "unwanted", *outcomes(run)} if outcomes(run) else set()
     return [what for name, what in measures("rl").items() if name.rstrip(":") in names]
+
+
+def outcomes(run: RLRun) -> list[str]:
+    """Return the measures that count outcomes; none where no behaviour was measured."""
+    return [f"outcome:{name}" for name in OUTCOMES] if run.has_outcomes else []
+
+
+def shown_risen(run: RLRun, part: str = ALL) -> list[str]:
+    """Return the outcomes that became more frequent, as keys of the words for them."""
+    return risen({name: run.change(f"outcome:{name}", part) for name in OUTCOMES})
 
 
 def part_tables(run: RLRun) -> list[list[str]]:
@@ -185,6 +200,16 @@ def behaviour_figure(run: RLRun, **texts: str) -> go.Figure:
     return _drawn(data, same=True, **texts)
 
 
+def outcomes_figure(run: RLRun, **texts: str) -> go.Figure:
+    """Draw the shares of the outcomes of completions, a panel a value of a tag."""
+    data = []
+    for part, name in product(run.parts[:MOST_PARTS], outcomes(run)):
+        panel = f"{shorten(part_name(part), 16)} (n = {run.prompts(part)})"
+        label = sentence(measure("rl", name).label)
+        data.append(_curve(run, name, part=part, panel=panel, name=label))
+    return _drawn(data, same=True, **texts)
+
+
 def score_figure(run: RLRun, **texts: str) -> go.Figure:
     """Draw the optimised score, and its distance to the chosen ones, by class where the target is."""
     data = [_curve(run, "score", name=HELD_OUT), _trained(run, "score")]
@@ -269,7 +294,7 @@ def _curve(
     **more: Any,  # noqa: ANN401 - columns of `lines`
 ) -> pd.DataFrame:  # fmt: skip
     """Return a measure at every evaluation, in a panel of its own by default; nothing unmeasured."""
-    if measured not in run.measures:
+    if measured not in [*run.measures, *outcomes(run)]:
         return pd.DataFrame()
     read = read or partial(run.level, measured, part)
     hover = [f"after {step} steps" for step in run.evaluated]
@@ -279,7 +304,7 @@ def _curve(
 
 def _trained(run: RLRun, name: str) -> pd.DataFrame:
     """Return a measure of the training steps, thin; a divergence of 0 throughout was not taken."""
-    if not run.steps[name].fillna(0).any():
+    if name not in run.steps or not run.steps[name].fillna(0).any():
         return pd.DataFrame()
     hover = [f"step {step}" for step in run.steps["step"]]
     values = [Interval(value) for value in run.steps[name]]

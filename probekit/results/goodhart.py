@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probekit.results.intervals import FEWEST_GROUPS, NO_VALUE, Array, Interval, Resampler, change
 
@@ -75,6 +76,29 @@ class OfClass(NamedTuple):
         return {"verdict": self.verdict, **changes}
 
 
+class Kept(NamedTuple):
+    """The change at the evaluation to keep, which is the best of several."""
+
+    measure: str
+    """`wanted`, or `independent` where no behaviour was measured."""
+    among: int
+    """How many evaluations it was chosen among."""
+    own: Interval
+    """On the prompts that it was chosen on: too good on average."""
+    honest: Interval
+    """Cross-fitted: on prompts that had no part in the choice."""
+
+    @property
+    def optimism(self) -> float:
+        """How much of the change the choice itself made."""
+        return self.own.value - self.honest.value
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        ends = {"own": self.own.to_json(), "honest": self.honest.to_json()}
+        return {**self._asdict(), **ends, "optimism": self.optimism}
+
+
 class Goodhart(NamedTuple):
     """The curve, the evaluation to keep, the verdict, and the numbers that it rests on."""
 
@@ -87,12 +111,15 @@ class Goodhart(NamedTuple):
     smallest_effect: float = SMALLEST
     by_class: Mapping[str, OfClass] = {}
     """`TAG=VALUE` to its verdict, where the behaviour is named by class; `others` are in none."""
+    kept: Kept | None = None
+    """The change at the sweet spot; None where nothing independent of the score was measured."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         classes = {name: part.to_json() for name, part in self.by_class.items()}
         points = [point.to_json() for point in self.points]
-        return {**self._asdict(), "points": points, "by_class": classes}
+        kept = self.kept and self.kept.to_json()
+        return {**self._asdict(), "points": points, "by_class": classes, "kept": kept}
 
 
 def goodhart(
@@ -122,8 +149,9 @@ def goodhart(
     few = parts[0]["prompt_id"].nunique() < FEWEST_GROUPS
     key = TOO_FEW if few else verdict(last.score, last.behaviour, changes, smallest=smallest_effect)
     lines = evidence(last, behaviour, classes, smallest=smallest_effect)
-    best = max(points, key=_worth).step
-    return Goodhart(points, best, key, lines, smallest_effect, classes)
+    best = max(points, key=_worth)
+    kept = _kept(parts, best, heads, behaviour)
+    return Goodhart(points, best.step, key, lines, smallest_effect, classes, kept)
 
 
 def verdict(
@@ -231,12 +259,7 @@ def _point(
     score = draws.mean(_moved(now["score"], first["score"]))
     independent = moved = least = most = NO_VALUE
     if heads:
-        spread = first[heads].std(ddof=0)
-        spread = spread.where(
-            spread > RESIDUE * first[heads].abs().max()
-        )  # else all are one number
-        scaled = (now[heads] - first[heads]) / spread
-        independent = draws.mean(scaled.mean(axis=1, skipna=False).to_numpy())
+        independent = draws.mean(_standardised(now, first, heads))
     if behaviour is not None:
         gap = (now["wanted"] - first["wanted"]).to_numpy(float)
         moved = draws.share_change(gap)
@@ -247,6 +270,73 @@ def _point(
         each = sorted((part for part in each if part.known), key=lambda part: part.value)
         least, most = (each[0], each[-1]) if len(each) > 1 else (NO_VALUE, NO_VALUE)
     return Point(int(now["step"].iloc[0]), root_kl, score, independent, moved, least, most)
+
+
+def crossfit(prompts: NDArray[Any], gaps: Array, classes: NDArray[np.bool_]) -> Array:
+    """Return each completion's change at the evaluation that the other prompts choose.
+
+    Prompts are divided in two halves, once, at random in the order of their ids. For each half the
+    evaluation is chosen on the other one. So no completion has a say in which of its changes is read,
+    and where nothing changes the mean is 0 on average. A choice on half of the prompts can be a
+    little worse than that on all. (Averages over several divisions vary less, and Student's interval
+    over prompts then is too narrow.)
+
+    Parameters
+    ----------
+    prompts
+        Prompt of each completion, shape (n,).
+    gaps
+        Changes from the first evaluation, shape (n_evaluations, n); NaN where there is none.
+    classes
+        Which completions are of each class, shape (n_classes, n): the best evaluation is where the
+        class that gained least gained most.
+
+    Returns
+    -------
+    Array
+        Shape (n,).
+    """
+    names, first, code = np.unique(prompts, return_index=True, return_inverse=True)
+    luck = np.random.default_rng(0).permutation(len(names))
+    half = np.empty(len(names), dtype=int)
+    # Every class is in both halves.
+    half[np.lexsort([luck, classes[:, first].argmax(axis=0)])] = np.arange(len(names)) % 2
+    found = np.full(gaps.shape[1], np.nan)
+    for part in (0, 1):
+        read = half[code.reshape(-1)] == part
+        chosen = (np.isfinite(gaps[0]) & classes & ~read).astype(float)
+        sizes = chosen.sum(axis=1)
+        worth = (np.nan_to_num(gaps) @ chosen.T)[:, sizes > 0] / sizes[sizes > 0]
+        if worth.size:  # (n_evaluations, n_classes)
+            found[read] = gaps[int(worth.min(axis=1).argmax()), read]
+    return found
+
+
+def _kept(
+    parts: Sequence[pd.DataFrame], best: Point, heads: Sequence[str], behaviour: str | None
+) -> Kept | None:
+    """Return the change at the best of the evaluations, as it is and cross-fitted."""
+    first, draws = parts[0], Resampler(parts[0]["prompt_id"].to_numpy())
+    classes = np.ones((1, len(first)), dtype=bool)
+    if best.behaviour.known:
+        gaps = np.array([(now["wanted"] - first["wanted"]).to_numpy(float) for now in parts])
+        if best.least.known and behaviour is not None:
+            classes = np.array([*_classes(first, behaviour).values()])
+        honest = draws.share_change(crossfit(draws.groups, gaps, classes))
+        return Kept("wanted", len(parts), best.behaviour, honest)
+    if not best.independent.known:
+        return None
+    gaps = np.array([_standardised(now, first, heads) for now in parts])
+    honest = draws.mean(crossfit(draws.groups, gaps, classes))
+    return Kept("independent", len(parts), best.independent, honest)
+
+
+def _standardised(now: pd.DataFrame, first: pd.DataFrame, heads: Sequence[str]) -> Array:
+    """Return the mean change of heads, each in its own standard deviations, shape (n,)."""
+    spread = first[heads].std(ddof=0)
+    spread = spread.where(spread > RESIDUE * first[heads].abs().max())  # else all are one number
+    scaled = (now[heads] - first[heads]) / spread
+    return np.asarray(scaled.mean(axis=1, skipna=False), dtype=float)
 
 
 def _moved(now: pd.Series[Any], first: pd.Series[Any]) -> Array:

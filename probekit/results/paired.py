@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.results.intervals import NO_VALUE, Array, Interval, Resampler
+from probekit.results.intervals import FEWEST_GROUPS, NO_VALUE, Array, Interval, Resampler
 
 Groups = NDArray[Any]
 
@@ -82,6 +82,26 @@ def separation(groups: Groups, values: Array, inside: NDArray[np.bool_]) -> Inte
     return Resampler(groups).interval(
         rows.astype(float), lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3]
     )
+
+
+def shift(groups: Groups, before: Array, after: Array) -> Interval:
+    """Return mean(after) - mean(before), each over the rows that it has; groups are drawn for both.
+
+    Parameters
+    ----------
+    groups
+        Shape (n,).
+    before, after
+        Shape (n,) each; a NaN is left out on its side only.
+    """
+    groups, known = np.asarray(groups), [np.isfinite(values) for values in (after, before)]
+    if not all(side.any() for side in known):
+        return NO_VALUE
+    if min(len(np.unique(groups[side])) for side in known) < FEWEST_GROUPS:
+        return Interval(float(after[known[0]].mean() - before[known[1]].mean()))
+    sides = [after, known[0], before, known[1]]
+    rows = np.nan_to_num(np.stack(sides, axis=1).astype(float))
+    return Resampler(groups).interval(rows, lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3])
 
 
 class Line(NamedTuple):

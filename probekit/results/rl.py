@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from probekit.errors import ProbeError
-from probekit.results import paired
+from probekit.results import diversity, paired
 from probekit.results.goodhart import SMALLEST, Goodhart, detectable, goodhart
 from probekit.results.intervals import Array, Interval
 from probekit.results.measures import measure as measure_of
 from probekit.results.measures import measures
+from probekit.results.outcomes import Threshold, outcomes, threshold
 from probekit.results.runs import Run
 from probekit.results.table import Document, Table
 
@@ -31,7 +32,8 @@ Number = float | None
 FEW_PROMPTS = 20
 """Fewer prompts show large changes only."""
 COLLAPSE = 0.5
-"""Below this share of its start in entropy the completions of a prompt are alike."""
+"""Below this share of its start in entropy the completions of a prompt are alike; above it as the share
+of one opening, so are those of different prompts."""
 FAR = 2.0
 """From this Mahalanobis distance on a head reads what it was not fitted for."""
 
@@ -169,9 +171,10 @@ class RLRun(Run):
 
     @cached_property
     def measures(self) -> list[str]:
-        """Measures of the evaluations, in reading order."""
+        """Measures of the evaluations, in reading order; those of texts, old files do not have."""
         order = {name.rstrip(":"): rank for rank, name in enumerate(measures("rl"))}
-        names = self.metrics["measure"].unique()
+        own = [*self.metrics["measure"], *(diversity.TEXTS if self.evaluated else ())]
+        names = dict.fromkeys(own)
         return sorted(names, key=lambda name: order.get(name.partition(":")[0], len(order)))
 
     @cached_property
@@ -197,6 +200,9 @@ class RLRun(Run):
             "not evaluated": evaluated and self.evaluated[-1] < self.done >= self.planned,
             "few prompts": evaluated and self.prompts() < FEW_PROMPTS,
             "entropy": compared and self.ratio("entropy").value < COLLAPSE,
+            "opening": compared
+            and self.level("opening").value > COLLAPSE
+            and self.change("opening").side() > 0,
             "far": compared and self.level("mahalanobis").value > FAR,
             "cut": compared and self.change("finished").side() < 0,
             "no behaviour": compared and not counted,
@@ -237,17 +243,17 @@ class RLRun(Run):
     def wide(self, measure: str, part: Part = ALL) -> pd.DataFrame:
         """Return a measure of every completion of a part at every evaluation, index `KEY`.
 
-        `measure` is a column of `rows`, or `rate:NAME[,NAME]`: whether it is in one of these
-        categories; `part` is `all` or `TAG=VALUE`. Columns are the steps, and `first`, `last`, `late`:
-        the mean over the evaluations in the last third of training, as one alone may be a lucky one.
+        `measure` is a column of `rows`, or one of: `rate:NAME[,NAME]`, whether it is in one of these
+        categories; `outcome:NAME`, whether it is that one of `outcomes.OUTCOMES`; `own`, the score on
+        the policy's own activations; `unwanted:MEASURE`, NaN where the wanted behaviour is. `part` is
+        `all` or `TAG=VALUE`. Columns are the steps, and `first`, `last`, `late`: the mean over the
+        evaluations in the last third of training, as one alone may be a lucky one.
         """
         import pandas as pd
 
-        family, _, names = measure.partition(":")
-        rate = self.rows["category"].isin(names.split(",")) if family == "rate" else None
         index, row, column = self._places
         values = np.full((len(index), len(self.evaluated) + 1), np.nan)
-        values[row, column] = self.rows.get(measure, np.nan) if rate is None else rate
+        values[row, column] = self._column(measure)
         wide = pd.DataFrame(values[:, :-1], index, self.evaluated)[self.within(part)]
         return wide.assign(
             first=wide[self.evaluated[0]],
@@ -267,6 +273,8 @@ class RLRun(Run):
         recorded = self._recorded.get((step, part, measure))
         if recorded:
             return recorded
+        if measure in diversity.TEXTS and isinstance(part, str):
+            return self._of_set(measure, part, at)
         prompts, _, values = self.paired(measure, part, at)
         return self._between(part, prompts, values) or paired.mean(
             prompts, values, share=_is_rate(measure)
@@ -278,6 +286,10 @@ class RLRun(Run):
         It has no interval for what single completions lack: a distance between distributions.
         """
         prompts, before, after = self.paired(measure, part, at)
+        if measure.startswith("unwanted:"):  # not the same completions at both ends
+            return paired.shift(prompts, before, after)
+        if measure in diversity.TEXTS and isinstance(part, str):
+            return self._of_set(measure, part, at, "first")
         change = self._between(part, prompts, after - before) or paired.change(
             prompts, before, after, share=_is_rate(measure)
         )
@@ -287,6 +299,62 @@ class RLRun(Run):
     def ratio(self, measure: str, part: Part = ALL, at: str | int = "last") -> Interval:
         """Return a measure in parts of what it was at the first evaluation, paired."""
         return paired.ratio(*self.paired(measure, part, at), share=_is_rate(measure))
+
+    def _of_set(self, measure: str, part: str, *at: str | int) -> Interval:
+        """Return a measure of a set of texts at the first of `at`, or its change since the second."""
+        names = {"first": self.evaluated[:1], "last": self.evaluated[-1:], "late": self.late}
+        ends = [names[end] if isinstance(end, str) else [end] for end in at]
+        texts = self._texts[self.within(part)].dropna(subset=[step for end in ends for step in end])
+        prompts = texts.index.get_level_values(0).tolist()
+        sides = ([texts[step].tolist() for step in end] for end in ends)
+        return diversity.jackknife(measure, prompts, *sides)
+
+    @cached_property
+    def _texts(self) -> pd.DataFrame:
+        """Texts, as `wide` orders them."""
+        import pandas as pd
+
+        index, row, column = self._places
+        texts = np.full((len(index), len(self.evaluated) + 1), None, dtype=object)
+        texts[row, column] = self.rows["text"]
+        return pd.DataFrame(texts[:, :-1], index, self.evaluated)
+
+    @property
+    def text(self) -> str:
+        """The measure that reads the text with the heads that the run began with."""
+        return "score_first" if "score_first" in self.measures else "score"
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether a wanted behaviour was measured, so that completions have outcomes."""
+        return bool(self.evaluated) and bool(self.rows["wanted"].notna().any())
+
+    @cached_property
+    def threshold(self) -> Threshold:
+        """From which score on a completion passes as wanted."""
+        start = self.rows.loc[self.rows["step"] == self.evaluated[0], self.text]
+        return threshold(self.record["target"], start.to_numpy(float))
+
+    @cached_property
+    def outcome(self) -> NDArray[np.object_]:
+        """What each of `rows` is, shape (n,); see `outcomes.outcomes`."""
+        wanted, text, own = (self._column(name) for name in ("wanted", self.text, "own"))
+        return outcomes(wanted, text, own, self.threshold.value)
+
+    def _column(self, measure: str) -> Array:
+        """Return a measure of each of `rows`, shape (n,); see `wide`."""
+        family, _, name = measure.partition(":")
+        if family == "rate":
+            return np.asarray(self.rows["category"].isin(name.split(",")), dtype=float)
+        if family == "outcome":
+            known = self.outcome != np.array(None)
+            return np.where(known, self.outcome == name, np.nan)
+        if family == "unwanted":
+            return np.where(self._column("wanted") == 0, self._column(name), np.nan)
+        if measure == "own":
+            return self._column(self.text) + self._column("drift")
+        column = self.rows.get(measure, default=np.nan)
+        return np.broadcast_to(np.asarray(column, dtype=float), len(self.rows))
 
     @cached_property
     def _recorded(self) -> dict[Any, Interval]:

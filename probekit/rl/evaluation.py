@@ -13,7 +13,8 @@ from probekit.behaviours import Behaviours, Wanted
 from probekit.data.rows import Example
 from probekit.models.sampling_config import SamplingConfig
 from probekit.probes.probe import Probe
-from probekit.results.intervals import Interval, Resampler
+from probekit.results.diversity import TEXTS, similarity
+from probekit.results.intervals import Interval, Metrics, Resampler
 from probekit.results.measures import measure
 from probekit.results.rl import ALL, Measures
 from probekit.rl.extra import repetition
@@ -68,8 +69,9 @@ class Evaluator:
         Name what a completion does; may be absent.
     wanted
         The behaviour that is hoped for; may be absent.
-    distance
-        Mahalanobis distance of activations of the first head's cell, where its data is known.
+    distance, standardised
+        Mahalanobis distance of activations of the first head's cell, where its data is known, and the
+        same activations in standard deviations of that data.
     target_tag
         Tag whose values are the classes of `distance_to_chosen` over all prompts.
     """
@@ -85,6 +87,7 @@ class Evaluator:
         behaviours: Behaviours | None = None,
         wanted: Wanted | None = None,
         distance: Callable[[NDArray[np.float32]], Array] | None = None,
+        standardised: Callable[[NDArray[np.float32]], Array] | None = None,
         target_tag: str | None = None,
     ) -> None:
         self.writer, self.prompts, self.reader = writer, list(prompts), reader
@@ -93,7 +96,7 @@ class Evaluator:
         twins = readings.disjoint
         self.disjoint = Ensemble(twins, ensemble.penalty) if twins else ensemble
         self.behaviours, self.wanted, self.distance = behaviours, wanted, distance
-        self.target_tag = target_tag
+        self.standardised, self.target_tag = standardised, target_tag
 
     def refitted(self, heads: Sequence[Probe], ensemble: Ensemble) -> None:
         """Go on with refitted heads; what the first ones say is still measured."""
@@ -112,8 +115,13 @@ class Evaluator:
         on_policy = self.reader.read(rollout.rows, rollout.n_new)
         rows = self._rows(rollout, frozen, on_policy.scores)
         categories = self.behaviours.names if self.behaviours else ()
+        acts = frozen.acts.get(self.readings.optimised[0].cell)
         metrics = measured(
-            rows, self.ensemble.distributions, categories=categories, target_tag=self.target_tag
+            rows,
+            self.ensemble.distributions,
+            categories=categories,
+            target_tag=self.target_tag,
+            acts=None if self.standardised is None or acts is None else self.standardised(acts),
         )
         return metrics, rows
 
@@ -173,6 +181,7 @@ def measured(
     *,
     categories: Sequence[str] = (),
     target_tag: str | None = None,
+    acts: Array | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return every measure of an evaluation with its interval over prompts, by part.
 
@@ -187,33 +196,47 @@ def measured(
         Names of the behaviours, for their rates.
     target_tag
         Tag whose values are the classes of `distance_to_chosen` over all prompts.
+    acts
+        Activations of the rows, for `alike_acts`, shape (n, d_model); NaN where there are none.
     """
 
-    def part(rows: Sequence[Mapping[str, Any]], tag: str | None) -> dict[str, Any]:
-        draws = Resampler(np.array([row["prompt_id"] for row in rows]))
-        names = [name for name in Measures.__annotations__ if name in rows[0]]
-        columns = {name: [row[name] for row in rows] for name in names}
-        for head in rows[0]["heads"]:
-            columns[f"head:{head}"] = [row["heads"][head] for row in rows]
-        for name in categories:
-            columns[f"rate:{name}"] = [row["category"] == name for row in rows]
-        if any(row["wanted"] is not None for row in rows):
-            columns["wanted"] = [row["wanted"] for row in rows]
-        intervals = {}
-        for name, column in columns.items():
-            over = draws.share if measure("rl", name).rate else draws.mean
-            intervals[name] = over(np.array(column, float))
-        values = [row["tags"].get(tag or "", "") for row in rows]
-        scores = np.array([row["score"] for row in rows])
+    def part(inside: NDArray[np.bool_], tag: str | None) -> dict[str, Any]:
+        own = [row for row, kept in zip(rows, inside, strict=True) if kept]
+        intervals = _of_rows(own, categories)
+        prompts, texts = ([row[name] for row in own] for name in ("prompt_id", "text"))
+        for name, of_set in TEXTS.items():
+            intervals[name] = of_set(prompts, texts).interval()
+        if acts is not None and (found := similarity(prompts, acts[inside]).interval()).known:
+            intervals["alike_acts"] = found
+        values = [row["tags"].get(tag or "", "") for row in own]
+        scores = np.array([row["score"] for row in own])
         distance = distance_to_chosen(scores, distributions, tag=tag, values=values)
         if distance is not None:
             intervals["distance_to_chosen"] = Interval(distance)
         return {name: interval.to_json() for name, interval in intervals.items()}
 
-    parts = {ALL: part(rows, target_tag)}
+    parts = {ALL: part(np.ones(len(rows), dtype=bool), target_tag)}
     for tag in sorted({tag for row in rows for tag in row["tags"]}):
-        values = sorted({row["tags"].get(tag, "") for row in rows})
+        of_tag = np.array([row["tags"].get(tag, "") for row in rows])
+        values = sorted({*of_tag})
         for value in values if 1 < len(values) <= 4 else ():
-            inside = [row for row in rows if row["tags"].get(tag, "") == value]
-            parts[f"{tag}={value}"] = part(inside, tag)
+            parts[f"{tag}={value}"] = part(of_tag == value, tag)
     return parts
+
+
+def _of_rows(rows: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> Metrics:
+    """Return the means of what every completion has."""
+    draws = Resampler(np.array([row["prompt_id"] for row in rows]))
+    names = [name for name in Measures.__annotations__ if name in rows[0]]
+    columns = {name: [row[name] for row in rows] for name in names}
+    for head in rows[0]["heads"]:
+        columns[f"head:{head}"] = [row["heads"][head] for row in rows]
+    for name in categories:
+        columns[f"rate:{name}"] = [row["category"] == name for row in rows]
+    if any(row["wanted"] is not None for row in rows):
+        columns["wanted"] = [row["wanted"] for row in rows]
+    intervals = {}
+    for name, column in columns.items():
+        over = draws.share if measure("rl", name).rate else draws.mean
+        intervals[name] = over(np.array(column, float))
+    return intervals

@@ -177,6 +177,12 @@ class HeadData:
         mean, precision, scale = self.typical
         return np.asarray(np.sqrt(_squared(acts, mean, precision)) / scale)
 
+    def standardised(self, acts: NDArray[np.float32]) -> Array:
+        """Return activations from the mean of the fit split in its standard deviations, (n, d_model)."""
+        rows = self.acts[self._examples(self.task.splits.fit)].astype(np.float64)
+        spread = rows.std(axis=0)
+        return np.asarray((acts - rows.mean(axis=0)) / np.where(spread > 0, spread, 1.0))
+
     def _rows(self, units: NDArray[np.int64]) -> tuple[Array, Array]:
         design = self.task.design(self.acts, units).astype(np.float64)
         return design, self.task.target[units]

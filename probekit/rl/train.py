@@ -345,6 +345,7 @@ class Trainer:
             behaviours=self.behaviours,
             wanted=self.wanted,
             distance=self.data[0].distance if self.data else None,
+            standardised=self.data[0].standardised if self.data else None,
             target_tag=config.target_tag,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from probekit.cli.rl_output import finish
 from probekit.errors import ProbeError
 from probekit.reports import write_rl_report
 from probekit.reports.formats import spanned
-from probekit.reports.rl import rl_headline
+from probekit.reports.page import said
+from probekit.reports.rl import outcomes, rl_headline, shown_risen
 from probekit.results import goodhart
+from probekit.results.diversity import TEXTS
 from probekit.results.intervals import Interval
+from probekit.results.outcomes import OUTCOMES
 from probekit.results.rl import RLRun
 from tests.cli.test_cli import run as command
 from tests.reports.golden import page_text, parse
@@ -23,7 +27,7 @@ from tests.reports.rl_factory import ALARMS, MadeRL, write_rl
 from tests.reports.words import jsonl
 
 REFITS = {"refits": (20, 40), "alarms": ALARMS}
-HEALTH = ("entropy", "kl", "n_tokens", "finished", "distinct_2", "mahalanobis", "drift")
+HEALTH = ("entropy", "kl", "n_tokens", "finished", "distinct_2", *TEXTS, "mahalanobis", "drift")
 
 
 def opened(folder: Path, **made: object) -> tuple[RLRun, list[dict], list[dict]]:
@@ -223,7 +227,7 @@ def test_every_verdict_has_a_sentence() -> None:
     assert len(set(sentences)) == len(sentences) == 13
 
 
-@pytest.mark.parametrize(("done", "figures"), [(0, 0), (4, 4), (20, 6)])
+@pytest.mark.parametrize(("done", "figures"), [(0, 0), (4, 4), (20, 7)])
 def test_a_killed_run_is_shown_as_far_as_it_got(tmp_path: Path, done: int, figures: int) -> None:
     run = opened(tmp_path, done=done)[0]
     with (run.directory / "metrics.jsonl").open("a", encoding="utf-8") as handle:
@@ -282,3 +286,84 @@ def test_the_command_draws_and_compares(tmp_path: Path, capsys: pytest.CaptureFi
     assert command("report", a, "--with", b, "--out", tmp_path / "both.html", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"path": str(tmp_path / "both.html")}
     assert 'id="compare-kl"' in (tmp_path / "both.html").read_text(encoding="utf-8")
+
+
+def test_diversity_is_recorded_at_every_evaluation_and_its_change_is_paired(tmp_path: Path) -> None:
+    """Old runs have the measures of texts too: they are read from the completions."""
+    run, raw, rows = opened(tmp_path, samples=2)
+    for part in run.parts:
+        for name in TEXTS:
+            own = [row for row in rows if part in ("all", f"class={row['tags']['class']}")]
+            sides = [[row for row in own if row["step"] == step] for step in (0, 50)]
+            groups = [row["prompt_id"] for row in sides[0]]
+            first, last = (TEXTS[name](groups, [row["text"] for row in side]) for side in sides)
+            recorded = [row["evaluation"][part][name] for row in (raw[0], raw[-1])]
+            ends = [run.level(name, part, "first"), run.level(name, part)]
+            assert (
+                [Interval(**one) for one in recorded] == ends == [first.interval(), last.interval()]
+            )
+            assert run.change(name, part) == last.interval(first)
+    late = []
+    for step in (40, 50):
+        side = [(row["prompt_id"], row["text"]) for row in rows if row["step"] == step]
+        late.append(TEXTS["alike"](*zip(*side, strict=True)).value)
+    assert run.level("alike", at="late").value == pytest.approx(np.mean(late))
+    for evaluation in raw:
+        for measures in evaluation["evaluation"].values():
+            for name in TEXTS:
+                del measures[name]
+    (run.directory / "evaluations.jsonl").write_text("".join(json.dumps(e) + "\n" for e in raw))
+    old = open_run(run.directory)
+    assert old.measures == run.measures
+    assert old.level("opening", "class=real", 20) == run.level("opening", "class=real", 20)
+
+
+def test_where_the_score_moved_is_drawn_and_said(tmp_path: Path) -> None:
+    run, _, rows = opened(tmp_path, samples=2, follow=0.0)
+    text, figures = page(run)
+    assert shown_risen(run) == ["policy"]
+    assert "Obfuscated policy +" in text and "the texts fool the head" in text
+    assert (
+        f"A reading passes from {run.threshold.value:.2f} on, the mean score at the first" in text
+    )
+    text = page(opened(tmp_path / "other", samples=2)[0])[0]
+    assert "Honest +" in text and "show the wanted behaviour more often" in text
+    for name in outcomes(run):
+        label = {"policy": "Obfuscated policy", "activations": "Obfuscated activations"}
+        name = name.partition(":")[2]
+        own = named(figures["outcomes-steps"], label.get(name, name.capitalize()))
+        assert [trace["y"] for trace in own] == [
+            [run.level(f"outcome:{name}", part, step).value for step in run.evaluated]
+            for part in run.parts
+        ]
+    for key in OUTCOMES:
+        assert len(said("rl_words.html.j2", "moved", run, [key])) > 100
+    assert "No outcome is shown" in said("rl_words.html.j2", "moved", run, [])
+    bare = page(opened(tmp_path / "bare", categories=(), tags={})[0])
+    assert "outcomes-steps" not in bare[1] and "Obfuscated" not in bare[0]
+
+
+def test_the_sweet_spot_is_said_with_its_honest_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = opened(tmp_path, follow=0.0, seed=2)[0]
+    kept, text = run.curve.kept, page(run)[0]
+    assert f"chosen among {len(run.evaluated)} evaluations" in text
+    assert spanned(kept.honest, "share", sign=True).replace("\u00a0", " ") in text
+    finish(run.directory, as_json=False)
+    line = f"kept     step {run.curve.sweet_spot}, chosen among 6 evaluations: wanted behaviour "
+    assert line + spanned(kept.honest, "share", sign=True) in capsys.readouterr().out
+
+
+def test_one_opening_is_a_warning(tmp_path: Path) -> None:
+    run, _, rows = opened(tmp_path)
+    for row in rows:
+        row["text"] = f"I am not sure about {row['prompt_id']}." if row["step"] else row["text"]
+    (run.directory / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in TEXTS:
+        found = (run.directory / "evaluations.jsonl").read_text().replace(f'"{name}"', f'"{name}_"')
+        (run.directory / "evaluations.jsonl").write_text(found)
+    run = open_run(run.directory)
+    assert "opening" in run.warnings and run.level("opening").value == 1.0
+    text = page(run)[0]
+    assert re.search(r"100 % \[\d\d, 100\] of completions begin .* words, \+97 points", text)

@@ -23,6 +23,7 @@ from probekit.results.goodhart import (
     TRADED,
     UNDECIDED,
     UNKNOWN,
+    crossfit,
     detectable,
     goodhart,
     size,
@@ -244,3 +245,61 @@ def test_what_is_called_detectable_is_detected(n, k):
         gap = (ends[1].astype(float) - ends[0]).reshape(-1)
         shown += Resampler(np.repeat(np.arange(n), k)).share_change(gap).side() > 0
     assert 0.7 < shown / 400 < 0.9
+
+
+def nothing(rng, n=24, k=2, steps=5, classes=2):
+    """Rows of evaluations of one policy: a completion's outcomes are draws of one rate."""
+    rate = rng.uniform(0.2, 0.8, n)
+    return [
+        {
+            "step": step,
+            "prompt_id": f"p{i}",
+            "tag:class": f"c{i % classes}",
+            "score": 0.0,
+            "head:other": 0.0 if step == 0 and i else rng.standard_normal(),
+            "kl": 0.0,
+            "wanted": float(rng.random() < rate[i]),
+        }
+        for step in range(steps)
+        for i in range(n)
+        for _ in range(k)
+    ]
+
+
+@pytest.mark.parametrize("behaviour", ["yes", "class=c0: yes; class=c1: yes"])
+def test_the_best_of_several_is_read_on_other_prompts(behaviour):
+    """By simulation: with nothing changing the honest change is 0 on average, the chosen one is not."""
+    rng = np.random.default_rng(5)
+    kept = [curve(nothing(rng), behaviour).kept for _ in range(120)]
+    own = np.array([one.own.value for one in kept])
+    honest = np.array([one.honest.value for one in kept])
+    error = honest.std() / np.sqrt(len(honest))
+    assert own.mean() > 0.03 > 3 * error and abs(honest.mean()) < 3 * error
+    assert np.mean([one.honest.side() != 0 for one in kept]) < 0.1
+    assert {one.among for one in kept} == {5} and kept[0].measure == "wanted"
+    assert kept[0].optimism == own[0] - honest[0]
+
+
+def test_a_best_evaluation_that_all_prompts_agree_on_loses_nothing():
+    rate = {0: 0.1, 10: 0.3, 20: 0.9, 30: 0.4}
+    found = curve(run(lambda s: s, rate.get, flat), "yes")
+    assert found.kept.honest == found.kept.own == found.points[2].behaviour
+    assert found.kept.optimism == 0 and found.to_json()["kept"]["among"] == 4
+    other = curve(run(lambda s: s, flat, lambda s: {20: 1.0}.get(s, 0.0)))
+    assert (other.kept.measure, other.sweet_spot) == ("independent", 20)
+    assert other.kept.honest == other.points[2].independent
+    lost = pd.DataFrame(run(flat, flat, flat)).drop(columns=["head:other", "head:gap"])
+    assert goodhart(lost, optimised=[HEAD]).kept is None
+
+
+def test_crossfitting_equals_choosing_by_hand_on_the_other_half():
+    rng = np.random.default_rng(2)
+    prompts = np.repeat([f"p{i:02}" for i in range(10)], 2)
+    gaps = np.vstack([np.zeros(20), rng.integers(-1, 2, (3, 20))]).astype(float)
+    gaps[:, 6] = np.nan
+    order, wanted = np.argsort(np.random.default_rng(0).permutation(10)), np.zeros(20)
+    for half in (order[::2], order[1::2]):
+        inside = np.isin(np.arange(20) // 2, half)
+        best = np.argmax([np.nanmean(gap[~inside]) for gap in gaps])
+        wanted[inside] = gaps[best, inside]
+    np.testing.assert_allclose(crossfit(prompts, gaps, np.ones((1, 20), bool)), wanted)

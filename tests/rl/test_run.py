@@ -146,6 +146,20 @@ def test_independent_readings_say_what_they_are(tiny_llama, fitted, tmp_path):
         frozen.acts[head.cell] @ head.coef + head.bias, columns["optimised"][:, 0], atol=1e-3
     )
     assert {"disjoint", "mahalanobis", "score", "kl"} <= end[0].keys()
+    # The similarity of activations, by the matrix of all cosines.
+    metrics, written = run.evaluator.evaluate(run.config.sampling(), seed=5)
+    prompt = np.array([row["prompt_id"] for row in written])
+    every = range(len(run.evaluator.prompts))
+    again = run.evaluator.writer.write(every, run.config.sampling(), seed=5)
+    with run.policy.reference():
+        acts = read.read(again.rows, again.n_new).acts[head.cell]
+    data = run.data[0]
+    fit = data.acts[data._examples(data.task.splits.fit)].astype(float)
+    z = (acts - fit.mean(axis=0)) / fit.std(axis=0)
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    across = prompt[:, None] != prompt
+    assert metrics["all"]["alike_acts"]["value"] == pytest.approx((unit @ unit.T)[across].mean())
+    assert {"opening", "first_sentences", "alike"} <= metrics["all"].keys()
     assert all(row["mahalanobis"] > 0 for row in end)
 
 
