@@ -47,7 +47,7 @@ def finish(target: Path, *, as_json: bool) -> None:
     """Print what a run came to."""
     from probekit.reports.rl import rl_headline
     from probekit.results.goodhart import CURVE
-    from probekit.results.rl import EVALUATIONS, SAMPLES, STEPS
+    from probekit.results.rl_files import EVALUATIONS, SAMPLES, STEPS
 
     found = read_jsonl(target / EVALUATIONS.file)
     verdict = json.loads((target / CURVE).read_text(encoding="utf-8"))
@@ -74,6 +74,12 @@ def finish(target: Path, *, as_json: bool) -> None:
         click.echo(
             f"kept     step {verdict['sweet_spot']}, chosen among {kept['among']} evaluations: {honest}, "
             f"cross-fitted (on the prompts that chose it {own})"
+        )
+    if found_best := verdict.get("best_of"):
+        gap = _written("wanted", found_best["behaviour"], sign=True)
+        click.echo(
+            f"best of  {found_best['n']} before training {'has' if found_best['reached'] else 'is below'} "
+            f"the score of the trained policy; trained minus picked: {gap or 'no behaviour was counted'}"
         )
     click.echo(f"adapter  {paths['adapter']}")
     if (target / "best").is_dir():

@@ -223,7 +223,11 @@ def _dose_lines(summary: dict[str, Any]) -> list[str]:
         if n_random
         else ""
     )
-    over = "; over: its size minus the strongest other's" if "over" in summary["doses"]["score"] else ""
+    over = (
+        "; over: its size minus the strongest other's"
+        if "over" in summary["doses"]["score"]
+        else ""
+    )
     lines.append(
         f"slope a unit of coeff over {', '.join(f'{c:g}' for c in used)}{note}, 95 % over "
         f"prompts{rank}{over}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -17,9 +18,8 @@ from probekit.reports import look
 from probekit.reports.figures import Marks, histograms, level, lines, points
 from probekit.reports.formats import number, ranges, sentence, shorten, spans
 from probekit.reports.page import page_path, said, write_page
-from probekit.results import paired
 from probekit.results.diversity import TEXTS
-from probekit.results.intervals import Interval
+from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure, measures
 from probekit.results.outcomes import OUTCOMES, risen
 from probekit.results.rl import ALL, RLRun
@@ -184,7 +184,7 @@ def compare_figure(
         if name == "entropy":
             more |= {"read": partial(run.ratio, name), "axis": RATIO}
         elif name == "score" and not same:
-            more |= {"read": _scaled(run, name), "axis": CHANGE}
+            more |= {"read": partial(run.scaled, name), "axis": CHANGE}
         data.append(_curve(run, name, **more))
     title = measure("rl", "root_kl").axis_title if over_kl else STEPS
     return _drawn(data, x_title=title, bars=over_kl, **texts)
@@ -232,7 +232,11 @@ def independent_figure(run: RLRun, **texts: str) -> go.Figure:
     data = [level(0.0, run.evaluated, **panel)]
     for name in ["score", *independent(run)][: len(look.SERIES) - 1]:
         label = sentence(measure("rl", name).label)
-        data.append(_curve(run, name, _scaled(run, name), name=label, **panel))
+        data.append(_curve(run, name, partial(run.scaled, name), name=label, **panel))
+    for name in run.placebos:  # all under one name: each ends with a gap
+        more = {**panel, "name": "placebo heads", "look": "control"}
+        data.append(_curve(run, name, partial(run.scaled, name), **more))
+        data.append(points([math.nan], [NO_VALUE], [""], **more))
     return _drawn(data, marks=_refits(run), **texts)
 
 
@@ -247,9 +251,16 @@ def goodhart_figure(run: RLRun, **texts: str) -> go.Figure:
         scale, unit = (100, "percentage points") if what.share else (1, what.axis or what.unit)
         changes = [Interval(*(scale * end for end in change)) for change in changes]
         panel = {"panel": sentence(what.label), "axis": f"Change ({unit})"}
-        if any(change.known for change in changes):
-            data.append(level(0.0, x, **panel))
-            data.append(points(x, changes, hover, name=sentence(what.label), **panel))
+        if not any(change.known for change in changes):
+            continue
+        data.append(level(0.0, x, **panel))
+        data.append(points(x, changes, hover, name="training", **panel))
+        if picks := run.picks:
+            changes = [getattr(point, key) for point in picks.points]
+            changes = [Interval(*(scale * end for end in change)) for change in changes]
+            names = [f"best of {p.step}, √KL {number(p.root_kl)}" for p in picks.points]
+            at = [point.root_kl for point in picks.points]
+            data.append(points(at, changes, names, name="best of n", **panel))
     best = [point.root_kl for point in curve if point.step == spot]
     tops = [(point.root_kl, str(point.step)) for point in curve[::-1]]
     marks = {f"sweet spot (step {spot})": (best, look.PURPLE)}
@@ -316,10 +327,6 @@ def _panel(name: str) -> dict[str, Any]:
     what = measure("rl", name)
     axis = sentence(what.axis or what.unit)
     return {"panel": sentence(what.label), "axis": axis, "share": what.share}
-
-
-def _scaled(run: RLRun, name: str) -> Callable[..., Interval]:
-    return lambda at: paired.change(*run.paired(name, at=at), scaled=True)
 
 
 def _refits(run: RLRun) -> Marks:

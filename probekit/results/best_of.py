@@ -4,15 +4,87 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import gammaln
 
-from probekit.results.intervals import Array
+from probekit.results.goodhart import Point, scaled_heads
+from probekit.results.intervals import NO_VALUE, Array, Interval, Resampler
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Picks(NamedTuple):
+    """Picking the best of n by the score, and how a trained policy stands beside it at one score."""
+
+    points: list[Point]
+    """Changes from one sample, paired over prompts; `step` is n, the divergence is that of picking."""
+    n: int
+    """The least n whose score is the policy's or more, else the largest there is."""
+    reached: bool
+    """Whether picking the best of n reaches the policy's score."""
+    score: Interval
+    """Score of the policy minus that of the best of n, paired over prompts."""
+    behaviour: Interval
+    """The same of the wanted behaviour."""
+    independent: Interval
+    """The same of the heads that are not optimised, on average, in standard deviations."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        made = {k: v.to_json() if isinstance(v, Interval) else v for k, v in self._asdict().items()}
+        return {**made, "points": [point.to_json() for point in self.points]}
+
+
+def picks(samples: pd.DataFrame, policy: pd.DataFrame, optimised: Sequence[str]) -> Picks | None:
+    """Return the curve of best-of-n and the comparison of a policy with it; None without two samples.
+
+    Parameters
+    ----------
+    samples
+        Several completions of each held-out prompt by the policy before training: columns of
+        samples.jsonl. The smallest number a prompt has is the largest n.
+    policy
+        Completions of the same prompts by the trained policy.
+    optimised
+        Names of the heads that are optimised; the others are independent readings.
+    """
+    counts = samples[samples["score"].notna()].groupby("prompt_id").size()
+    most = int(counts.min()) if len(counts) else 0
+    if most < 2:
+        return None
+    heads = scaled_heads(samples, optimised)
+    columns = ["score", "wanted", "independent", "n_tokens"]
+    sides = [
+        part.assign(independent=heads(part), wanted=part["wanted"].astype(float))
+        for part in (samples, policy)
+    ]
+    each = {n: picked(sides[0], columns, n) for n in range(1, most + 1)}
+    now = sides[1].groupby("prompt_id")[columns].mean().reindex(each[1].index)
+    now = now.dropna(subset=["score"])
+    goal = now["score"].mean()
+    enough = [n for n in each if each[n].loc[now.index, "score"].mean() >= goal]
+    n = enough[0] if enough else most
+    draws = Resampler(now.index.to_numpy())
+    score, behaviour, independent = _gaps(draws, now - each[n].loc[now.index])
+    points = []
+    for size in ladder(most):
+        kl, tokens = each[size]["kl"].mean(), each[size]["n_tokens"].mean()
+        root_kl = math.sqrt(kl / max(tokens, 1.0))
+        changes = _gaps(Resampler(each[1].index.to_numpy()), each[size] - each[1])
+        points.append(Point(size, root_kl, changes[0], changes[2], changes[1]))
+    return Picks(points, n, bool(enough), score, behaviour, independent)
+
+
+def _gaps(draws: Resampler, gaps: pd.DataFrame) -> tuple[Interval, Interval, Interval]:
+    """Return the mean gaps of score, wanted behaviour and independent heads over prompts."""
+    known = [gaps[name].notna().any() for name in ("wanted", "independent")]
+    return (
+        draws.mean(gaps["score"].to_numpy(float)),
+        draws.share_change(gaps["wanted"].to_numpy(float)) if known[0] else NO_VALUE,
+        draws.mean(gaps["independent"].to_numpy(float)) if known[1] else NO_VALUE,
+    )
 
 
 def best_of(scores: Array, values: Array, n: int) -> Array:
@@ -106,4 +178,6 @@ def ladder(most: int) -> list[int]:
 
 
 def _log_choose(n: Any, k: int) -> Array:  # noqa: ANN401 - an integer or an array
+    from scipy.special import gammaln
+
     return np.asarray(gammaln(np.add(n, 1)) - gammaln(k + 1) - gammaln(np.subtract(n, k) + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -140,8 +140,7 @@ def goodhart(
     if "score_first" in rows:  # a refitted head gives the same text other numbers
         rows = rows.assign(score=rows["score_first"].fillna(rows["score"]))
     parts = [part.reset_index(drop=True) for _, part in rows.groupby("step")]
-    heads = sorted(set(rows.filter(regex="^head:")) - {f"head:{name}" for name in optimised})
-    heads = [name for name in heads if rows[name].notna().any()]
+    heads = not_optimised(rows, optimised)
     points = [_point(now, parts[0], heads, behaviour) for now in parts]
     last = points[-1]
     classes = _by_class(parts[-1], parts[0], behaviour, smallest_effect) if behaviour else {}
@@ -331,12 +330,28 @@ def _kept(
     return Kept("independent", len(parts), best.independent, honest)
 
 
+def not_optimised(rows: pd.DataFrame, optimised: Sequence[str]) -> list[str]:
+    """Return the columns of heads that have a value and are not among the optimised ones."""
+    names = set(rows.filter(regex="^head:")) - {f"head:{name}" for name in optimised}
+    return sorted(name for name in names if rows[name].notna().any())
+
+
+def scaled_heads(first: pd.DataFrame, optimised: Sequence[str]) -> Callable[[pd.DataFrame], Array]:
+    """Return what gives the mean of the heads not optimised, (n,), in their spreads in `first`."""
+    heads = not_optimised(first, optimised)
+    spread = _spread(first[heads])
+    return lambda rows: np.asarray((rows[heads] / spread).mean(axis=1, skipna=False), dtype=float)
+
+
 def _standardised(now: pd.DataFrame, first: pd.DataFrame, heads: Sequence[str]) -> Array:
     """Return the mean change of heads, each in its own standard deviations, shape (n,)."""
-    spread = first[heads].std(ddof=0)
-    spread = spread.where(spread > RESIDUE * first[heads].abs().max())  # else all are one number
-    scaled = (now[heads] - first[heads]) / spread
+    scaled = (now[heads] - first[heads]) / _spread(first[heads])
     return np.asarray(scaled.mean(axis=1, skipna=False), dtype=float)
+
+
+def _spread(values: pd.DataFrame) -> pd.Series[float]:
+    spread = values.std(ddof=0)
+    return spread.where(spread > RESIDUE * values.abs().max())  # else all are one number
 
 
 def _moved(now: pd.Series[Any], first: pd.Series[Any]) -> Array:

@@ -1,23 +1,23 @@
-"""`RLRun`: what `probekit rl` leaves in a directory, its tables declared for writer and readers."""
+"""`RLRun`: what `probekit rl` leaves in a directory, as frames, levels and changes."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import TypedDict
 
 from probekit.errors import ProbeError
 from probekit.results import diversity, paired
+from probekit.results.best_of import Picks, picks
 from probekit.results.goodhart import SMALLEST, Goodhart, detectable, goodhart
-from probekit.results.intervals import Array, Interval
+from probekit.results.intervals import NO_VALUE, Array, Interval
 from probekit.results.measures import measure as measure_of
 from probekit.results.measures import measures
 from probekit.results.outcomes import Threshold, outcomes, threshold
+from probekit.results.rl_files import BEST_OF, DOCUMENT, EVALUATIONS, SAMPLES, STEPS
 from probekit.results.runs import Run
-from probekit.results.table import Document, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,6 @@ KEY = ["prompt_id", "sample"]
 """A completion: its prompt, and its place among the prompt's completions."""
 Part = str | tuple[str, str]
 """One part, or two: the first minus the second."""
-Number = float | None
 FEW_PROMPTS = 20
 """Fewer prompts show large changes only."""
 COLLAPSE = 0.5
@@ -36,74 +35,6 @@ COLLAPSE = 0.5
 of one opening, so are those of different prompts."""
 FAR = 2.0
 """From this Mahalanobis distance on a head reads what it was not fitted for."""
-
-
-class Measures(TypedDict, total=False):
-    """Numbers of a completion, and their mean over a step's; see measures.toml."""
-
-    score: Number
-    score_first: Number
-    disjoint: Number
-    drift: Number
-    mahalanobis: Number
-    kl: Number
-    entropy: Number
-    n_tokens: Number
-    finished: Number
-    distinct_2: Number
-
-
-class Step(Measures):
-    """A training step."""
-
-    step: int
-    distance_to_chosen: NotRequired[Number]
-    refit: NotRequired[dict[str, Number]]
-    alarms: list[str]
-
-
-class Sample(Measures):
-    """A completion of a held-out prompt at an evaluation."""
-
-    step: int
-    prompt_id: str
-    prompt: str
-    tags: dict[str, str]
-    text: str
-    heads: dict[str, Number]
-    category: str | None
-    wanted: Number
-
-
-class Evaluation(TypedDict):
-    """Every measure after a number of steps: part to measure to `value`, `low`, `high`."""
-
-    step: int
-    evaluation: dict[str, dict[str, dict[str, Number]]]
-    alarms: list[str]
-
-
-class Record(TypedDict):
-    """Keys of run.json that readers need."""
-
-    command: str
-    seed: int | None
-    settings: dict[str, Any]
-    labels: NotRequired[dict[str, str]]
-    probes: list[str]
-    behaviour: str | None
-    optimised: list[str]
-    target: dict[str, Any]
-    n_train: int
-    n_held_out: int
-    n_trainable: int
-
-
-DOCUMENT = Document("rl", "an RL run", "run.json", None, 1, Record)
-STEPS = Table("metrics.jsonl", Step, "a training step", growing=True)
-EVALUATIONS = Table("evaluations.jsonl", Evaluation, "a held-out evaluation", growing=True)
-SPREAD = {"heads": "head:", "tags": "tag:"}
-SAMPLES = Table("samples.jsonl", Sample, "a sample", growing=True, spread=SPREAD)
 
 
 class RLRun(Run):
@@ -218,6 +149,41 @@ class RLRun(Run):
         names = {name: self.record[name] for name in ("optimised", "behaviour")}
         names["smallest_effect"] = self.record["settings"].get("smallest_effect", SMALLEST)
         return goodhart(rows, **names) if len(self.evaluated) > 1 else None
+
+    @cached_property
+    def picks(self) -> Picks | None:
+        """Best-of-n of the model before training beside the policy; None where it was not sampled."""
+        if not (self.directory / BEST_OF.file).is_file() or len(self.evaluated) < 2:
+            return None
+        last = self.rows[self.rows["step"] == self.evaluated[-1]]
+        policy = last.assign(score=last[self.text])
+        return picks(BEST_OF.read(self.directory, DOCUMENT.again), policy, self.record["optimised"])
+
+    @cached_property
+    def placebos(self) -> dict[str, Interval]:
+        """Change of every placebo head, in its standard deviations at the first evaluation."""
+        names = [name for name in self.measures if name.startswith("placebo:")]
+        return {name: self.scaled(name) for name in names}
+
+    @property
+    def over_placebo(self) -> tuple[str, Interval]:
+        """The placebo head that moved most, and how much further the score moved than it, paired.
+
+        Sizes, in standard deviations at the first evaluation. Empty without placebo heads.
+        """
+        known = {name: change for name, change in self.placebos.items() if change.known}
+        if not known or len(self.evaluated) < 2:
+            return "", NO_VALUE
+        name = max(known, key=lambda name: abs(known[name].value))
+        moved, sides = 0.0, ((self.text, self.scaled(self.text)), (name, known[name]))
+        for sign, (measure, change) in zip((1, -1), sides, strict=True):
+            prompts, before, after = self.paired(measure)
+            moved += sign * np.copysign(1.0, change.value) * (after - before) / np.nanstd(before)
+        return name, paired.mean(prompts, np.asarray(moved))
+
+    def scaled(self, measure: str, at: str | int = "last") -> Interval:
+        """Return the paired change of a measure in its standard deviations at the first evaluation."""
+        return paired.change(*self.paired(measure, at=at), scaled=True)
 
     @property
     def detectable(self) -> float:

@@ -20,7 +20,7 @@ from probekit.container import (
     write_json,
 )
 from probekit.errors import OutputError
-from probekit.results.rl import EVALUATIONS, SAMPLES, STEPS
+from probekit.results.rl_files import EVALUATIONS, SAMPLES, STEPS
 from probekit.results.table import Table
 from probekit.rl.learner import Learner
 from probekit.rl.policy import AnyPolicy

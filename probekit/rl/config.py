@@ -129,6 +129,12 @@ class RLConfig(DrawConfig):
     """Held-out prompts that are evaluated, equally many of every value of the balanced tag."""
     eval_samples: int = _evaluation(2, "Completions of an evaluated prompt", ge=1)
     """Completions of each held-out prompt at an evaluation."""
+    best_of: int = _evaluation(16, "Samples for best-of-n", ge=0, le=1024)
+    """Completions of each held-out prompt by the model before training, from which the best of every n up to
+    this is picked by the score, beside training; 0 or 1 leaves them out."""
+    placebo_heads: int = _evaluation(6, "Placebo heads", ge=0, le=6)
+    """Heads of unrelated contrasts (cooking or astronomy) that are read at evaluations: a score that moves
+    no further than they do has not moved for a reason of its own."""
     smallest_effect: float = _evaluation(0.15, "Smallest effect", gt=0, le=1)
     """Smallest change of the wanted behaviour's rate that counts, a share: 0.15 is 15 points. *Score only*
     is said where a gain of that size is excluded."""

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from probekit.behaviours import Behaviours, Wanted
 from probekit.data.rows import Example
+from probekit.models.load import LoadedModel
 from probekit.models.sampling_config import SamplingConfig
+from probekit.probes.placebo import placebos
 from probekit.probes.probe import Probe
 from probekit.results.diversity import TEXTS, similarity
 from probekit.results.intervals import Interval, Metrics, Resampler
 from probekit.results.measures import measure
-from probekit.results.rl import ALL, Measures
+from probekit.results.rl import ALL
+from probekit.results.rl_files import Measures
+from probekit.rl.config import RLConfig
 from probekit.rl.extra import repetition
 from probekit.rl.frozen import Frozen, FrozenReader
 from probekit.rl.reward import Ensemble
@@ -37,17 +41,27 @@ class Readings:
     """Heads of other layers and positions, which nothing optimises."""
     disjoint: list[Probe] = field(default_factory=list)
     """Twins of the optimised heads from groups that those were not fitted on."""
+    placebos: dict[str, Probe] = field(default_factory=dict)
+    """Heads of unrelated contrasts by their names."""
 
     @property
     def all(self) -> list[Probe]:
         """Every head, in the order of the fields."""
-        return [*self.optimised, *self.first, *self.independent, *self.disjoint]
+        own = [*self.optimised, *self.first, *self.independent, *self.disjoint]
+        return [*own, *self.placebos.values()]
 
     def columns(self, scores: Array) -> dict[str, Array]:
         """Return the columns of `scores` (n, n_heads) by field."""
-        sizes = [len(self.optimised), len(self.first), len(self.independent)]
         names = ("optimised", "first", "independent", "disjoint")
-        return dict(zip(names, np.split(scores, np.cumsum(sizes), axis=1), strict=True))
+        ends = np.cumsum([len(getattr(self, name)) for name in names])
+        return dict(zip((*names, "placebos"), np.split(scores, ends, axis=1), strict=True))
+
+
+def placebo_heads(head: Probe, loaded: LoadedModel, config: RLConfig) -> dict[str, Probe]:
+    """Return heads like `head` of unrelated contrasts, by their names; see `probes.placebo`."""
+    most = config.placebo_heads
+    fits = placebos(head, loaded, most=most, batch_tokens=config.batch_tokens) if most else []
+    return {found.name: found.probes[0] for found in fits}
 
 
 class Evaluator:
@@ -104,26 +118,26 @@ class Evaluator:
         self.reader.replace(heads)
         self.ensemble = ensemble
 
-    def evaluate(
-        self, config: SamplingConfig, *, seed: int
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Return metrics, each with its interval over prompts, and the rows they are of."""
-        index = list(range(len(self.prompts)))
-        rollout = self.writer.write(index, config, seed=seed)
-        with self.writer.policy.reference():
-            frozen = self.reader.read(rollout.rows, rollout.n_new, logprobs=True)
-        on_policy = self.reader.read(rollout.rows, rollout.n_new)
-        rows = self._rows(rollout, frozen, on_policy.scores)
+    def measure(self, rows: Sequence[Mapping[str, Any]], frozen: Frozen) -> dict[str, Any]:
+        """Return the metrics of what `samples` gave, each with its interval over prompts."""
         categories = self.behaviours.names if self.behaviours else ()
         acts = frozen.acts.get(self.readings.optimised[0].cell)
-        metrics = measured(
+        return measured(
             rows,
             self.ensemble.distributions,
             categories=categories,
             target_tag=self.target_tag,
             acts=None if self.standardised is None or acts is None else self.standardised(acts),
         )
-        return metrics, rows
+
+    def samples(self, config: SamplingConfig, *, seed: int) -> tuple[list[dict[str, Any]], Frozen]:
+        """Let the policy answer; return rows of samples.jsonl and what the frozen model read."""
+        index = list(range(len(self.prompts)))
+        rollout = self.writer.write(index, config, seed=seed)
+        with self.writer.policy.reference():
+            frozen = self.reader.read(rollout.rows, rollout.n_new, logprobs=True)
+        on_policy = self.reader.read(rollout.rows, rollout.n_new)
+        return self._rows(rollout, frozen, on_policy.scores), frozen
 
     def _rows(self, rollout: Rollout, frozen: Frozen, on_policy: Array) -> list[dict[str, Any]]:
         assert frozen.logprobs is not None
@@ -153,6 +167,9 @@ class Evaluator:
                     "heads": {
                         f"{h.kind}/{h.cell}": float(s) for h, s in zip(named, heads[i], strict=True)
                     },
+                    "placebos": dict(
+                        zip(self.readings.placebos, parts["placebos"][i].tolist(), strict=True)
+                    ),
                     "n_tokens": rollout.n_new[i],
                     "finished": bool(rollout.finished[i]),
                     "kl": float(np.mean(rollout.logprobs[i] - frozen.logprobs[i])),
@@ -229,8 +246,9 @@ def _of_rows(rows: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> Me
     draws = Resampler(np.array([row["prompt_id"] for row in rows]))
     names = [name for name in Measures.__annotations__ if name in rows[0]]
     columns = {name: [row[name] for row in rows] for name in names}
-    for head in rows[0]["heads"]:
-        columns[f"head:{head}"] = [row["heads"][head] for row in rows]
+    for family, prefix in (("heads", "head"), ("placebos", "placebo")):
+        for name in rows[0].get(family, ()):
+            columns[f"{prefix}:{name}"] = [row[family][name] for row in rows]
     for name in categories:
         columns[f"rate:{name}"] = [row["category"] == name for row in rows]
     if any(row["wanted"] is not None for row in rows):

@@ -23,7 +23,8 @@ from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
 from probekit.results.goodhart import CURVE, detectable
-from probekit.results.rl import DOCUMENT
+from probekit.results.rl import RLRun
+from probekit.results.rl_files import BEST_OF, DOCUMENT
 from probekit.rl.checkpoint import LOGS
 from probekit.rl.config import RLConfig
 from probekit.rl.head_data import HeadData
@@ -159,7 +160,13 @@ def _write_run(trainer: Trainer, record: dict[str, Any], *, resume: bool, log: L
     if trainer.wanted:
         log({"note": _can_show(trainer)})
     trainer.run(resume=continued, log=log)
-    write_json(out / CURVE, trainer.goodhart().to_json())
+    write_json(out / CURVE, _came_to(trainer))
+
+
+def _came_to(trainer: Trainer) -> dict[str, Any]:
+    """Return what goodhart.json holds: the curve with its verdict, and best-of-n beside it."""
+    found = RLRun.open(trainer.folder).picks
+    return {**trainer.goodhart().to_json(), "best_of": None if found is None else found.to_json()}
 
 
 def _can_show(trainer: Trainer) -> str:
@@ -327,7 +334,7 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
 def _clear(out: Path) -> None:
     """Take away what an earlier run left in its directory."""
     with disk_errors(out):
-        for name in (*LOGS, DOCUMENT.file, CURVE, "report.html"):
+        for name in (*LOGS, BEST_OF.file, DOCUMENT.file, CURVE, "report.html"):
             (out / name).unlink(missing_ok=True)
         for name in ("checkpoint", "best", "tensorboard"):
             shutil.rmtree(out / name, ignore_errors=True)

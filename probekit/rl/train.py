@@ -24,13 +24,13 @@ from probekit.errors import BehaviourError, ModelError
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.results.goodhart import Goodhart, goodhart
-from probekit.results.rl import DOCUMENT, EVALUATIONS, SAMPLES, STEPS
+from probekit.results.rl_files import BEST_OF, DOCUMENT, EVALUATIONS, SAMPLES, STEPS
 from probekit.rl.advantage import flat_groups
 from probekit.rl.alarms import Start, evaluation_alarms, step_alarms
 from probekit.rl.checkpoint import Checkpoint, Interrupts, Logs
 from probekit.rl.config import RLConfig
 from probekit.rl.engine import EmbeddedEngine, Engine, Lesson
-from probekit.rl.evaluation import Evaluator, Readings
+from probekit.rl.evaluation import Evaluator, Readings, placebo_heads
 from probekit.rl.extra import ExtraReward, Written
 from probekit.rl.frozen import Frozen, FrozenReader
 from probekit.rl.guides import make_guides, mixed_advantages
@@ -114,6 +114,7 @@ class Trainer:
         )
         self.extra = [ExtraReward.parse(spec) for spec in config.rewards]
         self.refitter = make_refitter(config, self.data, n_heads=len(self.heads), tag=self.tag)
+        self.placebos = placebo_heads(self.heads[0], self.loaded, config)
         self.policy = make_policy(self.loaded, config)
         self.learner = Learner(self.policy, config, [h.position for h in self.heads])
         self.engine = self._engine()
@@ -145,6 +146,9 @@ class Trainer:
             # The evaluation of the checkpoint itself may be what was interrupted.
             if self._due(first) and self.logs.last_evaluation() < first:
                 self._evaluate(first, checkpoint, log)
+            if first == 0 and self.config.best_of > 1:
+                rows = self._sampled(self.config.best_of)[0]
+                BEST_OF.write(self.folder, [{"step": 0, **row} for row in rows])
             self._steps(first, checkpoint, log)
         except KeyboardInterrupt:
             # In the middle of a step of learning the weights are between two states.
@@ -326,6 +330,7 @@ class Trainer:
             list(self.heads) if self.refitter is not None else [],
             list(self.independent),
             [item.with_distributions(item.disjoint()) for item in self.data],
+            self.placebos,
         )
         held_out = drawn(
             self.held_out, config.eval_prompts, seed=config.seed, balance=config.balance
@@ -365,8 +370,8 @@ class Trainer:
             )
 
     def _evaluate(self, step: int, checkpoint: Checkpoint, log: Log) -> None:
-        config = dataclasses.replace(self.config.sampling(), samples=self.config.eval_samples)
-        metrics, rows = self.evaluator.evaluate(config, seed=self.config.seed)
+        rows, frozen = self._sampled(self.config.eval_samples)
+        metrics = self.evaluator.measure(rows, frozen)
         row = {"step": step, "evaluation": metrics, "alarms": evaluation_alarms(metrics["all"])}
         # In this order: an evaluation that is written has its samples.
         self.logs.append(SAMPLES, [{"step": step, **sample} for sample in rows])
@@ -374,6 +379,11 @@ class Trainer:
             checkpoint.save_best(self.policy, step)
         self.logs.append(EVALUATIONS, [row])
         log(row)
+
+    def _sampled(self, samples: int) -> tuple[list[dict[str, Any]], Frozen]:
+        """Return completions of every held-out prompt, with what was read of them."""
+        config = dataclasses.replace(self.config.sampling(), samples=samples)
+        return self.evaluator.samples(config, seed=self.config.seed)
 
     def goodhart(self) -> Goodhart:
         """Return the curve of the run so far and what it says."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from probekit.container import write_json
 from probekit.results.goodhart import CURVE
-from probekit.results.rl import DOCUMENT, EVALUATIONS, SAMPLES, STEPS, RLRun
+from probekit.results.rl import RLRun
+from probekit.results.rl_files import BEST_OF, DOCUMENT, EVALUATIONS, SAMPLES, STEPS
 from probekit.rl.evaluation import measured
 from probekit.rl.target import distance_to_chosen
 from tests.reports.words import WORDS
 
 OPTIMISED = "ridge/resid_post/020/mean"
 OTHERS = ("ridge/resid_post/008/mean", "ridge/resid_post/014/mean", "ridge/resid_post/024/mean")
+PLACEBOS = ("cooking/astronomy", "odd/even number")
 EQUAL = "every group's rewards are equal"
 ALARMS = {
     12: EQUAL, 13: EQUAL, 31: "entropy is at 40% of the start", 44: "entropy is at 30% of the start",
@@ -56,6 +58,12 @@ class MadeRL:
     balance: str | None = None
     entropy: float = -0.7
     """Change of the entropy."""
+    best_of: int = 0
+    """Completions of a prompt before training, to pick from."""
+    picked: float = 0.0
+    """What a standard deviation of the score adds to the rate of the wanted category there."""
+    placebo: float | None = None
+    """Planted change of the first of two placebo heads."""
     seed: int = 0
 
     @property
@@ -81,6 +89,8 @@ def write_rl(folder: Path, made: MadeRL | None = None) -> Path:
     for table, rows in ((STEPS, steps), (EVALUATIONS, evaluations), (SAMPLES, samples)):
         (folder / table.file).write_text(table.lines(rows), encoding="utf-8")
     write_json(folder / DOCUMENT.file, _record(made, chosen))
+    if made.best_of:
+        BEST_OF.write(folder, _to_pick_from(made))
     if made.done is None:
         write_json(folder / CURVE, RLRun.open(folder).curve.to_json())
     return folder
@@ -134,8 +144,24 @@ def _samples(
                 "category": category if made.categories else None,
                 "wanted": category == made.wanted if made.categories else None,
             }
+            if made.placebo is not None:
+                own = [made.placebo * share, 0.0]
+                row["placebos"] = dict(
+                    zip(PLACEBOS, np.array(own) + luck.normal(0, 1, 2), strict=True)
+                )
             rows.append(row | ({"score_first": 1.1 * score} if made.refits else {}))
     return rows
+
+
+def _to_pick_from(made: MadeRL) -> list[dict]:
+    """Completions before training whose wanted behaviour goes with their own score as planted."""
+    luck, rng = np.random.default_rng(made.seed + 1), np.random.default_rng(made.seed + 3)
+    rows = _samples(replace(made, samples=made.best_of), 0, luck, rng)
+    for row in rows:
+        own = rng.normal()
+        row["score"] += own
+        row["wanted"] = bool(rng.uniform() < 0.15 + made.picked * own)
+    return [{"step": 0, **row} for row in rows]
 
 
 def _step(made: MadeRL, step: int, chosen: dict, rng: np.random.Generator) -> dict:

@@ -144,7 +144,7 @@ def test_figures_hold_the_evaluations_and_the_steps(tmp_path: Path) -> None:
     before, after = at(rows, 0, "disjoint"), at(rows, 50, "disjoint")
     assert line["y"][-1] == pytest.approx((after - before).mean() / before.std())
     curve = run.curve.to_json()["points"]
-    [trace] = named(figures["goodhart-curve"], "Wanted behaviour")
+    trace = named(figures["goodhart-curve"], "training")[-1]  # the last panel
     assert trace["x"] == [point["root_kl"] for point in curve]
     assert trace["y"] == pytest.approx([100 * point["behaviour"]["value"] for point in curve])
     for trace, key in zip(named(figures["health-steps"], "held-out prompts"), HEALTH, strict=True):

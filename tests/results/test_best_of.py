@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 
 from probekit.results.best_of import best_of, ladder, picked, picking_kl
+from probekit.results.intervals import NO_VALUE
+from probekit.results.rl import RLRun
+from tests.reports.rl_factory import MadeRL, write_rl
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 6])
@@ -68,3 +71,60 @@ def test_a_frame_of_samples_is_picked_prompt_by_prompt(rng):
     np.testing.assert_allclose(found["kl"], math.log(3) - 2 / 3)
     assert picked(rows, ["score"], 1).loc["a", "score"] == pytest.approx(2.5)
     assert ladder(1) == [1] and ladder(12) == [1, 2, 4, 8, 12] and ladder(16) == [1, 2, 4, 8, 16]
+
+
+def run_of(folder, **made):
+    return RLRun.open(write_rl(folder, MadeRL(prompts=40, **made)))
+
+
+def test_training_is_held_against_picking_at_the_same_score(tmp_path):
+    """The n of the comparison and the gaps, by picking with fresh draws from the same rows."""
+    run = run_of(tmp_path / "run", best_of=16, picked=0.1, score=1.2, follow=0.6)
+    found, rows = run.picks, pd.read_json(tmp_path / "run" / "best_of.jsonl", lines=True)
+    last = run.rows[run.rows["step"] == run.evaluated[-1]]
+    goal = last.groupby("prompt_id")["score"].mean()
+    rng, means = np.random.default_rng(0), {}
+    for n in (found.n - 1, found.n):
+        drawn = [
+            [
+                part.iloc[chosen[np.argmax(part["score"].to_numpy()[chosen])]][["score", "wanted"]]
+                for chosen in (rng.permutation(16)[:n] for _ in range(60))
+            ]
+            for _, part in rows.groupby("prompt_id")
+        ]
+        means[n] = np.array([[list(row) for row in part] for part in drawn], float).mean(
+            axis=(0, 1)
+        )
+    assert means[found.n - 1][0] < goal.mean() + 0.03 and means[found.n][0] > goal.mean() - 0.03
+    assert found.reached and found.score.value <= 0
+    gap = last["wanted"].astype(float).mean() - means[found.n][1]
+    assert found.behaviour.value == pytest.approx(gap, abs=0.04)
+    assert found.behaviour.side() > 0  # training moved the behaviour further than the score says
+    assert [point.step for point in found.points] == [1, 2, 4, 8, 16]
+    score = [point.score.value for point in found.points]
+    assert score[0] == 0 and score == sorted(score)
+    kl = [(math.log(n) - (n - 1) / n) for n in (1, 2, 4, 8, 16)]
+    tokens = picked(rows, ["n_tokens"], 1)["n_tokens"].mean()
+    np.testing.assert_allclose([p.root_kl for p in found.points], np.sqrt(kl / tokens), rtol=0.05)
+
+
+def test_picking_that_does_as_well_is_said_and_a_score_out_of_reach_too(tmp_path):
+    same = run_of(tmp_path / "same", best_of=16, picked=0.1, score=1.0, follow=0.1).picks
+    assert same.reached and same.behaviour.side() == 0
+    far = run_of(tmp_path / "far", best_of=4, score=9.0).picks
+    assert not far.reached and far.n == 4 and far.score.side() > 0
+    assert run_of(tmp_path / "none").picks is None
+
+
+def test_a_score_that_moves_no_further_than_a_placebo_is_told_from_one_that_does(tmp_path):
+    for planted, side in ((0.2, 1), (6.0, -1)):
+        run = run_of(tmp_path / f"{planted}", placebo=planted)
+        name, over = run.over_placebo
+        sizes = {}
+        for measure in ("score", *run.placebos):
+            prompts, before, after = run.paired(measure)
+            sizes[measure] = abs(float((after - before).mean() / before.std()))
+        assert over.value == pytest.approx(sizes["score"] - sizes[name])
+        assert sizes[name] == max(sizes[other] for other in run.placebos)
+        assert over.side() == side
+    assert run_of(tmp_path / "none").over_placebo == ("", NO_VALUE)

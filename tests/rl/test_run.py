@@ -23,7 +23,7 @@ from probekit.models.load import load_model
 from probekit.partial import LOCK, hold
 from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
-from probekit.results.rl import SAMPLES
+from probekit.results.rl_files import SAMPLES
 from probekit.rl import RLConfig, Trainer
 from probekit.rl.checkpoint import Interrupts
 from probekit.rl.head_data import HeadData
@@ -147,7 +147,8 @@ def test_independent_readings_say_what_they_are(tiny_llama, fitted, tmp_path):
     )
     assert {"disjoint", "mahalanobis", "score", "kl"} <= end[0].keys()
     # The similarity of activations, by the matrix of all cosines.
-    metrics, written = run.evaluator.evaluate(run.config.sampling(), seed=5)
+    written, frozen = run.evaluator.samples(run.config.sampling(), seed=5)
+    metrics = run.evaluator.measure(written, frozen)
     prompt = np.array([row["prompt_id"] for row in written])
     every = range(len(run.evaluator.prompts))
     again = run.evaluator.writer.write(every, run.config.sampling(), seed=5)
@@ -207,16 +208,16 @@ def test_the_best_policy_is_kept_by_what_is_wanted_not_by_the_score(tiny_llama, 
         wanted=Wanted.parse(["positive"], Behaviours.load("sentiment")),
     )  # fmt: skip
     rates = {0: 0.0, 2: 1.0, 4: 0.5}
-    inner, states = run.evaluator.evaluate, {}
+    inner, states = run.evaluator.samples, {}
 
-    def evaluate(config, *, seed):
-        found, written = inner(config, seed=seed)
+    def samples(config, *, seed):
+        written, frozen = inner(config, seed=seed)
         rate = rates[run._done]
         for i, row in enumerate(written):
             row["wanted"], row["score"] = i < rate * len(written), float(run._done)
-        return found, written
+        return written, frozen
 
-    run.evaluator.evaluate = evaluate
+    run.evaluator.samples = samples
 
     def log(row):
         states[row["step"]] = [p.detach().clone() for p in run.policy.masters.all]
