@@ -1,14 +1,17 @@
-"""Directions that a probe's has to beat: random ones, shuffled labels, unrelated contrasts."""
+"""The direction of a probe, and those that it has to beat: random, shuffled labels, placebos."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from probekit.activations.layers import parse_layers
 from probekit.activations.table import Cell
+from probekit.errors import SteeringError
 from probekit.models.load import LoadedModel
 from probekit.probes.placebo import placebos
 from probekit.probes.probe import Probe
@@ -38,6 +41,21 @@ class Control(NamedTuple):
             "cosine": cosine,
             "held_out": self.held_out,
         }
+
+
+def probe_directions(
+    probes: Sequence[Probe], chosen: Probe, layers: str | None, n_layers: int
+) -> SteeringVector:
+    """Return the unit directions of the steered layers' probes."""
+    wanted = [chosen.layer] if layers is None else parse_layers(layers, n_layers)
+    by_layer = {probe.layer: probe for probe in probes}
+    for layer in wanted:
+        if layer not in by_layer:
+            raise SteeringError(
+                f"layer {layer}: the fit has no {chosen.kind} probe there at {chosen.position}. "
+                f"It has layers {', '.join(map(str, by_layer))}; fit more, or leave it out."
+            )
+    return SteeringVector.from_probes([by_layer[layer] for layer in wanted])
 
 
 def control_directions(

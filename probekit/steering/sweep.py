@@ -23,7 +23,7 @@ from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
 from probekit.results.steer import COMPLETIONS, DOCUMENT, LAYER, PROBE, RERANKED, Condition
 from probekit.steering.config import SteerConfig
-from probekit.steering.controls import Control, control_directions
+from probekit.steering.controls import Control, control_directions, probe_directions
 from probekit.steering.grid import conditions
 from probekit.steering.intervention import check_fits
 from probekit.steering.reading import Reader, residual_norms
@@ -193,7 +193,7 @@ class _Plan:
         reader = Reader(loaded, probes, batch_tokens=config.batch_tokens)
         n_layers = reader.backend.n_layers
         if vector is None:
-            unit = _directions(probes, chosen, config.layers, n_layers)
+            unit = probe_directions(probes, chosen, config.layers, n_layers)
         else:
             wanted = None if config.layers is None else parse_layers(config.layers, n_layers)
             unit = (vector if wanted is None else vector.only(wanted)).unit()
@@ -353,21 +353,6 @@ class _Run:
             completed[condition] = rows
             self.progress(what, (i + 1) * each, len(todo) * each)
         return completed
-
-
-def _directions(
-    probes: Sequence[Probe], chosen: Probe, layers: str | None, n_layers: int
-) -> SteeringVector:
-    """Return the unit directions of the steered layers' probes."""
-    wanted = [chosen.layer] if layers is None else parse_layers(layers, n_layers)
-    by_layer = {probe.layer: probe for probe in probes}
-    for layer in wanted:
-        if layer not in by_layer:
-            raise SteeringError(
-                f"layer {layer}: the fit has no {chosen.kind} probe there at {chosen.position}. "
-                f"It has layers {', '.join(map(str, by_layer))}; fit more, or leave it out."
-            )
-    return SteeringVector.from_probes([by_layer[layer] for layer in wanted])
 
 
 def _digest(value: Any) -> str:  # noqa: ANN401 - a JSON value
