@@ -88,7 +88,22 @@ def _lines(report: Any) -> list[str]:  # noqa: ANN401 - a CheckReport
             for table in (report.words, report.length)
         )
         lines.append(f"{name:<{width}}{cells}")
+    lines.append(f"report split: {_can_show(report)}")
     return lines + ([f"warning: {warning}" for warning in report.warnings] or ["no warnings"])
+
+
+def _can_show(report: Any) -> str:  # noqa: ANN401 - a CheckReport
+    from probekit.results.measures import measure
+
+    found, unit = report.can_show, "pairs" if report.kind == "pair" else "rows"
+    split, outer = found["report"], found.get("outer")
+    label, words = measure("sweep", split["measure"]).label, "too few to show anything"
+    if split["least"] is not None:
+        words = f"shows no {label} under {split['least']:.2f}"
+    words = f"about {split['rows']} {unit} in {split['groups']} groups; {words}"
+    if outer and outer["least"] is not None:
+        words += f"; fit --outer-folds 5 over all {outer['rows']}: {outer['least']:.2f}"
+    return words
 
 
 def _counts(counts: dict[str, int]) -> str:

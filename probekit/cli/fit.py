@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +60,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
             "sweep": str(target / "sweep.json"),
             "probes": str(target / "probes.json"),
             "predictions": str(target / "predictions.jsonl"),
+            "splits": str(target / "splits.jsonl"),
         },
     }
     if options["as_json"]:
@@ -66,17 +69,21 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
         click.echo(line)
 
 
+FEW = 500
+"""Units under which outer folds are worth their time."""
+
+
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return the chosen cell, its held-out metric beside the controls, and the report's path."""
     from probekit.reports.formats import spanned
     from probekit.results.intervals import Interval
-    from probekit.results.measures import measure
     from probekit.results.sweep import heavy
 
     def written(metrics: dict[str, Any]) -> str:
         return spanned(Interval.from_json(metrics[metric]), digits=3)
 
     chosen, metric, n = summary["chosen"], summary["primary"], summary["n"]
+    outer, unit = summary.get("outer"), "pairs" if metric == "pair_accuracy" else "rows"
     lines = [
         f"chosen   {chosen['kind']} at {chosen['site']} layer {chosen['layer']}, position "
         f"{chosen['position']} (on the choose split)",
@@ -88,12 +95,21 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         ),
         f"  {metric + ':':<24}{written(summary['report'])}",
     ]
-    for name, metrics in summary["controls"].items():
-        if metric in metrics:
-            above = Interval.from_json(summary["differences"].get(name))
-            after = f"   {spanned(above, digits=3, sign=True)}" if above.known else ""
-            label = measure("control", name).label
-            lines.append(f"  {label:<24}{written(metrics):<24}{after}".rstrip())
+    lines += _control_lines(summary, metric)
+    if outer:
+        rows = Counter(row["layer"] for row in outer["folds"]).most_common()
+        layers = ", ".join(
+            f"{layer} ({times})" if times > 1 else f"{layer}" for layer, times in rows
+        )
+        lines.append(
+            f"outer folds {outer['n_folds']}: {metric} {written(outer['report'])} over {n['examples']} "
+            f"{unit}, {outer['n_folds']} heads; chosen layers {layers}"
+        )
+        lines += _control_lines(outer, metric)
+    elif n["examples"] < FEW:
+        lines.append(
+            f"advice   under {FEW} {unit} one split tells little: --outer-folds 5 reports every one"
+        )
     for split, share in heavy(n).items():
         lines.append(
             f"warning  one group holds {share:.0%} of the {split} split: it carries what is found there"
@@ -105,3 +121,17 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
             words = ", ".join(f"{value} {written(m)}" for value, m in values.items())
             lines.append(f"by {tag}: {words}")
     return [*lines, f"report   {summary['paths']['report']}"]
+
+
+def _control_lines(found: dict[str, Any], metric: str) -> Iterator[str]:
+    """Yield the metric of every control, and how far the probe is above it."""
+    from probekit.reports.formats import spanned
+    from probekit.results.intervals import Interval
+    from probekit.results.measures import measure
+
+    for name, metrics in found["controls"].items():
+        if metric in metrics:
+            above = Interval.from_json(found["differences"].get(name))
+            after = f"   {spanned(above, digits=3, sign=True)}" if above.known else ""
+            value = spanned(Interval.from_json(metrics[metric]), digits=3)
+            yield f"  {measure('control', name).label:<24}{value:<24}{after}".rstrip()

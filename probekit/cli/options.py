@@ -203,6 +203,7 @@ UNITS = {
     "capturing": "tokens",
     "writing": "file",
     "fitting": "cells",
+    "outer folds": "cells",
     "scoring": "rows",
     "steering": "completions",
     "sampling": "completions",

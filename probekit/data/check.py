@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from probekit.data.open import Dataset
+from probekit.data.resolution import held_out
 from probekit.data.seen import Lengths, Seen
 
 SKEW_AUC = 0.65
@@ -62,6 +63,9 @@ class CheckReport:
     """Prompts that occur in more than one group."""
     leaking_texts: int
     """Raw texts, or completions of five words and more, that occur in more than one group."""
+    can_show: dict[str, dict[str, Any]]
+    """Of the `report` split of a fit, and of `outer` folds over all rows where these are few: `measure`,
+    `rows`, `groups`, and `least`, the smallest value whose 95 % interval leaves chance, or None."""
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -102,6 +106,15 @@ def check(dataset: Dataset) -> CheckReport:
         conflicts=seen.conflicts,
         leaking_prompts=len(seen.leaking_prompts),
         leaking_texts=len(seen.leaking_texts),
+        can_show={
+            name: found._asdict()
+            for name, found in held_out(
+                dataset.kind,
+                dataset.n_rows,
+                dataset.n_groups,
+                min(seen.classes.values()) if len(seen.classes) > 1 else 0,
+            ).items()
+        },
         warnings=[],
     )
     warnings = [*_shortcuts(report, seen, first, second), *_faults(report, seen)]

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from probekit.errors import ProbeError, ProbekitError
-from probekit.settings import Numbers, Settings, setting
+from probekit.settings import Numbers, Rule, Settings, setting
 
 _heads = partial(setting, group="Heads")
 _cells = partial(setting, group="Cells of the store")
 _splits = partial(setting, group="Splits and intervals")
 L2_FACTORS = tuple(10.0 ** (k / 2) for k in range(-5, 5))
 """Candidates for l2 in units of n_fit times the mean feature variance, from 0.003 to 100."""
+
+
+def _outer(n_folds: int) -> int:
+    if n_folds and not 3 <= n_folds <= 10:
+        raise ValueError(f"got {n_folds}, expected 3 to 10, or 0 for none.")
+    return n_folds
+
+
+OuterFolds = Annotated[int, Rule(after=_outer)]
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,9 @@ class SweepConfig(Settings):
     """Bootstrap draws of an interval."""
     n_folds: int = _splits(5, "Folds", ge=2)
     """Folds inside the fit split, by groups, that choose l2."""
+    outer_folds: OuterFolds = _splits(0, "Outer folds", common=True)
+    """Repeat the whole choice and fit for each of 3 to 10 folds of the groups, so that every row is
+    reported by a head that has not seen it; for under about 500 rows. 0 leaves it out."""
     standardize: bool = _heads(default=True, title="Features standardised")
     """Divide features by their standard deviation in the fit split, which is folded into the weights."""
     l2_factors: Numbers = _heads(L2_FACTORS, "l2 candidates")

@@ -15,9 +15,8 @@ from probekit.results.intervals import (
     Interval,
     Metrics,
     Resampler,
-    enough,
+    fisher,
     kish,
-    student,
 )
 from probekit.results.intervals import score as score_interval
 
@@ -122,16 +121,9 @@ def correlation(x: Array, y: Array, sample: Resampler) -> Estimate:
 def pearson(x: Array, y: Array, sample: Resampler) -> Interval:
     """Return Pearson's correlation of x and y, shape (n,) each.
 
-    The interval is Fisher's, on atanh(r), with the variance between groups of the influence of
-    their rows on r in place of 1/(n-3), and Student's quantile.
+    The interval is Fisher's, with the variance between groups of the influence of their rows on r.
     """
-    r, influence, support = correlation(x, y, sample)
-    if not np.isfinite(r) or not enough(sample.n_groups, support):
-        return Interval(r)
-    if 1 - r * r < 1e-12:
-        return Interval(r, r, r)
-    half = student(support) * np.sqrt(float((influence**2).sum())) / (1 - r * r)
-    return Interval(r, *(float(np.tanh(np.arctanh(r) + sign * half)) for sign in (-1, 1)))
+    return fisher(*correlation(x, y, sample))
 
 
 def area(label: NDArray[Any], score: Array, sample: Resampler) -> tuple[Estimate, int]:
@@ -150,7 +142,7 @@ def area(label: NDArray[Any], score: Array, sample: Resampler) -> tuple[Estimate
     placed[~one] = 1 - placed[~one]
     value = float(placed[one].mean())
     influence = sample.per_group((placed - value) / np.where(one, one.sum(), (~one).sum()))
-    return Estimate(value, influence, _support(one, sample)), _rarer(placed, sample)
+    return Estimate(value, influence, class_support(one, sample)), _rarer(placed, sample)
 
 
 def auroc(label: NDArray[Any], score: Array, sample: Resampler) -> Interval:
@@ -171,11 +163,19 @@ def balanced_accuracy(label: NDArray[Any], right: Array, sample: Resampler) -> I
     share = np.where(one, right[one].mean(), right[~one].mean())
     influence = sample.per_group((right - share) / np.where(one, one.sum(), (~one).sum()) / 2)
     value = float(right[one].mean() + right[~one].mean()) / 2
-    return score_interval(value, influence, _support(one, sample), _rarer(right, sample))
+    return score_interval(value, influence, class_support(one, sample), _rarer(right, sample))
 
 
-def _support(one: NDArray[np.bool_], sample: Resampler) -> float:
-    """Return what the groups of the class that tells less are worth; 0 where a class has too few."""
+def class_support(one: NDArray[np.bool_], sample: Resampler) -> float:
+    """Return what the groups of the class that tells less are worth; 0 where a class has too few.
+
+    Parameters
+    ----------
+    one
+        Whether each row is of class 1, shape (n,).
+    sample
+        Resampler of the same n rows.
+    """
     sizes = [np.bincount(sample.code[side]) for side in (one, ~one)]
     return min(map(kish, sizes)) if min((s > 0).sum() for s in sizes) >= FEWEST_GROUPS else 0.0
 

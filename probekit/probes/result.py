@@ -13,20 +13,25 @@ from scipy.special import expit
 from probekit.activations.table import Cell
 from probekit.container import write_json
 from probekit.probes.metrics import rating_reliability, reliability
+from probekit.probes.outer import Outer
 from probekit.probes.probe import Probe, save_probes
 from probekit.probes.ridge import from_unit
-from probekit.probes.splits import FRACTIONS
+from probekit.probes.splits import FRACTIONS, Index
 from probekit.probes.task import Task
 from probekit.results.intervals import Array, Interval, Metrics
 from probekit.results.sweep import (
     DOCUMENT,
     PREDICTIONS,
+    SPLITS,
     CellRow,
     Cosine,
     FitSummary,
+    FoldRow,
     HeadRow,
+    OuterRow,
     PredictionRow,
     Reliability,
+    SplitRow,
     SweepRecord,
     Values,
 )
@@ -76,6 +81,10 @@ class SweepResult:
     """The chosen probe's score of every example row."""
     shuffled: Array
     """Weights of heads of the chosen cell on shuffled targets, shape (n_shuffles, d_model)."""
+    folds: Index
+    """Fold, for the choice of l2, of every unit of the fit split."""
+    outer: Outer | None
+    """The same procedure for every outer fold, where asked for."""
     store: dict[str, Any]
     """The store's provenance."""
     fit: dict[str, Any]
@@ -93,16 +102,16 @@ class SweepResult:
         return dataclasses.replace(self, probes=probes)
 
     def save(self, directory: Path) -> None:
-        """Write probes, sweep.json and predictions.jsonl into an existing directory."""
+        """Write probes, sweep.json, predictions.jsonl and splits.jsonl into an existing directory."""
         save_probes(directory, self.probes, self.chosen, self.shuffled)
-        text = PREDICTIONS.lines(self.predictions())
-        (directory / PREDICTIONS.file).write_text(text, encoding="utf-8")
+        PREDICTIONS.write(directory, self.predictions())
+        SPLITS.write(directory, self.splits())
         write_json(directory / DOCUMENT.file, {**DOCUMENT.header, **self.record()})
 
     def summary(self) -> FitSummary:
         """Return the part of the JSON that `probekit fit --json` prints."""
         row, probe = self.rows[self.chosen], self.probe
-        return {
+        summary: FitSummary = {
             "chosen": _head(probe.kind, probe.head, probe.cell, probe.l2),
             "primary": self.task.primary,
             "choose": _metrics(row.choose),
@@ -115,6 +124,9 @@ class SweepResult:
             },
             "n": self.task.counts(),
         }
+        if self.outer:
+            summary["outer"] = self._outer(self.outer)
+        return summary
 
     def record(self) -> SweepRecord:
         """Return what sweep.json holds (docs/formats.md)."""
@@ -158,6 +170,47 @@ class SweepResult:
                     row["side"] = examples.side[i]
                 lines.append(row)
         return lines
+
+    def splits(self) -> list[SplitRow]:
+        """Return where every unit was: its split, its l2 fold inside fit, its outer fold."""
+        examples, task = self.task.examples, self.task
+        folds = dict(zip(task.splits.fit.tolist(), self.folds.tolist(), strict=True))
+        names = [
+            (unit, name) for name, part in task.splits._asdict().items() for unit in part.tolist()
+        ]
+        outer = {
+            unit: k
+            for k, fold in enumerate(self.outer.folds if self.outer else [])
+            for unit in fold.task.splits.report.tolist()
+        }
+        return [
+            {
+                "id": examples.id[task.rows[unit]],
+                "group": task.groups[unit],
+                "split": name,  # type: ignore[typeddict-item]
+                "fold": folds.get(unit),
+                "outer": outer.get(unit),
+            }
+            for unit, name in sorted(names)
+        ]
+
+    def _outer(self, outer: Outer) -> OuterRow:
+        name, heads = self.task.primary, {probe.kind: probe.head for probe in self.probes}
+        folds: list[FoldRow] = [
+            {
+                **_head(fold.kind, heads[fold.kind], fold.cell, fold.head.l2),
+                "n": len(fold.task.splits.report),
+                "value": fold.value,
+            }
+            for fold in outer.folds
+        ]
+        return {
+            "n_folds": len(folds),
+            "report": _metrics({name: outer.value}),
+            "controls": {control: _metrics({name: v}) for control, v in outer.controls.items()},
+            "differences": _metrics(outer.differences),
+            "folds": folds,
+        }
 
     def _cell(self, index: int) -> CellRow:
         row = self.rows[index]

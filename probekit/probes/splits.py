@@ -47,19 +47,42 @@ def split_by_group(
     DataError
         With fewer than 3 groups.
     """
-    names, inverse = np.unique(groups, return_inverse=True)
-    if len(names) < 3:
+    if (n_groups := len(np.unique(groups))) < 3:
         raise DataError(
-            f"groups: {len(names)} in all, expected at least 3 (one each to fit, choose and "
+            f"groups: {n_groups} in all, expected at least 3 (one each to fit, choose and "
             "report). Give rows distinct prompts or `group` fields."
         )
+    part = parts_by_group(groups, fractions, strata=strata, seed=seed)
+    return Splits(*(np.flatnonzero(part == k) for k in range(3)))
+
+
+def parts_by_group(
+    groups: NDArray[Any],
+    fractions: tuple[float, ...],
+    *,
+    strata: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> Index:
+    """Return the part of every row, shape (n,): groups are dealt in proportion to the fractions.
+
+    Parameters
+    ----------
+    groups
+        Group of every row, shape (n,); at least as many as there are fractions.
+    fractions
+        Size of each part in proportion to the others.
+    strata
+        Class of every row, shape (n,); groups with the same set of classes are spread evenly.
+    seed
+        The same seed and groups give the same parts, whatever the order of the rows.
+    """
+    names, inverse = np.unique(groups, return_inverse=True)
     rng = np.random.default_rng(seed)
     part = np.empty(len(names), dtype=np.int64)
     # Deal the groups of every stratum out of one stream so that the totals keep the fractions.
     order = np.concatenate([rng.permutation(kind) for kind in _by_stratum(inverse, names, strata)])
     part[order] = _deal(len(names), fractions)
-    row_part = part[inverse]
-    return Splits(*(np.flatnonzero(row_part == k) for k in range(3)))
+    return np.asarray(part[inverse])
 
 
 def fold_by_group(groups: NDArray[Any], n_folds: int, *, seed: int) -> NDArray[np.int64]:
@@ -91,10 +114,10 @@ def _by_stratum(
     return [np.flatnonzero(kinds == kind) for kind in range(kinds.max() + 1)]
 
 
-def _deal(n: int, fractions: tuple[float, float, float]) -> NDArray[np.int64]:
+def _deal(n: int, fractions: tuple[float, ...]) -> NDArray[np.int64]:
     """Return a part for each of n cards: interleaved, in proportion, every part at least once."""
     shares = np.asarray(fractions) / sum(fractions)
-    dealt, parts = np.zeros(3), np.empty(n, dtype=np.int64)
+    dealt, parts = np.zeros(len(shares)), np.empty(n, dtype=np.int64)
     for i in range(n):
         parts[i] = np.argmax(shares * (i + 1) - dealt)
         dealt[parts[i]] += 1

@@ -24,6 +24,7 @@ from probekit.probes.controls import (
     text_scores,
 )
 from probekit.probes.heads import Head, HeadFitter, resolve_kinds
+from probekit.probes.outer import Outer, outer_folds
 from probekit.probes.probe import Probe
 from probekit.probes.result import SweepResult, SweepRow
 from probekit.probes.task import Task, score_distributions
@@ -75,7 +76,8 @@ def fit_sweep(
 
     Groups are divided once into fit (60 %), choose (20 %) and report (20 %). Heads, their
     standardisation and l2 (grouped folds) come from fit; layer, position and kind from the primary
-    metric on choose; report is read once, for the chosen cell and its controls.
+    metric on choose; report is read once, for the chosen cell and its controls. With `outer_folds`
+    all of this is also done once for each fold of the groups; the probes are those of the single split.
 
     Raises
     ------
@@ -97,9 +99,17 @@ def fit_sweep(
     task = Task.of(
         source.examples, seed=config.seed, n_boot=config.n_boot, stratify=config.stratify
     )
+    folds = task.outer_folds(config.outer_folds, config.stratify) if config.outer_folds else []
     kinds = resolve_kinds(config.kinds, task.kind)
     cells = _wanted_cells(source, config)
-    fitters = {kind: _fitter(task, kind, config) for kind in kinds}
+
+    def fitters_of(task: Task) -> dict[str, HeadFitter]:
+        return {kind: _fitter(task, kind, config) for kind in kinds}
+
+    def rivals_of(task: Task, kind: str) -> dict[str, Array]:
+        return _rivals(source, task, kind, config)
+
+    fitters = fitters_of(task)
     fitted: list[_Fitted] = []
     sample = task.sampler(task.splits.choose)
     progress("fitting", 0, len(cells))
@@ -108,7 +118,10 @@ def fit_sweep(
         fitted += _fit_cell(task, fitters, cell, acts, sample, config.seed)
         progress("fitting", done + 1, len(cells))
     best = _choose(fitted, task.primary)
-    return _Report(source, task, config, fitters, fitted, best).result()
+    outer = None
+    if folds:
+        outer = outer_folds(folds, cells, source.read, fitters_of, rivals_of, progress)
+    return _Report(source, task, config, fitters, fitted, best, outer).result()
 
 
 def _fit_cell(
@@ -142,6 +155,7 @@ class _Report:
     fitters: dict[str, HeadFitter]
     fitted: list[_Fitted]
     best: int
+    outer: Outer | None
 
     def result(self) -> SweepResult:
         """Measure the chosen cell and its controls on the report split."""
@@ -161,6 +175,8 @@ class _Report:
             by_tag=task.by_tag(scores, units),
             scores=scores,
             shuffled=np.stack([twin.coef for twin in twins]),
+            folds=next(iter(self.fitters.values())).folds,
+            outer=self.outer,
             store=self.source.provenance,
             fit=run_record("fit", asdict(self.config), seed=self.config.seed),
         )
@@ -180,13 +196,8 @@ class _Report:
         """Return the controls on the report split, and how far the chosen head is above each."""
         task, chosen = self.task, self.fitted[self.best]
         units = task.splits.report
-        text_fitter = _fitter(task, chosen.kind, self.config, head="linear")
         columns = np.column_stack([twin.scores(acts) for twin in twins])
-        rivals = {"length": length_scores(text_fitter), **text_scores(text_fitter)}
-        if (named := surprisal_scores(text_fitter)) is not None:
-            rivals["name_surprisal"] = named
-        if (floor := self._floor()) is not None:
-            rivals["layer_0"] = floor
+        rivals = _rivals(self.source, task, chosen.kind, self.config)
         controls = {name: task.metrics(rival, units, sample) for name, rival in rivals.items()}
         controls |= {
             "random_direction": random_direction(task, acts, units, seed=self.config.seed + 1),
@@ -197,26 +208,6 @@ class _Report:
             name: task.difference(scores, rival, units, sample) for name, rival in rivals.items()
         }
         return controls, differences
-
-    def _floor(self) -> Array | None:
-        """Return scores of the best head on the embedding, over all positions; else on the lowest block.
-
-        One position alone may have the same embedding in every row: the end of the turn has.
-        """
-        stored = self.source.cells()
-        lowest: dict[str, Cell] = {}
-        for cell in sorted(stored, key=lambda cell: (cell.layer, cell.site != "resid_pre")):
-            lowest.setdefault(cell.position, cell)
-        embedded = [cell for cell in lowest.values() if cell[:2] == ("resid_pre", 0)]
-        least = min(cell.layer for cell in stored)
-        fitter, choose = self.fitters[self.fitted[self.best].kind], self.task.splits.choose
-        best, floor = -np.inf, None
-        for cell in embedded or [cell for cell in lowest.values() if cell.layer == least]:
-            scores = fitter.scores(self.source.read(cell))
-            value = float(self.task.primary_values(scores[:, None], choose)[0])
-            if floor is None or value > best:
-                best, floor = value, scores
-        return floor
 
     def _probe(self, item: _Fitted) -> Probe:
         task, examples = self.task, self.source.examples
@@ -237,6 +228,39 @@ class _Report:
             else {},
             provenance=self.source.provenance,
         )
+
+
+def _rivals(
+    source: ActivationSource, task: Task, kind: str, config: SweepConfig
+) -> dict[str, Array]:
+    """Return the scores of every control that is a head of the same kind, (n_examples,) each."""
+    text_fitter = _fitter(task, kind, config, head="linear")
+    rivals = {"length": length_scores(text_fitter), **text_scores(text_fitter)}
+    if (named := surprisal_scores(text_fitter)) is not None:
+        rivals["name_surprisal"] = named
+    if (floor := _floor(source, _fitter(task, kind, config))) is not None:
+        rivals["layer_0"] = floor
+    return rivals
+
+
+def _floor(source: ActivationSource, fitter: HeadFitter) -> Array | None:
+    """Return scores of the best head on the embedding, over all positions; else on the lowest block.
+
+    One position alone may have the same embedding in every row: the end of the turn has.
+    """
+    stored, task = source.cells(), fitter.task
+    lowest: dict[str, Cell] = {}
+    for cell in sorted(stored, key=lambda cell: (cell.layer, cell.site != "resid_pre")):
+        lowest.setdefault(cell.position, cell)
+    embedded = [cell for cell in lowest.values() if cell[:2] == ("resid_pre", 0)]
+    least = min(cell.layer for cell in stored)
+    best, floor = -np.inf, None
+    for cell in embedded or [cell for cell in lowest.values() if cell.layer == least]:
+        scores = fitter.scores(source.read(cell))
+        value = float(task.primary_values(scores[:, None], task.splits.choose)[0])
+        if floor is None or value > best:
+            best, floor = value, scores
+    return floor
 
 
 def _fitter(task: Task, kind: str, config: SweepConfig, *, head: str | None = None) -> HeadFitter:

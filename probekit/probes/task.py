@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from probekit.probes.metrics import (
     wins,
 )
 from probekit.probes.ridge import from_unit, target_range, to_unit
-from probekit.probes.splits import FRACTIONS, Index, Splits, split_by_group
+from probekit.probes.splits import FRACTIONS, Index, Splits, parts_by_group, split_by_group
 from probekit.results.intervals import Array, Interval, Metrics, Resampler, change
 
 
@@ -71,6 +71,42 @@ class Task:
         task = cls(examples, splits, seed, n_boot)
         task._check_splits()
         return task
+
+    def outer_folds(self, n_folds: int, stratify: str | None = None) -> list[Task]:
+        """Return the task once for each fold of the groups, with that fold as its report split.
+
+        The rest is divided into fit and choose by group, in the proportions of the single split.
+        Labels, or the values of the tag `stratify`, are spread evenly over all of them.
+
+        Raises
+        ------
+        DataError
+            With fewer groups than folds, or a fold that has one class only.
+        """
+        if (n_groups := len(np.unique(self.groups))) < n_folds:
+            raise DataError(
+                f"outer_folds {n_folds}: there are {n_groups} groups. Give fewer folds."
+            )
+        strata = _strata(self.examples, stratify)
+        strata = np.zeros(len(self.rows)) if strata is None else strata[self.rows]
+        part = parts_by_group(self.groups, (1.0,) * n_folds, strata=strata, seed=self.seed)
+        tasks = []
+        for fold in range(n_folds):
+            rest = np.flatnonzero(part != fold)
+            inner = parts_by_group(
+                self.groups[rest], FRACTIONS[:2], strata=strata[rest], seed=self.seed + fold + 1
+            )
+            splits = Splits(rest[inner == 0], rest[inner == 1], np.flatnonzero(part == fold))
+            tasks.append(replace(self, splits=splits))
+        try:
+            for task in tasks:
+                task._check_splits()
+        except DataError:
+            raise DataError(
+                f"outer_folds {n_folds}: a fold has one class only. Give fewer folds, or more groups "
+                "of the rarer class."
+            ) from None
+        return tasks
 
     @property
     def kind(self) -> Kind:

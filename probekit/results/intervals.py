@@ -20,6 +20,10 @@ Array = NDArray[np.float64]
 Formula = Callable[[Array], Array]
 FEWEST_GROUPS = 5
 """Fewer groups give no interval: what they vary by is not known."""
+SHARED = {"pair": 1.4, "label": 1.6, "rating": 1.8}
+"""How many times the variance over outer folds is that of independent rows, at chance: a row that one
+head is judged on fits the others. With one cell it is 1.5 for pairs, 1.7 for AUROC and 1.75 for r; with
+more to choose from, a little less (`benchmarks/outer_folds.py`)."""
 BLOCKS = 200
 """At most so many parts are left out in turn for the acceleration of BCa."""
 
@@ -321,6 +325,28 @@ def change(value: float, influence: Array, support: float, imagined: float = 0.0
     squares += imagined**2 * ((1 - centre) ** 2 + (1 + centre) ** 2)
     half = student(support) * math.sqrt(squares * n / (n - 1)) / whole
     return Interval(value, max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def fisher(value: float, influence: Array, support: float) -> Interval:
+    """Return Fisher's interval of a correlation, on atanh, whose groups are independent.
+
+    The variance between groups stands in place of 1/(n-3), with Student's quantile.
+
+    Parameters
+    ----------
+    value
+        In [-1, 1].
+    influence
+        How far each group moves the value, shape (n_groups,); sums to 0.
+    support
+        Number of equal groups that tell as much.
+    """
+    if not np.isfinite(value) or not enough(len(influence), support):
+        return Interval(value)
+    if 1 - value * value < 1e-12:
+        return Interval(value, value, value)
+    half = student(support) * math.sqrt(float((influence**2).sum())) / (1 - value * value)
+    return Interval(value, *(math.tanh(math.atanh(value) + sign * half) for sign in (-1, 1)))
 
 
 def kish(sizes: Array | NDArray[np.int64]) -> float:

@@ -59,6 +59,23 @@ class Reliability(TypedDict):
     bins: Sequence[Mapping[str, float | None]]
 
 
+class FoldRow(HeadRow):
+    """The head that was chosen and fitted without an outer fold, and its primary metric there."""
+
+    n: int
+    value: float | None
+
+
+class OuterRow(TypedDict):
+    """The procedure repeated for outer folds: every row is reported by a head that has not seen it."""
+
+    n_folds: int
+    report: Values
+    controls: dict[str, Values]
+    differences: Mapping[str, Mapping[str, float | None]]
+    folds: list[FoldRow]
+
+
 class FitSummary(TypedDict):
     """What `probekit fit --json` prints."""
 
@@ -70,6 +87,7 @@ class FitSummary(TypedDict):
     differences: NotRequired[Mapping[str, Mapping[str, float | None]]]
     by_tag: dict[str, dict[str, Values]]
     n: dict[str, int]
+    outer: NotRequired[OuterRow]
 
 
 class SweepRecord(FitSummary):
@@ -101,8 +119,19 @@ class PredictionRow(TypedDict):
     completion: str
 
 
+class SplitRow(TypedDict):
+    """A unit of the fit, a row or a pair, and where it was: in a split, in a fold that chose l2."""
+
+    id: str
+    group: str
+    split: Literal["fit", "choose", "report"]
+    fold: int | None
+    outer: int | None
+
+
 DOCUMENT = Document("fit", "a fit", "sweep.json", "probekit.sweep", 1, SweepRecord)
 PREDICTIONS = Table("predictions.jsonl", PredictionRow, "a prediction", spread={"tags": "tag:"})
+SPLITS = Table("splits.jsonl", SplitRow, "a split")
 DRAWN = ("random_direction", "shuffled_labels")
 """Controls that are repeated: their interval is the range of the draws."""
 HEAVY = 0.2
@@ -153,6 +182,11 @@ class SweepRun(Run):
         sides = 2 if self.record["data_kind"] == "pair" else 1
         expected = self.record["n"]["report"] * sides
         return PREDICTIONS.read(self.directory, self.DOCUMENT.again, expected)
+
+    @cached_property
+    def splits(self) -> pd.DataFrame:
+        """A row a unit: `id`, `group`, `split`, the l2 `fold` inside fit, and `outer`, its outer fold."""
+        return SPLITS.read(self.directory, self.DOCUMENT.again, self.record["n"]["examples"])
 
     @cached_property
     def examples(self) -> pd.DataFrame:
@@ -225,6 +259,23 @@ class SweepRun(Run):
     def difference(self, control: str) -> Interval:
         """Return how far the chosen head is above a control on the report split, paired."""
         return Interval.from_json(self.record.get("differences", {}).get(control))
+
+    @cached_property
+    def outer(self) -> dict[str, Finding]:
+        """Where the primary measure over outer folds lies against chance and each rival; empty without.
+
+        `chance` holds the measure itself; a rival its paired difference.
+        """
+        outer, name = self.record.get("outer"), self.primary.name
+        if outer is None:
+            return {}
+        best, chance = Interval.from_json(outer["report"][name]), self.primary.chance
+        found = {"chance": against("chance", name, best, math.nan if chance is None else chance)}
+        for control, values in outer["controls"].items():
+            paired = Interval.from_json(outer["differences"][control])
+            level = Interval.from_json(values[name]).value
+            found[control] = Finding(control, standing(paired, 0.0), name, paired, level)
+        return found
 
     @property
     def heavy(self) -> dict[str, float]:

@@ -64,7 +64,8 @@ def test_cache_and_fit_leave_the_files_of_the_contract(fitted):
     kind, folder = fitted
     names = {path.name for path in (folder / "sweep").iterdir()}
     assert names == {
-        "probes.safetensors", "probes.json", "sweep.json", "predictions.jsonl", "report.html", "run.json",
+        "probes.safetensors", "probes.json", "sweep.json", "predictions.jsonl", "splits.jsonl",
+        "report.html", "run.json",
     }  # fmt: skip
     record = json.loads((folder / "sweep" / "run.json").read_text())
     assert record["command"] == "fit" and record["versions"]["probekit"]
@@ -97,6 +98,29 @@ def test_fit_json_has_the_shape_of_the_contract(fitted, capsys):
     # The same seed gives the same numbers.
     first = json.loads((folder / "sweep" / "sweep.json").read_text())
     assert found["report"] == first["report"] and found["chosen"] == first["chosen"]
+
+
+def test_outer_folds_are_the_headline_and_are_advised_without(fitted, capsys):
+    kind, folder = fitted
+    unit = "pairs" if kind == "pair" else "rows"
+    argv = ("fit", folder / "acts.h5", "--out", folder / "again", "--force")
+    assert run(*argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [advice] = [line for line in lines if line.startswith("advice")]
+    assert advice.startswith(f"advice   under 500 {unit}") and "--outer-folds 5" in advice
+    assert run(*argv, "--outer-folds", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    [found] = [line for line in lines if line.startswith("outer folds 3: ")]
+    record = json.loads((folder / "again" / "sweep.json").read_text())
+    value = record["outer"]["report"][record["primary"]]["value"]
+    assert (
+        f"{record['primary']} {value:.3f} [" in found and f" {unit}, 3 heads; chosen layer" in found
+    )
+    assert any(line.startswith("  length alone") for line in lines[lines.index(found) :])
+    assert not any(line.startswith("advice") for line in lines)
+    assert run(*argv, "--outer-folds", "2") == 1
+    error = capsys.readouterr().err
+    assert error == "error: --outer-folds: got 2, expected 3 to 10, or 0 for none.\n"
 
 
 def test_score_gives_the_scores_of_the_fit(fitted, capsys):

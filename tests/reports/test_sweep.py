@@ -192,3 +192,30 @@ def test_labels_bins_and_ticks_of_every_figure() -> None:
     assert thinned(["emb", *range(30)], 16) == [0, *range(3, 31, 2)]
     assert thinned([3, 7, 11], 9) == [0, 1, 2]
     assert [legend_rows(names) for names in ([], ["a"], ["x" * 50] * 3)] == [0, 1, 3]
+
+
+def test_outer_folds_stand_on_the_page_only_where_there_are_some(tmp_path: Path) -> None:
+    folder = write_fit(tmp_path / "fit", Made(kind="label", layers=3))
+    assert "outer folds" not in write_sweep_report(folder).read_text()
+    path = folder / "sweep.json"
+    record = json.loads(path.read_text())
+
+    def ends(value: float, half: float) -> dict[str, float]:
+        return {"value": value, "low": value - half, "high": value + half}
+
+    folds = [record["chosen"] | {"n": 40, "value": 0.7, "layer": k % 2} for k in range(5)]
+    record["outer"] = {
+        "n_folds": 5,
+        "report": {"auroc": ends(0.712, 0.05)},
+        "controls": {"length": {"auroc": ends(0.523, 0.06)}, "tfidf": {"auroc": ends(0.689, 0.06)}},
+        "differences": {"length": ends(0.189, 0.08), "tfidf": ends(0.023, 0.07)},
+        "folds": folds,
+    }
+    path.write_text(json.dumps(record))
+    page = parse(write_sweep_report(folder, force=True).read_text())
+    text = " ".join(" ".join(page.lines).replace("|", " ").split())
+    assert "Over all rows, in 5 outer folds" in text
+    assert "AUROC 0.712 [0.662, 0.762]: the whole procedure" in text
+    assert "The interval lies above chance (0.50)." in text
+    assert "length alone 0.523 +0.189 [+0.109, +0.269] yes" in text
+    assert "TF-IDF 0.689 +0.023 [−0.047, +0.093] not shown" in text
