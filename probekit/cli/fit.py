@@ -16,6 +16,12 @@ from probekit.cli.settings import SettingsCommand
 if TYPE_CHECKING:
     from probekit.probes.config import SweepConfig
 
+ENDS = {
+    "high": "at the largest l2: their folds found no signal",
+    "low": "at the smallest l2: their folds would take less still",
+    "rough": "not converged: their l2 or weights are inexact",
+}
+
 
 @click.command(cls=SettingsCommand, settings="probekit.probes.config:SweepConfig")
 @click.argument("store", type=click.Path())
@@ -39,6 +45,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     from probekit.probes import fit_sweep
     from probekit.probes.scoring import reference_rows
     from probekit.reports import write_sweep_report
+    from probekit.results.sweep import l2_ends
 
     target = Path(out)
     refuse_existing(target, force=options["force"], marker="sweep.json")
@@ -54,6 +61,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
         write_sweep_report(folder)
     summary = {
         **result.summary(),
+        "l2_ends": l2_ends(result.record()["rows"]),
         "paths": {
             "directory": str(target),
             "report": str(target / "report.html"),
@@ -114,6 +122,10 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(
             f"warning  one group holds {share:.0%} of the {split} split: it carries what is found there"
         )
+    ends = summary["l2_ends"]
+    for end, words in ENDS.items():
+        if ends[end]:
+            lines.append(f"l2       {ends[end]} of {ends['cells']} cells {words}")
     for tag, values in summary["by_tag"].items():
         # A tag that is the label itself leaves one class a value: nothing to tell apart.
         known = any(Interval.from_json(m[metric]).known for m in values.values())

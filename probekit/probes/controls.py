@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -66,7 +68,7 @@ def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     if any(completions) and any(prompts) and fitter.task.kind != "pair":
         read |= {"tfidf_prompt": prompt, "tfidf_both": prompt + completion}
     starts = ([text[:CHARACTERS] for text in texts] for texts in (prompts, completions))
-    read["characters"] = sum(_counts(*starts, analyzer="char_wb", ngram_range=(2, 4)))
+    read["characters"] = sum(_counts(*starts, runs=(2, 4)))
     # Texts are not standardised, as is usual: a rare word would count as much as a common one.
     plain = dataclasses.replace(
         fitter, standardize=False, n_folds=3, l2_factors=(0.01, 0.1, 1.0, 10.0)
@@ -74,25 +76,52 @@ def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     return {name: plain.scores(tfidf(counts, fit_rows)) for name, counts in read.items()}
 
 
-def _counts(*columns: Sequence[str], **options: Any) -> list[Any]:  # noqa: ANN401 - sparse
+def _counts(*columns: Sequence[str], runs: tuple[int, int] | None = None) -> list[Any]:
     """Return how often each term is in each text of each column, a sparse (n, n_terms) matrix each.
 
-    By default terms are words and pairs of words. A text that stands in many rows is read once.
+    Terms are words and pairs of words or, with `runs`, runs of so many characters within a word and
+    the spaces beside it. A text that stands in many rows is read once, and a word of many texts.
     """
-    from scipy import sparse
-    from sklearn.feature_extraction.text import CountVectorizer
-
     names, place = np.unique(
         np.concatenate([np.array(c, object) for c in columns]), return_inverse=True
     )
     # Single letters and digits are words too; without them short texts have no features.
-    if not options:
-        options = {"token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2)}
-    try:
-        counts = CountVectorizer(dtype=np.float64, **options).fit_transform(names)
-    except ValueError:  # no term is left
-        counts = sparse.csr_matrix((len(names), 1))
+    read = [re.findall(r"\S+" if runs else r"\b\w+\b", text.lower()) for text in names]
+    rows, terms, words = _numbered(read)
+    if not runs:  # in alphabetic order too: a word, then its pairs by their second word
+        inside, firsts = rows[1:] == rows[:-1], terms * (len(words) + 1)
+        terms = np.r_[firsts, (firsts[:-1] + terms[1:] + 1)[inside]]
+        rows = np.r_[rows, rows[1:][inside]]
+    counts = _table(rows, terms, len(names))
+    if runs and words:
+        least, most = runs
+        parts = [
+            [
+                w[k : k + n]
+                for n in range(least, min(most, len(w)) + 1)
+                for k in range(len(w) - n + 1)
+            ]
+            for w in (f" {word} " for word in words)
+        ]
+        counts = counts @ _table(*_numbered(parts)[:2], len(words))
     return [counts[rows] for rows in np.split(place.reshape(-1), len(columns))]
+
+
+def _numbered(lists: list[list[str]]) -> tuple[Index, Index, list[str]]:
+    """Return the list and the number of every term, (n,) each, and the terms in alphabetic order."""
+    names = sorted({term for terms in lists for term in terms})
+    number = {term: k for k, term in enumerate(names)}
+    rows = np.repeat(np.arange(len(lists)), [*map(len, lists)])
+    return rows, np.array([number[term] for terms in lists for term in terms], np.int64), names
+
+
+def _table(rows: Index, terms: Index, n: int) -> Any:  # noqa: ANN401 - sparse
+    """Return how often each of the terms (n_all,) is in each of n rows, a sparse (n, n_terms) matrix."""
+    from scipy import sparse
+
+    found, column = np.unique(terms, return_inverse=True)
+    shape = (n, max(len(found), 1))
+    return sparse.csr_matrix((np.ones(len(rows)), (rows, column.reshape(-1))), shape=shape)
 
 
 def tfidf(counts: Any, fit_rows: Index) -> Array:  # noqa: ANN401 - a sparse matrix
@@ -119,11 +148,12 @@ def tfidf(counts: Any, fit_rows: Index) -> Array:  # noqa: ANN401 - a sparse mat
     norm = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).reshape(-1))
     matrix = sparse.csr_matrix(sparse.diags(1 / np.where(norm > 0, norm, 1.0)) @ matrix)
     drawn = np.random.default_rng(0).permutation(fit_rows)[:RANK]
-    energy, vectors = np.linalg.eigh((matrix[drawn] @ matrix[drawn].T).toarray())
+    alike = (matrix @ matrix[drawn].T).toarray()
+    energy, vectors = np.linalg.eigh(alike[drawn])
     kept = energy > 1e-9 * max(float(energy[-1]), 1e-9)
     if not kept.any():
         return np.zeros((len(norm), 1))
-    return np.asarray((matrix @ matrix[drawn].T) @ (vectors[:, kept] / np.sqrt(energy[kept])))
+    return np.asarray(alike @ (vectors[:, kept] / np.sqrt(energy[kept])))
 
 
 def partialled(task: Task, scores: Array, units: Index, sample: Resampler) -> Metrics:
@@ -178,8 +208,6 @@ def partialled(task: Task, scores: Array, units: Index, sample: Resampler) -> Me
 
 def _without_length(values: Array, length: Array, folds: NDArray[np.int64]) -> Array:
     """Return values (n,) minus what length (n,) predicts of them out of fold; fold -1 only teaches."""
-    from sklearn.tree import DecisionTreeRegressor
-
     left = np.full(len(values), np.nan)
     for fold in np.unique(folds[folds >= 0]):
         held, taught = folds == fold, folds != fold
@@ -191,10 +219,40 @@ def _without_length(values: Array, length: Array, folds: NDArray[np.int64]) -> A
         weights = np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ values[taught])
         rest = values - basis @ weights
         # A threshold between two knots is still there; a tree finds where it lies.
-        tree = DecisionTreeRegressor(max_leaf_nodes=16, min_samples_leaf=3, random_state=0)
-        tree.fit(length[taught, None], rest[taught])
-        left[held] = rest[held] - tree.predict(length[held, None])
+        cuts, means = tree(length[taught], rest[taught])
+        left[held] = rest[held] - means[np.searchsorted(cuts, length[held])]
     return left
+
+
+def tree(x: Array, y: Array, *, leaves: int = 16, least: int = 3) -> tuple[Array, Array]:
+    """Return the cuts (n_cuts,) and means (n_cuts + 1,) of a regression tree of y (n,) on x (n,).
+
+    The leaf whose best cut takes away most squared error is cut next; each keeps `least` rows.
+    """
+    order = np.argsort(x, kind="stable")
+    x, total = x[order], np.r_[0.0, np.cumsum(y[order] - y.mean())]
+
+    def best(low: int, high: int) -> tuple[float, int, int, int]:
+        at = np.arange(low + least, high - least + 1)
+        at = at[x[at - 1] < x[at]] if len(at) else at
+        if not len(at):
+            return 0.0, low, low, high
+        left, right = total[at] - total[low], total[high] - total[at]
+        whole = (total[high] - total[low]) ** 2 / (high - low)
+        gain = left**2 / (at - low) + right**2 / (high - at) - whole
+        return -float(gain.max()), low, int(at[gain.argmax()]), high
+
+    heap, ends = [best(0, len(x))], [0, len(x)]
+    while heap and len(ends) <= leaves:
+        gain, low, at, high = heappop(heap)
+        if gain > -1e-12 * len(x):
+            continue
+        ends.append(at)
+        heappush(heap, best(low, at))
+        heappush(heap, best(at, high))
+    edges = np.sort(ends)
+    cuts = (x[edges[1:-1] - 1] + x[edges[1:-1]]) / 2
+    return cuts, np.diff(total[edges]) / np.diff(edges) + y.mean()
 
 
 def _length_basis(length: Array, mean: float, knots: Array) -> Array:
@@ -226,7 +284,11 @@ def random_direction(task: Task, acts: NDArray[Any], units: Index, *, seed: int)
     scale = acts[_fit_rows(task)].std(axis=0, dtype=np.float64)
     scale = np.where(scale > 0, scale, np.inf)
     directions = rng.standard_normal((acts.shape[1], N_DIRECTIONS)) / scale[:, None]
-    values = task.primary_values(acts @ directions, units)
+    rows = task.rows[units]
+    rows = np.concatenate([rows, rows + 1]) if task.kind == "pair" else rows
+    scores = np.zeros((len(acts), N_DIRECTIONS))
+    scores[rows] = acts[rows] @ directions
+    values = task.primary_values(scores, units)
     return {task.primary: spread(in_favour(task, values))}
 
 

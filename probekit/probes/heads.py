@@ -14,14 +14,15 @@ from probekit.probes.bradley_terry import BradleyTerryProbe
 from probekit.probes.classifiers import calibrate
 from probekit.probes.config import L2_FACTORS
 from probekit.probes.solvers import (
+    Choice,
+    choose_l2,
     logistic_fold_loss,
     logistic_paths,
-    pick,
     ridge_fold_loss,
     solve_logistic,
     solve_ridge,
 )
-from probekit.probes.spectrum import Array, Scaling, Spectrum, l2_grid
+from probekit.probes.spectrum import Array, Scaling, Spectrum, l2_bounds, l2_grid
 from probekit.probes.splits import fold_by_group
 from probekit.probes.task import Task
 
@@ -37,7 +38,13 @@ class Head(NamedTuple):
 
     coef: Array
     bias: float
-    l2: float | None
+    choice: Choice | None = None
+    """The penalty and how it was chosen; None where there is none."""
+
+    @property
+    def l2(self) -> float | None:
+        """The penalty."""
+        return self.choice and self.choice.l2
 
     def scores(self, features: NDArray[Any]) -> Array:
         """Return the score of every row, shape (n,)."""
@@ -107,12 +114,13 @@ class HeadFitter:
         penalties: Array,
         shuffled: list[Array],
     ) -> tuple[Head, list[Head]]:
-        l2 = pick(ridge_fold_loss(spectrum, target, penalties, self.folds), penalties)
+        loss = ridge_fold_loss(spectrum, target, self.folds)
+        choice = choose_l2(loss, penalties, l2_bounds(spectrum, penalties))
         targets = np.column_stack([target, *shuffled])
         centre = targets.mean(axis=0)
-        weights = spectrum.weights(solve_ridge(spectrum, targets - centre, l2))
+        weights = spectrum.weights(solve_ridge(spectrum, targets - centre, choice.l2))
         heads = [
-            Head(*scaling.unfold(weights[:, k], float(centre[k])), l2)
+            Head(*scaling.unfold(weights[:, k], float(centre[k])), choice)
             for k in range(targets.shape[1])
         ]
         return heads[0], heads[1:]
@@ -126,30 +134,32 @@ class HeadFitter:
         shuffled: list[Array],
     ) -> tuple[Head, list[Head]]:
         intercept = self.task.kind != "pair"
-        loss = logistic_fold_loss(spectrum, target, penalties, self.folds, intercept=intercept)
-        l2 = pick(loss, penalties)
+        loss = logistic_fold_loss(spectrum, target, self.folds, intercept=intercept)
+        choice = choose_l2(loss, penalties, l2_bounds(spectrum, penalties))
         # One batched pass starts the exact solve and is all that the shuffled controls need.
         signs = np.column_stack([target, *shuffled])
-        w, b = logistic_paths(
-            spectrum, signs, np.array([l2]), np.ones_like(signs), intercept=intercept
+        w, b, converged = logistic_paths(
+            spectrum, signs, np.array([choice.l2]), np.ones_like(signs), intercept=intercept
         )
+        choice = choice._replace(converged=choice.converged and bool(converged[0, 0]))
         start, bias = w[:, :, 0].double().numpy(), b[:, 0].double().numpy()
-        others = [
-            Head(*scaling.unfold(spectrum.weights(start[:, k]), float(bias[k])), l2)
-            for k in range(1, signs.shape[1])
+        if converged[0, 0] and self.head != "projection":
+            start[:, 0], bias[0] = solve_logistic(
+                spectrum.features, target, choice.l2, intercept=intercept, start=start[:, 0]
+            )
+        heads = [
+            Head(*scaling.unfold(spectrum.weights(start[:, k]), float(bias[k])), choice)
+            for k in range(signs.shape[1])
         ]
         if self.head == "projection":
-            return self._projection(scaling, spectrum, l2), others
-        exact, offset = solve_logistic(
-            spectrum.features, target, l2, intercept=intercept, start=start[:, 0]
-        )
-        return Head(*scaling.unfold(spectrum.weights(exact), offset), l2), others
+            heads[0] = self._projection(scaling, spectrum, choice)
+        return heads[0], heads[1:]
 
-    def _projection(self, scaling: Scaling, spectrum: Spectrum, l2: float) -> Head:
+    def _projection(self, scaling: Scaling, spectrum: Spectrum, choice: Choice) -> Head:
         features = spectrum.features @ spectrum.rotation.T
-        probe = BradleyTerryProbe(l2, head="projection", standardize=False)
+        probe = BradleyTerryProbe(choice.l2, head="projection", standardize=False)
         probe.fit(features, np.zeros_like(features))
-        return Head(*scaling.unfold(probe.coef_), l2)
+        return Head(*scaling.unfold(probe.coef_), choice)
 
     def _mean_difference(self, design: Array, target: Array) -> Head:
         if self.task.kind == "pair":
@@ -158,7 +168,7 @@ class HeadFitter:
             direction = design[target > 0].mean(axis=0) - design[target < 0].mean(axis=0)
         intercept = self.task.kind != "pair"
         coef, bias = calibrate(design @ direction, target, direction, intercept=intercept)
-        return Head(coef, bias, None)
+        return Head(coef, bias)
 
 
 def resolve_kinds(text: str, data_kind: str) -> tuple[str, ...]:

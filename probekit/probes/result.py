@@ -16,6 +16,7 @@ from probekit.probes.metrics import rating_reliability, reliability
 from probekit.probes.outer import Outer
 from probekit.probes.probe import Probe, save_probes
 from probekit.probes.ridge import from_unit
+from probekit.probes.solvers import End
 from probekit.probes.splits import FRACTIONS, Index
 from probekit.probes.task import Task
 from probekit.results.intervals import Array, Interval, Metrics
@@ -48,6 +49,8 @@ class SweepRow(NamedTuple):
     l2: float | None
     choose: Metrics
     controls: dict[str, Metrics]
+    l2_end: End | None
+    converged: bool
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,8 @@ class SweepResult:
             "choose": _metrics(row.choose),
             "controls": {name: _metrics(metrics) for name, metrics in row.controls.items()},
             "chosen": index == self.chosen,
+            "l2_end": row.l2_end,
+            "converged": row.converged,
         }
 
     def _cosine(self) -> Cosine:

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.special import expit
 
 from probekit.errors import ProbeError
 from probekit.probes.spectrum import Array, Spectrum
+
+GAP = 3e-6
+"""How near its minimum, in loss a row, a batched logistic fit ends: fold losses are within 1 % then."""
+FoldLoss = Callable[[Array], tuple[Array, bool]]
+"""Takes penalties (n_penalties,); returns their out-of-fold losses and whether all fits converged."""
+End = Literal["low", "high"]
+
+
+class Paths(NamedTuple):
+    """Logistic fits of every penalty on every row mask."""
+
+    weights: torch.Tensor
+    """Shape (rank, n_masks, n_penalties)."""
+    bias: torch.Tensor
+    """Shape (n_masks, n_penalties)."""
+    converged: NDArray[np.bool_]
+    """Shape (n_masks, n_penalties)."""
+
+
+class Choice(NamedTuple):
+    """The penalty that the folds chose."""
+
+    l2: float
+    end: End | None
+    """The end of all penalties tried that it lies at: the loss still falls there."""
+    converged: bool
+    """Whether every fit behind the choice converged."""
 
 
 def solve_ridge(spectrum: Spectrum, target: Array, l2: float) -> Array:
@@ -21,46 +51,53 @@ def solve_ridge(spectrum: Spectrum, target: Array, l2: float) -> Array:
     return np.asarray(shrunk.T)
 
 
-def ridge_fold_loss(
-    spectrum: Spectrum, target: Array, penalties: Array, folds: NDArray[np.int64]
-) -> Array:
-    """Return the out-of-fold mean squared error of every penalty, shape (n_penalties,).
+def ridge_fold_loss(spectrum: Spectrum, target: Array, folds: NDArray[np.int64]) -> FoldLoss:
+    """Return the out-of-fold mean squared error of any penalties, both of shape (n_penalties,).
 
     Exact, with an unpenalised intercept, without a refit for every penalty. A small fold is left
     out by its block of the hat matrix, a large one by subtracting its Gram matrix; either costs no
     more than the factorisation did. In float32, which is ample for comparing penalties.
     """
     y = torch.from_numpy((target - target.mean()).astype(np.float32))
-    l2 = torch.from_numpy(penalties.astype(np.float32))
-    loss = torch.zeros(len(penalties))
+    parts: list[Callable[[torch.Tensor], torch.Tensor]] = []
     for fold in np.unique(folds):
         rows = torch.from_numpy(np.flatnonzero(folds == fold))
         small = len(rows) <= len(spectrum.energy)
-        loss += (_block_left_out if small else _gram_left_out)(spectrum, y, l2, rows)
-    return np.asarray(loss.numpy(), dtype=np.float64) / len(target)
+        parts.append((_block_left_out if small else _gram_left_out)(spectrum, y, rows))
+
+    def fold_loss(penalties: Array) -> tuple[Array, bool]:
+        l2 = torch.from_numpy(penalties.astype(np.float32))
+        loss = torch.stack([part(l2) for part in parts]).sum(dim=0)
+        return np.asarray(loss.numpy(), dtype=np.float64) / len(target), True
+
+    return fold_loss
 
 
 def _block_left_out(
-    spectrum: Spectrum, y: torch.Tensor, l2: torch.Tensor, rows: torch.Tensor
-) -> torch.Tensor:
+    spectrum: Spectrum, y: torch.Tensor, rows: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Squared error on `rows` when they are left out: |(I - H_BB)^-1 (y - H y)_B|^2 by penalty.
 
     H is the hat matrix of the fit on all rows; the intercept adds 1/n to it.
     """
     left, energy = spectrum.left32, torch.from_numpy(spectrum.energy.astype(np.float32))
-    shrink = energy / (energy + l2[:, None])
-    block = left[rows]
-    residual = y[rows] - (shrink * (left.T @ y)) @ block.T  # (n_penalties, n_rows)
-    inner = torch.eye(len(rows)) - (block * shrink[:, None, :]) @ block.T - 1.0 / len(y)
-    factor, failed = torch.linalg.cholesky_ex(inner)
-    left_out = torch.cholesky_solve(residual[:, :, None], factor)[:, :, 0]
-    # Where the rest of the rows does not determine these (no penalty to speak of) it fails.
-    return torch.where(failed == 0, left_out.square().sum(dim=1), torch.inf)
+    block, pull = left[rows], left.T @ y
+
+    def error(l2: torch.Tensor) -> torch.Tensor:
+        shrink = energy / (energy + l2[:, None])
+        residual = y[rows] - (shrink * pull) @ block.T  # (n_penalties, n_rows)
+        inner = torch.eye(len(rows)) - (block * shrink[:, None, :]) @ block.T - 1.0 / len(y)
+        factor, failed = torch.linalg.cholesky_ex(inner)
+        left_out = torch.cholesky_solve(residual[:, :, None], factor)[:, :, 0]
+        # Where the rest of the rows does not determine these (no penalty to speak of) it fails.
+        return torch.where(failed == 0, left_out.square().sum(dim=1), torch.inf)
+
+    return error
 
 
 def _gram_left_out(
-    spectrum: Spectrum, y: torch.Tensor, l2: torch.Tensor, rows: torch.Tensor
-) -> torch.Tensor:
+    spectrum: Spectrum, y: torch.Tensor, rows: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Squared error on `rows` when they are left out, by the Gram matrix of the other rows."""
     z, energy = spectrum.features32, torch.from_numpy(spectrum.energy.astype(np.float32))
     block, target = z[rows], y[rows]
@@ -70,10 +107,15 @@ def _gram_left_out(
     gram = torch.diag(energy) - block.T @ block - n * torch.outer(mean, mean)
     values, vectors = torch.linalg.eigh(gram)
     pull = vectors.T @ (z.T @ y - block.T @ target - n * mean * y_mean)
-    weights = vectors @ (pull[:, None] / (values.clamp_min(0.0)[:, None] + l2))
-    predicted = (block - mean) @ weights + y_mean  # (n_rows, n_penalties)
-    error: torch.Tensor = target[:, None] - predicted
-    return error.square().sum(dim=0)
+    turned = (block - mean) @ vectors
+
+    def error(l2: torch.Tensor) -> torch.Tensor:
+        # (n_rows, n_penalties)
+        predicted = turned @ (pull[:, None] / (values.clamp_min(0.0)[:, None] + l2)) + y_mean
+        missed: torch.Tensor = target[:, None] - predicted
+        return missed.square().sum(dim=0)
+
+    return error
 
 
 def solve_logistic(
@@ -142,76 +184,131 @@ def logistic_paths(
     masks: Array,
     *,
     intercept: bool,
-    steps: int = 150,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fit every penalty on every row mask at once, to the accuracy that choosing l2 needs.
+    steps: int = 300,
+) -> Paths:
+    """Fit every penalty on every row mask, all at once, to the accuracy that choosing l2 needs.
 
     In the rotated features the Hessian is bounded by diag(s) / 4 + l2 (Boehning), for every mask
     too, so one diagonal matrix preconditions all problems; Nesterov's momentum with restarts does
-    the rest.
+    the rest. A problem is done when its penalised loss is within `GAP` a row of the minimum;
+    those that are not after `steps` are solved by Newton steps from where they are.
 
     Parameters
     ----------
     sign
         +1 or -1, shape (n,) or (n, n_masks).
+    penalties
+        Shape (n_penalties,).
     masks
         1 where a row is trained on, shape (n, n_masks).
-
-    Returns
-    -------
-    weights, bias
-        Shapes (rank, n_masks, n_penalties) and (n_masks, n_penalties).
     """
     z = spectrum.features32
-    n, rank = z.shape
-    l2 = torch.from_numpy(penalties.astype(np.float32))
-    signs = torch.from_numpy(sign.reshape(n, -1).astype(np.float32))[:, :, None]
-    weight = torch.from_numpy(masks.astype(np.float32))[:, :, None] * signs
-    curve = torch.from_numpy(spectrum.energy.astype(np.float32))[:, None, None] / 4 + l2
-    shape = (rank, masks.shape[1], len(penalties))
-    w, b = torch.zeros(shape), torch.zeros(shape[1:])
-    ahead_w, ahead_b, momentum = w, b, torch.ones(shape[1:])
-    for _ in range(steps):
-        logits = (z @ ahead_w.reshape(rank, -1)).reshape(n, *shape[1:]) + ahead_b
-        pull = weight * torch.sigmoid(-signs * logits)
-        gradient = l2 * ahead_w - (z.T @ pull.reshape(n, -1)).reshape(shape)
+    (n, rank), n_masks, n_penalties = z.shape, masks.shape[1], len(penalties)
+    signed = torch.from_numpy((masks * sign.reshape(n, -1)).astype(np.float32))
+    sides = signed.repeat_interleave(n_penalties, dim=1)  # a column a problem
+    l2 = torch.from_numpy(penalties.astype(np.float32)).repeat(n_masks)
+    curve = torch.from_numpy(spectrum.energy.astype(np.float32))[:, None] / 4 + l2
+    weights, biases = torch.zeros(rank, len(l2)), torch.zeros(len(l2))
+    w, b, ahead_w, ahead_b = (v.clone() for v in (weights, biases, weights, biases))
+    momentum, open_ = torch.ones(len(l2)), torch.arange(len(l2))
+    for step in range(1, steps + 1):
+        pull = sides * torch.sigmoid(-sides * (z @ ahead_w + ahead_b))
+        gradient, lift = l2 * ahead_w - z.T @ pull, pull.sum(dim=0)
         new_w = ahead_w - gradient / curve
-        new_b = ahead_b + (4.0 / n) * pull.sum(dim=0) if intercept else b
+        new_b = ahead_b + (4.0 / n) * lift if intercept else b
         move_w, move_b = new_w - w, new_b - b
         # Restart a problem's momentum when it points uphill.
-        uphill = (gradient * move_w).sum(dim=0) - pull.sum(dim=0) * move_b > 0
+        uphill = (gradient * move_w).sum(dim=0) - lift * move_b > 0
         following = (1 + torch.sqrt(1 + 4 * momentum**2)) / 2
         push = torch.where(uphill, 0.0, (momentum - 1) / following)
         momentum = torch.where(uphill, 1.0, following)
         ahead_w, ahead_b = new_w + push * move_w, new_b + push * move_b
-        done = bool(((move_w**2).sum(dim=0) <= 1e-7 * (new_w**2).sum(dim=0) + 1e-20).all())
         w, b = new_w, new_b
-        if done:
+        if step % 5:
+            continue
+        # The loss is l2-strongly convex in w, and a gradient bounds the way down; so nearly in b.
+        way = gradient.square().sum(dim=0) / (2 * l2) + (4.0 / n * lift**2 if intercept else 0.0)
+        if (kept := way > GAP * n).all():
+            continue
+        weights[:, open_[~kept]], biases[open_[~kept]] = w[:, ~kept], b[~kept]
+        w, ahead_w, curve, sides = w[:, kept], ahead_w[:, kept], curve[:, kept], sides[:, kept]
+        b, ahead_b, l2, momentum, open_ = (v[kept] for v in (b, ahead_b, l2, momentum, open_))
+        if not len(open_):
             break
-    return w, b
+    weights[:, open_], biases[open_] = w, b
+    converged = np.ones(len(biases), dtype=bool)
+    for at in open_.tolist():
+        side, penalty = signed[:, at // n_penalties].numpy(), float(penalties[at % n_penalties])
+        rows, start = side != 0, weights[:, at].double().numpy()
+        try:
+            exact, bias = solve_logistic(
+                spectrum.features[rows], side[rows], penalty, intercept=intercept, start=start
+            )
+        except (ProbeError, LinAlgError):
+            converged[at] = False
+        else:
+            weights[:, at], biases[at] = torch.from_numpy(exact), bias
+    shape = (n_masks, n_penalties)
+    return Paths(weights.reshape(rank, *shape), biases.reshape(shape), converged.reshape(shape))
 
 
 def logistic_fold_loss(
-    spectrum: Spectrum,
-    sign: Array,
-    penalties: Array,
-    folds: NDArray[np.int64],
-    *,
-    intercept: bool,
-) -> Array:
-    """Return the out-of-fold mean log loss of every penalty, shape (n_penalties,)."""
+    spectrum: Spectrum, sign: Array, folds: NDArray[np.int64], *, intercept: bool
+) -> FoldLoss:
+    """Return the out-of-fold mean log loss of any penalties, both of shape (n_penalties,)."""
     names = np.unique(folds)
     masks = (folds[:, None] != names).astype(np.float64)
-    w, b = logistic_paths(spectrum, sign, penalties, masks, intercept=intercept)
     signs = torch.from_numpy(sign.astype(np.float32))
-    loss = np.zeros(len(penalties))
-    for k, fold in enumerate(names):
-        rows = torch.from_numpy(np.flatnonzero(folds == fold))
-        logits = spectrum.features32[rows] @ w[:, k] + b[k]
-        loss += torch.nn.functional.softplus(-signs[rows, None] * logits).sum(dim=0).numpy()
-    return loss / len(sign)
+
+    def fold_loss(penalties: Array) -> tuple[Array, bool]:
+        w, b, converged = logistic_paths(spectrum, sign, penalties, masks, intercept=intercept)
+        loss = np.zeros(len(penalties))
+        for k, fold in enumerate(names):
+            rows = torch.from_numpy(np.flatnonzero(folds == fold))
+            logits = spectrum.features32[rows] @ w[:, k] + b[k]
+            loss += torch.nn.functional.softplus(-signs[rows, None] * logits).sum(dim=0).numpy()
+        return loss / len(sign), bool(converged.all())
+
+    return fold_loss
 
 
 def pick(loss: Array, penalties: Array) -> float:
     """Return the penalty of the smallest loss, (n_penalties,) each, the larger one when they tie."""
     return float(penalties[np.flatnonzero(loss <= loss.min() * (1 + 1e-9))].max())
+
+
+def choose_l2(fold_loss: FoldLoss, penalties: Array, bounds: tuple[float, float]) -> Choice:
+    """Return the penalty that the folds choose, beyond the given ones while their loss falls there.
+
+    Of the smallest third, which costs most, each is tried only while the loss falls towards it.
+    While the smallest or the largest of all is best, two more of the same spacing are tried.
+
+    Parameters
+    ----------
+    fold_loss
+        Loss of any penalties; infinite where there is none.
+    penalties
+        The first to try, shape (n_penalties,). One alone is taken as it is.
+    bounds
+        No penalty below the first or above the second is added.
+    """
+    tried = np.unique(penalties)
+    rest, tried = np.split(tried, [len(tried) // 3])
+    loss, converged = fold_loss(tried)
+    while len(rest) and loss.argmin() == 0:
+        added, good = fold_loss(rest[-1:])
+        tried, loss = np.r_[rest[-1:], tried], np.r_[added, loss]
+        rest, converged = rest[:-1], converged and good
+    while True:
+        l2, usable = pick(loss, tried), tried[np.isfinite(loss)]
+        if len(tried) < 2 or l2 not in usable[[0, -1]]:
+            return Choice(l2, None, converged)
+        end: End = "low" if l2 == usable[0] else "high"
+        edge, inner = (tried[0], tried[1]) if end == "low" else (tried[-1], tried[-2])
+        more = edge * (edge / inner) ** np.arange(1, 3)
+        more = more[(more >= bounds[0] * (1 - 1e-9)) & (more <= bounds[1])]
+        if l2 != edge or not len(more):
+            return Choice(l2, end, converged)
+        added, good = fold_loss(more)
+        order = np.argsort(tried := np.r_[tried, more])
+        tried, loss, converged = tried[order], np.r_[loss, added][order], converged and good

@@ -96,3 +96,11 @@ def l2_grid(spectrum: Spectrum, factors: tuple[float, ...]) -> Array:
     """
     total = max(float(spectrum.energy.sum()), 1e-30)
     return np.asarray(np.asarray(factors) * total / spectrum.rotation.shape[0])
+
+
+def l2_bounds(spectrum: Spectrum, penalties: Array) -> tuple[float, float]:
+    """Return how far a grid (n_penalties,) may grow: to a thousandth of it, and to 10 times max(s).
+
+    Above that the weights shrink in every direction alike, so that they only get shorter.
+    """
+    return float(penalties.min()) / 1000, 10 * float(spectrum.energy[0])

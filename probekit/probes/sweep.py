@@ -275,7 +275,9 @@ def _fitter(task: Task, kind: str, config: SweepConfig, *, head: str | None = No
 
 
 def _row(item: _Fitted, head: str | None) -> SweepRow:
-    return SweepRow(item.kind, head, item.cell, item.head.l2, item.choose, item.controls)
+    choice = item.head.choice
+    end, good = (choice.end, choice.converged) if choice else (None, True)
+    return SweepRow(item.kind, head, item.cell, item.head.l2, item.choose, item.controls, end, good)
 
 
 def _choose(fitted: list[_Fitted], primary: str) -> int:

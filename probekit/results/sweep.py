@@ -40,6 +40,8 @@ class CellRow(HeadRow):
     choose: Values
     controls: dict[str, Values]
     chosen: bool
+    l2_end: NotRequired[Literal["low", "high"] | None]
+    converged: NotRequired[bool]
 
 
 class Cosine(TypedDict):
@@ -283,10 +285,30 @@ class SweepRun(Run):
         return heavy(self.record["n"])
 
     @property
+    def l2_ends(self) -> dict[str, int]:
+        """How many heads have the largest or smallest l2 or did not converge."""
+        return l2_ends(self.record["rows"])
+
+    @property
     def rivals(self) -> dict[str, list[Finding]]:
         """Findings against the controls that another probe would have to clear, by their key."""
         names = [name for name in self.controls if name != "length_partialled"]
         return by_key(self.findings[name] for name in names)
+
+
+def l2_ends(rows: Sequence[CellRow]) -> dict[str, int]:
+    """Return how many `cells` rows are of, and of how many l2 is the largest tried (`high`) or smallest.
+
+    Those of which some fit did not converge are `rough`. Files of earlier versions do not say.
+    """
+    ends = [row.get("l2_end") for row in rows]
+    rough = sum(not row.get("converged", True) for row in rows)
+    return {
+        "cells": len(rows),
+        "high": ends.count("high"),
+        "low": ends.count("low"),
+        "rough": rough,
+    }
 
 
 def heavy(n: Mapping[str, int]) -> dict[str, float]:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from probekit.activations.store import ActivationStore
+from probekit.cli.fit import summary_lines
 from probekit.cli.main import COMMANDS, main
 from probekit.probes import Probe
+from probekit.results.sweep import l2_ends
 from tests.tiny import save_tiny
 
 
@@ -121,6 +123,17 @@ def test_outer_folds_are_the_headline_and_are_advised_without(fitted, capsys):
     assert run(*argv, "--outer-folds", "2") == 1
     error = capsys.readouterr().err
     assert error == "error: --outer-folds: got 2, expected 3 to 10, or 0 for none.\n"
+
+
+def test_fit_prints_how_many_cells_are_at_an_end_of_l2(fitted, capsys):
+    _, folder = fitted
+    assert run("fit", folder / "acts.h5", "--out", folder / "ends", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    rows = json.loads((folder / "ends" / "sweep.json").read_text())["rows"]
+    assert summary["l2_ends"] == l2_ends(rows)
+    summary["l2_ends"] = {"cells": 30, "high": 12, "low": 0, "rough": 0}
+    lines = [line for line in summary_lines(summary) if line.startswith("l2")]
+    assert lines == ["l2       12 of 30 cells at the largest l2: their folds found no signal"]
 
 
 def test_score_gives_the_scores_of_the_fit(fitted, capsys):

@@ -6,11 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.tree import DecisionTreeRegressor
 
 from probekit.activations.table import Cell
 from probekit.probes import SweepConfig, fit_sweep
-from probekit.probes.controls import _counts, partialled, tfidf
+from probekit.probes.controls import _counts, partialled, tfidf, tree
 from probekit.probes.metrics import area
 from probekit.probes.task import Task, upper_half
 from probekit.results.intervals import Resampler
@@ -76,6 +77,24 @@ def test_the_features_are_tfidf_as_scikit_learn_has_it(rng):
     # The dimensions are turned, so inner products with the fit rows are what must be equal.
     assert features @ features[fit].T == pytest.approx(expected @ expected[fit].T, abs=1e-9)
     assert features.shape[1] <= 50
+
+
+def test_the_tree_of_lengths_is_that_of_scikit_learn(rng):
+    for n, spread in ((7, 3), (60, 20), (400, 60), (400, 5000)):
+        x = rng.integers(1, spread, size=n).astype(float)
+        y = np.sin(x / spread * 6) + 0.3 * rng.standard_normal(n)
+        peer = DecisionTreeRegressor(max_leaf_nodes=16, min_samples_leaf=3, random_state=0)
+        cuts, means = tree(x, y)
+        found = means[np.searchsorted(cuts, x)]
+        np.testing.assert_allclose(found, peer.fit(x[:, None], y).predict(x[:, None]), atol=1e-9)
+    assert [part.tolist() for part in tree(np.ones(9), y[:9] * 0 + 2)] == [[], [2.0]]
+
+
+def test_runs_of_characters_are_those_of_scikit_learn(rng):
+    words = np.array(["One", "two.", "x", "(Three)", "a\nb", "  ", "\u00e9t\u00e9", "co-op"])
+    made = [" ".join(rng.choice(words, 6)) for _ in range(40)] + ["", " \t"]
+    peer = CountVectorizer(analyzer="char_wb", ngram_range=(2, 4)).fit_transform(made)
+    assert (_counts(made, runs=(2, 4))[0].toarray() == peer.toarray()).all()
 
 
 @pytest.mark.parametrize("text", ["", "  ", "?!"])

@@ -9,14 +9,21 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probekit.errors import DataError, ProbeError
-from probekit.probes import BradleyTerryProbe, LogisticProbe, MeanDifferenceProbe, RidgeProbe
+from probekit.probes import (
+    BradleyTerryProbe,
+    LogisticProbe,
+    MeanDifferenceProbe,
+    RidgeProbe,
+    solvers,
+)
 from probekit.probes.solvers import (
+    choose_l2,
     logistic_fold_loss,
     logistic_paths,
     ridge_fold_loss,
     solve_logistic,
 )
-from probekit.probes.spectrum import Spectrum
+from probekit.probes.spectrum import Spectrum, l2_grid
 
 SEED = np.random.SeedSequence().entropy % 2**32  # any seed must pass
 
@@ -188,7 +195,7 @@ def test_leaving_folds_out_equals_refitting_without_them(rng, n, d, n_folds):
             out = folds == fold
             refit = Ridge(alpha=l2).fit(x[~out], y[~out])
             expected[k] += ((y[out] - refit.predict(x[out])) ** 2).sum() / n
-    found = ridge_fold_loss(Spectrum.of(x), y, penalties, folds)
+    found, _ = ridge_fold_loss(Spectrum.of(x), y, folds)(penalties)
     np.testing.assert_allclose(found, expected, rtol=2e-3)  # float32
 
 
@@ -199,7 +206,7 @@ def test_the_batched_logistic_fits_equal_the_exact_ones(rng, intercept):
     x -= x.mean(0)
     spectrum, penalties = Spectrum.of(x), np.array([3.0, 300.0])
     folds = np.arange(160) % 3
-    loss = logistic_fold_loss(spectrum, sign, penalties, folds, intercept=intercept)
+    loss, _ = logistic_fold_loss(spectrum, sign, folds, intercept=intercept)(penalties)
     expected = np.zeros(2)
     for k, l2 in enumerate(penalties):
         for fold in range(3):
@@ -210,8 +217,103 @@ def test_the_batched_logistic_fits_equal_the_exact_ones(rng, intercept):
     # The paths stop early: they rank penalties, and start an exact solve. Over 300 draws of these
     # data the loss was at most 0.4 % away, weights and bias 1.1 %.
     np.testing.assert_allclose(loss, expected, rtol=1e-2)
-    w, b = logistic_paths(spectrum, sign, penalties, np.ones((160, 1)), intercept=intercept)
+    w, b, _ = logistic_paths(spectrum, sign, penalties, np.ones((160, 1)), intercept=intercept)
     for k, l2 in enumerate(penalties):
         exact, bias = solve_logistic(spectrum.features, sign, l2, intercept=intercept)
         np.testing.assert_allclose(w[:, 0, k], exact, atol=3e-2 * np.abs(exact).max())
         assert float(b[0, k]) == pytest.approx(bias, abs=3e-2)
+
+
+def fading(rng, n=160, d=120):
+    """Features of fast fading variance, and signs that a few of them tell."""
+    x = rng.standard_normal((n, d)) * np.geomspace(30, 0.3, d)
+    x -= x.mean(0)
+    sign = np.where(x[:, 40:44] @ np.ones(4) / 4 + rng.standard_normal(n) > 0, 1.0, -1.0)
+    return x, sign, rng.permutation(np.arange(n) % 4)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_logistic_fold_losses_of_small_penalties_equal_refits(rng, intercept):
+    """Below the first grid too, where a pass of fixed length stops far from the minimum."""
+    x, sign, folds = fading(rng)
+    factors = 10.0 ** np.array([-5.5, -4.5, -3.5, -2.5, -1.5])
+    spectrum = Spectrum.of(x)
+    penalties = l2_grid(spectrum, tuple(factors))
+    loss, converged = logistic_fold_loss(spectrum, sign, folds, intercept=intercept)(penalties)
+    expected = np.zeros(len(penalties))
+    for k, l2 in enumerate(penalties):
+        for fold in range(4):
+            out = folds == fold
+            refit = LogisticRegression(
+                C=1 / l2, fit_intercept=intercept, solver="newton-cg", tol=1e-10, max_iter=1000
+            ).fit(x[~out], sign[~out])
+            logits = refit.decision_function(x[out])
+            expected[k] += np.logaddexp(0, -sign[out] * logits).sum() / len(sign)
+    assert converged
+    np.testing.assert_allclose(loss, expected, rtol=1e-2)
+
+
+def test_a_fit_that_does_not_converge_says_so(rng, monkeypatch):
+    x, sign, folds = fading(rng)
+    spectrum = Spectrum.of(x)
+    fits = [spectrum, sign, l2_grid(spectrum, (1e-4, 1e2)), np.ones((len(sign), 1))]
+    assert logistic_paths(*fits, intercept=True, steps=5).converged.all()  # by Newton steps
+    assert logistic_paths(*fits, intercept=False, steps=3).converged.all()  # none is done before
+    monkeypatch.setattr(solvers, "solve_logistic", fails)
+    assert logistic_paths(*fits, intercept=True, steps=5).converged.tolist() == [[False, True]]
+    assert not logistic_fold_loss(spectrum, sign, folds, intercept=True)(np.array([1e-9]))[1]
+
+
+def fails(*args, **options):
+    raise ProbeError("no minimum")
+
+
+@pytest.mark.parametrize(
+    ("best", "l2", "end", "asked"),
+    [(1.0, 1.0, None, [2, 1]), (0.05, 0.1, None, [2, 1, 2]), (40.0, 100.0, None, [2, 2]),
+     (2e3, 1e3, "high", [2, 2]), (0.0, 1e-4, "low", [2, 1, 2, 1])],
+)  # fmt: skip
+def test_the_grid_grows_while_its_end_is_best(best, l2, end, asked):
+    sizes = []
+
+    def fold_loss(penalties):
+        sizes.append(len(penalties))
+        return np.abs(np.log(penalties) - np.log(max(best, 1e-30))) + 1, True
+
+    choice = choose_l2(fold_loss, np.array([0.1, 1.0, 10.0]), (1e-4, 1e3))
+    assert choice.l2 == pytest.approx(l2) and choice[1:] == (end, True)
+    assert sizes == asked
+
+
+def test_small_penalties_are_not_tried_where_the_loss_rises_towards_them():
+    def fold_loss(penalties):
+        assert penalties.min() >= 1.0
+        return np.abs(np.log(penalties / 1e3)), True
+
+    assert choose_l2(fold_loss, 10.0 ** np.arange(-2, 5), (1e-9, 1e9)) == (1e3, None, True)
+
+
+def test_a_penalty_without_a_loss_bounds_the_grid():
+    def fold_loss(penalties):
+        return np.where(penalties < 0.05, np.inf, penalties), True
+
+    assert choose_l2(fold_loss, np.array([0.1, 1.0, 10.0]), (1e-9, 1e9)) == (0.1, "low", True)
+    assert choose_l2(fold_loss, np.array([3.0]), (1e-9, 1e9)) == (3.0, None, True)
+
+
+def test_the_penalty_found_beyond_the_grid_is_the_best_of_refits(rng):
+    """Little noise: far less penalty is best than the first grid has."""
+    x = rng.standard_normal((200, 20)) * np.geomspace(3, 0.1, 20)
+    x -= x.mean(0)
+    y, folds = x @ rng.standard_normal(20) + 0.01 * rng.standard_normal(200), np.arange(200) % 4
+    spectrum, grid = Spectrum.of(x), 10.0 ** np.arange(-3.0, 4.0)
+    found = choose_l2(ridge_fold_loss(spectrum, y, folds), grid[4:], (grid[0], 1e9))
+    error = np.zeros(len(grid))
+    for k, l2 in enumerate(grid):
+        for fold in range(4):
+            out = folds == fold
+            refit = Ridge(alpha=l2).fit(x[~out], y[~out])
+            error[k] += ((y[out] - refit.predict(x[out])) ** 2).sum()
+    chosen = int(np.argmin(np.abs(grid - found.l2)))
+    assert chosen < 4
+    assert error[chosen] <= min(error) * 1.01

@@ -10,9 +10,10 @@ import pytest
 
 from probekit.activations.table import Cell
 from probekit.errors import DataError, ProbeError
-from probekit.probes import Probe, SweepConfig, fit_sweep
+from probekit.probes import Probe, SweepConfig, fit_sweep, solvers
 from probekit.probes.splits import fold_by_group, split_by_group
 from probekit.probes.task import Task
+from probekit.results.sweep import l2_ends
 from tests.probes.synthetic import MemorySource, examples, source
 
 KINDS = ("rating", "label", "pair")
@@ -111,6 +112,35 @@ def test_choosing_among_90_cells_of_noise_leaves_the_report_at_chance(kind):
     error = {"rating": 0.16, "label": 0.093, "pair": 0.08}[kind] / np.sqrt(6)
     assert abs(np.mean(values) - chance) < 4 * error
     assert np.mean(chosen) > chance + 3 * error  # the choose split does flatter
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_chooses_the_largest_l2_and_a_signal_does_not(kind, tmp_path):
+    given, _ = source(kind, n=300, d=20, layers=8, strength=3.0, planted=(2, "mean"))
+    result = fit_sweep(given, FAST)
+    result.save(tmp_path)
+    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    ends = {(row["layer"], row["position"]): row["l2_end"] for row in rows}
+    assert ends[2, "mean"] is None
+    assert sum(end == "high" for end in ends.values()) >= 4
+    assert "low" not in ends.values() and all(row["converged"] for row in rows)
+    counts = l2_ends(rows)
+    assert counts == {"cells": 16, "high": [*ends.values()].count("high"), "low": 0, "rough": 0}
+    for row in rows:
+        del row["l2_end"], row["converged"]
+    assert l2_ends(rows) == {"cells": 16, "high": 0, "low": 0, "rough": 0}, "an earlier version"
+
+
+def test_a_sweep_whose_fits_do_not_converge_says_which(monkeypatch):
+    def fails(*args, **options):
+        raise ProbeError("no minimum")
+
+    given, _ = source("label", n=100, d=20, layers=2)
+    monkeypatch.setattr(solvers, "solve_logistic", fails)
+    monkeypatch.setattr(solvers, "GAP", 0.0)
+    result = fit_sweep(given, FAST)
+    assert not any(row.converged for row in result.rows)
+    assert all(np.isfinite(probe.coef).all() for probe in result.probes)
 
 
 def test_several_kinds_and_heads_compete(planted):

@@ -171,6 +171,25 @@ def test_the_verdict_follows_the_interval(
     assert ("clears every control" in text) == (found["tfidf"].key == "above")
 
 
+def test_the_page_says_how_many_cells_are_at_an_end_of_l2(tmp_path: Path) -> None:
+    folder = write_fit(tmp_path / "fit", Made("label", layers=4))
+    record = json.loads((folder / "sweep.json").read_text())
+
+    def text() -> str:
+        page = parse(write_sweep_report(folder, force=True).read_text(encoding="utf-8"))
+        return " ".join(" ".join(page.lines).split())
+
+    assert "largest l2" not in text()
+    rows = record["rows"]
+    for row in rows:
+        row |= {"l2_end": "high" if row["layer"] < 2 else None, "converged": True}
+    rows[0]["converged"] = False
+    (folder / "sweep.json").write_text(json.dumps(record))
+    n = sum(row["layer"] < 2 for row in rows)
+    words = f"Of {len(rows)} cells {n} chose the largest l2: their folds found no signal; 1 did not"
+    assert words in text() and "chose the smallest" not in text()
+
+
 def _metric(ends: tuple) -> dict:
     return {"pair_accuracy": dict(zip(("value", "low", "high"), ends, strict=True))}
 
