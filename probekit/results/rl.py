@@ -262,6 +262,22 @@ class RLRun(Run):
         first, last = (self.level(measure, part, end).value for end in ("first", at))
         return change if change.known else Interval(last - first)
 
+    def against(
+        self, other: RLRun, measure: str, part: Part = ALL, at: str | int = "last"
+    ) -> Interval:
+        """Return a measure of this policy minus that of another, paired over the completions of both.
+
+        Completions are the same where prompt and place among its completions are. No value where the
+        runs share none.
+        """
+        own, its = (run.wide(measure, part)[at] for run in (self, other))
+        both = own.index.intersection(its.index)
+        prompts = both.get_level_values(0).to_numpy()
+        if not len(both):
+            return NO_VALUE
+        before, after = (side.loc[both].to_numpy(float) for side in (its, own))
+        return paired.change(prompts, before, after, share=_is_rate(measure))
+
     def ratio(self, measure: str, part: Part = ALL, at: str | int = "last") -> Interval:
         """Return a measure in parts of what it was at the first evaluation, paired."""
         return paired.ratio(*self.paired(measure, part, at), share=_is_rate(measure))

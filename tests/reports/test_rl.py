@@ -367,3 +367,21 @@ def test_one_opening_is_a_warning(tmp_path: Path) -> None:
     assert "opening" in run.warnings and run.level("opening").value == 1.0
     text = page(run)[0]
     assert re.search(r"100 % \[\d\d, 100\] of completions begin .* words, \+97 points", text)
+
+
+def test_two_policies_are_compared_on_the_completions_that_both_have(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("much", "little")]
+    for path, follow in zip(paths, (0.7, 0.1), strict=True):
+        write_rl(path, MadeRL(follow=follow, prompts=40))
+    much, little = map(RLRun.open, paths)
+    sides = []
+    for run in (much, little):
+        last = run.rows[run.rows["step"] == run.evaluated[-1]]
+        sides.append(last.set_index(["prompt_id", "sample"])["wanted"].astype(float))
+    gap = much.against(little, "wanted")
+    assert gap.value == pytest.approx((sides[0] - sides[1]).mean()) and gap.side() > 0
+    back = little.against(much, "wanted")
+    assert (back.value, back.low) == (pytest.approx(-gap.value), pytest.approx(-gap.high))
+    html = write_rl_report(paths[0], compare=paths[1:]).read_text(encoding="utf-8")
+    assert "Last evaluation of each run minus that of much" in page_text(html)
+    assert much.against(much, "score").value == 0
