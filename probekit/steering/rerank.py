@@ -105,7 +105,43 @@ def rank_layers(
         "n_prompts": len({row["prompt_id"] for row in rows[doses.conditions[0]]}),
         "rows": ranked,
         "spearman": _spearman(ranked, np.stack(drawn, axis=1), doses.resampler),
+        "kept": _crossfit(rows, score, kl, seed),
     }
+
+
+def _crossfit(
+    rows: Mapping[Condition, Sequence[Mapping[str, Any]]],
+    score: Statistic,
+    kl: Statistic,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Return the effect for its damage of the best layer, read on prompts that did not choose it.
+
+    Prompts are divided in two halves at random. The layer is chosen on each half and read on the
+    other; the mean of both, which the best of many layers does not flatter. None below 4 prompts.
+    """
+    names = sorted({row["prompt_id"] for row in next(iter(rows.values()))})
+    if len(names) < 4:
+        return None
+    luck = np.random.default_rng(seed).permutation(len(names))
+    layers, values, drawn = [], [], []
+    halves = [
+        Doses(
+            {c: [row for row in part if row["prompt_id"] in half] for c, part in rows.items()},
+            seed=seed + k,
+        )
+        for k, half in enumerate({names[i] for i in luck[k::2]} for k in (0, 1))
+    ]
+    for choosing, reading in (halves, halves[::-1]):
+        pairs = list(zip(choosing.conditions[::2], choosing.conditions[1::2], strict=True))
+        worth = [_comparable(choosing.ratio(score, kl, *pair)[2].value) for pair in pairs]
+        best = pairs[int(np.argmax(worth))]
+        layers.append(int(best[0].direction.removeprefix(LAYER)))
+        _, _, ratio, draws = reading.ratio(score, kl, *best)
+        values.append(ratio.value)
+        drawn.append(draws)
+    honest = halves[0].resampler.around(float(np.mean(values)), np.mean(drawn, axis=0))
+    return {"layers": layers, "ratio": honest.to_json()}
 
 
 def _spearman(

@@ -64,6 +64,23 @@ def test_the_rank_correlation_is_scipys():
     assert found["spearman"]["value"] == pytest.approx(spearmanr(METRIC, ratio).statistic)
 
 
+def test_the_best_of_equal_layers_gains_nothing_on_prompts_that_did_not_choose_it():
+    """Five layers without any effect: the largest ratio is well above 0, the cross-fitted one is not."""
+    own, honest, held = [], [], 0
+    for seed in range(20):
+        found = ranked([0.0] * 5, [0.04] * 5, noise=1.0, seed=seed)
+        own.append(max(row["ratio"]["value"] for row in found["rows"]))
+        kept = found["kept"]["ratio"]
+        honest.append(kept["value"])
+        held += kept["low"] <= 0 <= kept["high"]
+    assert np.mean(own) > 0.5
+    assert abs(np.mean(honest)) < 2.5 * np.std(honest) / np.sqrt(20)
+    assert held >= 17
+    planted = ranked([0.0, 1.0, 2.0, 0.5, 0.0], [0.04] * 5)["kept"]
+    assert planted["layers"] == [2, 2]
+    assert planted["ratio"]["value"] == pytest.approx(2.0 / 0.2, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("coeffs", "usable", "coeff"),
     [
