@@ -330,7 +330,8 @@ def change(value: float, influence: Array, support: float, imagined: float = 0.0
 def fisher(value: float, influence: Array, support: float) -> Interval:
     """Return Fisher's interval of a correlation, on atanh, whose groups are independent.
 
-    The variance between groups stands in place of 1/(n-3), with Student's quantile.
+    The variance between groups, times n/(n-3) as few groups make it too small, stands in place of
+    1/(n-3), with Student's quantile.
 
     Parameters
     ----------
@@ -345,7 +346,8 @@ def fisher(value: float, influence: Array, support: float) -> Interval:
         return Interval(value)
     if 1 - value * value < 1e-12:
         return Interval(value, value, value)
-    half = student(support) * math.sqrt(float((influence**2).sum())) / (1 - value * value)
+    variance = float((influence**2).sum()) * support / max(support - 3, 1.0)
+    half = student(support) * math.sqrt(variance) / (1 - value * value)
     return Interval(value, *(math.tanh(math.atanh(value) + sign * half) for sign in (-1, 1)))
 
 

@@ -21,7 +21,8 @@ def test_pairs_and_ratings_agree_with_the_closed_forms(n):
     assert (pairs.measure, pairs.rows, pairs.groups) == ("pair_accuracy", n, n)
     assert pairs.least == pytest.approx(0.5 + quantile / 2 / math.sqrt(n), abs=1e-6)
     ratings = resolution("rating", n, n, 0).least
-    assert ratings == pytest.approx(math.tanh(quantile * math.sqrt(n) / (n - 1)), abs=1e-6)
+    half = quantile * math.sqrt(n) / (n - 1) * math.sqrt(n / (n - 3))
+    assert ratings == pytest.approx(math.tanh(half), abs=1e-6)
 
 
 def test_forty_pairs_show_nothing_under_two_thirds():
