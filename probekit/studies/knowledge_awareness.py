@@ -84,18 +84,21 @@ class Size:
     """Evaluations of a run after the one at its start."""
     steer_prompts: int
     controls: int
+    """Random directions, directions of shuffled labels, and placebos."""
+    picks: int
+    """Samples for best-of-n."""
     ood_samples: int
 
 
 FULL = Size(
     questions=2560, samples=8, layers="all", steps=60, guide_steps=8, refit_steps=240,
     refit_guide_steps=40, prompts=8, group=8, eval_prompts=80, evaluations=10,
-    steer_prompts=16, controls=5, ood_samples=2,
+    steer_prompts=16, controls=5, picks=16, ood_samples=2,
 )  # fmt: skip
 QUICK = Size(
     questions=320, samples=4, layers="6:30:6", steps=6, guide_steps=4, refit_steps=6,
     refit_guide_steps=4, prompts=8, group=8, eval_prompts=24, evaluations=2,
-    steer_prompts=4, controls=1, ood_samples=1,
+    steer_prompts=4, controls=1, picks=4, ood_samples=1,
 )  # fmt: skip
 
 
@@ -121,7 +124,8 @@ def stages(s: Setting) -> None:
     s.stage(
         "steer", "steer", "--probe", fit, "--prompts", prompts / "held_out.jsonl",
         "--coeff", "-0.2:0.2:0.1", "--limit", str(s.size.steer_prompts),
-        "--random-controls", str(s.size.controls), "--temperature", "0.8",
+        "--random-controls", str(s.size.controls), "--shuffled-controls", str(s.size.controls),
+        "--placebo-controls", str(s.size.controls), "--temperature", "0.8",
         "--behaviours", BEHAVIOURS, *s.with_model, *s.with_seed,
     )  # fmt: skip
     # The longest first: where several run at once, the others fit beside it.
@@ -154,6 +158,7 @@ def _train(s: Setting, arm: str, store: Stage, fit: Stage, prompts: Stage) -> St
         "--eval-prompts", str(size.eval_prompts), "--store", store, *ARMS[arm],
         "--steps", str(steps), "--guide-steps", str(guide_steps), "--prompts-per-step", str(per_step),
         "--group", str(group), "--eval-every", str(steps // size.evaluations), *heads,
+        "--set", f"best_of={size.picks}", "--set", f"placebo_heads={size.controls}",
         *s.with_model, *s.with_seed,
     )  # fmt: skip
 

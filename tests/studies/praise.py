@@ -32,7 +32,8 @@ def stages(s: Setting) -> None:
     s.stage(
         "steer", "steer", "--probe", fit, "--prompts", "demo:sentiment_prompts", "--coeff",
         s.size.coeffs, "--limit", str(s.size.prompts), "--max-new-tokens", "8", "--samples", "1",
-        "--random-controls", "1", "--behaviours", "sentiment", *s.with_model, *s.with_seed,
+        "--random-controls", "1", "--shuffled-controls", "1",
+        "--placebo-controls", "1", "--behaviours", "sentiment", *s.with_model, *s.with_seed,
     )  # fmt: skip
 
 
