@@ -150,15 +150,15 @@ def test_a_score_that_is_not_length_keeps_what_it_has(rng):
 
 def test_a_difference_of_two_scores_is_paired(rng):
     for kind in ("rating", "label", "pair"):
-        signal = rng.standard_normal(600)
-        made = rows(kind, 600, rng, signal=signal)
+        signal = rng.standard_normal(1500)
+        made = rows(kind, 1500, rng, signal=signal)
         task = Task.of(made, n_boot=50)
         units = task.splits.report
         sample = task.sampler(units)
         # The chosen side is the better one.
-        better = np.repeat(np.abs(signal), 2) * np.tile([1, -1], 600)
+        better = np.repeat(np.abs(signal), 2) * np.tile([1, -1], 1500)
         base = better if kind == "pair" else signal
-        good, bad = (base + size * rng.standard_normal(len(base)) for size in (1.0, 4.0))
+        good, bad = (base + size * rng.standard_normal(len(base)) for size in (0.5, 9.0))
         found = task.difference(good, bad, units, sample)
         apart = [task.metrics(s, units, sample)[task.primary].value for s in (good, bad)]
         assert found.value == pytest.approx(apart[0] - apart[1])
