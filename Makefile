@@ -29,7 +29,7 @@ steer: model
 	$(BIN)/probekit cache --data demo:sentiment --positions mean --out out/steer/acts.h5 --force
 	$(BIN)/probekit fit out/steer/acts.h5 --kind mean-difference --out out/steer/sweep --force
 	$(BIN)/probekit steer --probe out/steer/sweep --prompts demo:sentiment_prompts --coeff -0.2:0.2:0.1 \
-	  --random-controls 19 --behaviours sentiment --rerank --out out/steer/steered --force
+	  --behaviours sentiment --rerank --out out/steer/steered --force
 
 RL := $(BIN)/probekit rl --probe out/rl/sweep --prompts demo:sentiment --held-out demo:sentiment_prompts \
   --behaviours sentiment --behaviour positive --steps 30 --max-new-tokens 32 --temperature 0.8 \
