@@ -45,7 +45,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     from probekit.probes import fit_sweep
     from probekit.probes.scoring import reference_rows
     from probekit.reports import write_sweep_report
-    from probekit.results.sweep import l2_ends
+    from probekit.results.sweep import close, l2_ends
 
     target = Path(out)
     refuse_existing(target, force=options["force"], marker="sweep.json")
@@ -59,9 +59,11 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
         arguments = {"store": store, "out": out, **options, **asdict(config)}
         write_json(folder / "run.json", {**result.fit, "arguments": arguments})
         write_sweep_report(folder)
+    rows = result.record()["rows"]
     summary = {
         **result.summary(),
-        "l2_ends": l2_ends(result.record()["rows"]),
+        "l2_ends": l2_ends(rows),
+        "close": close(rows),
         "paths": {
             "directory": str(target),
             "report": str(target / "report.html"),
@@ -85,13 +87,14 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return the chosen cell, its held-out metric beside the controls, and the report's path."""
     from probekit.reports.formats import spanned
     from probekit.results.intervals import Interval
-    from probekit.results.sweep import heavy
+    from probekit.results.sweep import capped, heavy
 
     def written(metrics: dict[str, Any]) -> str:
         return spanned(Interval.from_json(metrics[metric]), digits=3)
 
     chosen, metric, n = summary["chosen"], summary["primary"], summary["n"]
     outer, unit = summary.get("outer"), "pairs" if metric == "pair_accuracy" else "rows"
+    drawn, near = capped(n), summary["close"]
     lines = [
         f"chosen   {chosen['kind']} at {chosen['site']} layer {chosen['layer']}, position "
         f"{chosen['position']} (on the choose split)",
@@ -110,7 +113,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
             f"{layer} ({times})" if times > 1 else f"{layer}" for layer, times in rows
         )
         lines.append(
-            f"outer folds {outer['n_folds']}: {metric} {written(outer['report'])} over {n['examples']} "
+            f"outer folds {outer['n_folds']}: {metric} {written(outer['report'])} over {drawn['used']} "
             f"{unit}, {outer['n_folds']} heads; chosen layers {layers}"
         )
         lines += _control_lines(outer, metric)
@@ -118,9 +121,22 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(
             f"advice   under {FEW} {unit} one split tells little: --outer-folds 5 reports every one"
         )
+    if drawn["left_out"]:
+        lines.append(
+            f"capped   {drawn['left_out']} of {n['examples']} {unit} left out: a group counts with "
+            f"{drawn['cap']} at most (--group-cap)"
+        )
     for split, share in heavy(n).items():
         lines.append(
             f"warning  one group holds {share:.0%} of the {split} split: it carries what is found there"
+        )
+    if near["close"]:
+        one, at = near["close"] == 1, f"layer {near['first']}"
+        if near["first"] < near["last"]:
+            at = f"layers {near['first']} to {near['last']}"
+        lines.append(
+            f"choice   {near['close']} of the other {near['cells']} cells {'is' if one else 'are'} not "
+            f"shown to be worse than the chosen one ({at})"
         )
     ends = summary["l2_ends"]
     for end, words in ENDS.items():

@@ -60,6 +60,9 @@ class SweepConfig(Settings):
     outer_folds: OuterFolds = _splits(0, "Outer folds", common=True)
     """Repeat the whole choice and fit for each of 3 to 10 folds of the groups, so that every row is
     reported by a head that has not seen it; for under about 500 rows. 0 leaves it out."""
+    group_cap: int | None = _splits(None, "Rows of a group", common=True, ge=0)
+    """Most rows (pairs) of one group that are used, drawn at random; the others are in no split. Without it
+    as many as leave no group more than four equal shares of the rows (4 / number of groups); 0: all."""
     standardize: bool = _heads(default=True, title="Features standardised")
     """Divide features by their standard deviation in the fit split, which is folded into the weights."""
     l2_factors: Numbers = _heads(L2_FACTORS, "l2 candidates")

@@ -46,9 +46,8 @@ def surprisal_scores(fitter: HeadFitter) -> Array | None:
     surprisal = fitter.task.examples.surprisal
     if surprisal is None or fitter.task.kind == "pair" or not np.isfinite(surprisal).any():
         return None
-    known = np.where(
-        np.isfinite(surprisal), surprisal, np.nanmean(surprisal[_fit_rows(fitter.task)])
-    )
+    mean = np.nanmean(surprisal[fitter.task.example_rows(fitter.task.splits.fit)])
+    known = np.where(np.isfinite(surprisal), surprisal, mean)
     return fitter.scores(np.column_stack([known, known**2]))
 
 
@@ -60,7 +59,7 @@ def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     four characters of both. A control that would read the same as another, or on which the sides
     of every pair are alike, is left out.
     """
-    examples, fit_rows = fitter.task.examples, _fit_rows(fitter.task)
+    examples, fit_rows = fitter.task.examples, fitter.task.example_rows(fitter.task.splits.fit)
     prompts, completions = [*map(str, examples.prompt)], [*map(str, examples.completion)]
     prompt, completion = _counts(prompts, completions)
     read = {"tfidf": completion if any(completions) else prompt}
@@ -281,11 +280,10 @@ def random_direction(task: Task, acts: NDArray[Any], units: Index, *, seed: int)
         Seed of the directions.
     """
     rng = np.random.default_rng(seed)
-    scale = acts[_fit_rows(task)].std(axis=0, dtype=np.float64)
+    scale = acts[task.example_rows(task.splits.fit)].std(axis=0, dtype=np.float64)
     scale = np.where(scale > 0, scale, np.inf)
     directions = rng.standard_normal((acts.shape[1], N_DIRECTIONS)) / scale[:, None]
-    rows = task.rows[units]
-    rows = np.concatenate([rows, rows + 1]) if task.kind == "pair" else rows
+    rows = task.example_rows(units)
     scores = np.zeros((len(acts), N_DIRECTIONS))
     scores[rows] = acts[rows] @ directions
     values = task.primary_values(scores, units)
@@ -303,9 +301,3 @@ def spread(values: Array) -> Interval:
         return Interval(np.nan, np.nan, np.nan)
     low, high = np.nanquantile(values, [0.025, 0.975])
     return Interval(float(np.nanmean(values)), float(low), float(high))
-
-
-def _fit_rows(task: Task) -> Index:
-    """Return the example rows of the fit split, both sides of a pair."""
-    rows = task.rows[task.splits.fit]
-    return np.concatenate([rows, rows + 1]) if task.kind == "pair" else rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,8 @@ class SweepResult:
     """On the report split."""
     scores: Array
     """The chosen probe's score of every example row."""
+    choose_scores: Array
+    """Scores that every cell's head gives the choose split's example rows, shape (n_cells, n_rows)."""
     shuffled: Array
     """Weights of heads of the chosen cell on shuffled targets, shape (n_shuffles, d_model)."""
     folds: Index
@@ -97,6 +100,27 @@ class SweepResult:
     def probe(self) -> Probe:
         """The chosen probe."""
         return self.probes[self.chosen]
+
+    def compare(self, one: int, other: int) -> Interval:
+        """Return how much better a cell is than another on the choose split, in the primary metric, paired.
+
+        The chosen cell was chosen on these rows, so its advantage is optimistic: cells that are a little
+        worse here may be as good, too.
+
+        Parameters
+        ----------
+        one, other
+            Indices of rows.
+        """
+        task, units = self.task, self.task.splits.choose
+        scores = np.zeros((2, len(task.examples)))
+        scores[:, task.example_rows(units)] = self.choose_scores[[one, other]]
+        return task.difference(scores[0], scores[1], units, task.sampler(units))
+
+    @cached_property
+    def below(self) -> list[Interval]:
+        """How far every cell is below the chosen one; see `compare`."""
+        return [self.compare(self.chosen, index) for index in range(len(self.rows))]
 
     def with_reference(self, reference: dict[str, Any]) -> SweepResult:
         """Return the result with reference rows in the chosen probe."""
@@ -175,12 +199,12 @@ class SweepResult:
         return lines
 
     def splits(self) -> list[SplitRow]:
-        """Return where every unit was: its split, its l2 fold inside fit, its outer fold."""
+        """Return where every unit was: its split (None beyond the cap of its group), l2 fold, outer fold."""
         examples, task = self.task.examples, self.task
         folds = dict(zip(task.splits.fit.tolist(), self.folds.tolist(), strict=True))
-        names = [
-            (unit, name) for name, part in task.splits._asdict().items() for unit in part.tolist()
-        ]
+        names = {
+            unit: name for name, part in task.splits._asdict().items() for unit in part.tolist()
+        }
         outer = {
             unit: k
             for k, fold in enumerate(self.outer.folds if self.outer else [])
@@ -190,11 +214,11 @@ class SweepResult:
             {
                 "id": examples.id[task.rows[unit]],
                 "group": task.groups[unit],
-                "split": name,  # type: ignore[typeddict-item]
+                "split": names.get(unit),  # type: ignore[typeddict-item]
                 "fold": folds.get(unit),
                 "outer": outer.get(unit),
             }
-            for unit, name in sorted(names)
+            for unit in range(len(task.rows))
         ]
 
     def _outer(self, outer: Outer) -> OuterRow:
@@ -224,6 +248,7 @@ class SweepResult:
             "chosen": index == self.chosen,
             "l2_end": row.l2_end,
             "converged": row.converged,
+            "below": None if index == self.chosen else self.below[index].to_json(),
         }
 
     def _cosine(self) -> Cosine:

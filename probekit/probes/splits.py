@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from probekit.errors import DataError
 
 FRACTIONS = (0.6, 0.2, 0.2)
+SHARES = 4
+"""No group holds more of the rows than this many equal shares (`benchmarks/groups.py`)."""
 Index = NDArray[np.int64]
 
 
@@ -54,6 +56,42 @@ def split_by_group(
         )
     part = parts_by_group(groups, fractions, strata=strata, seed=seed)
     return Splits(*(np.flatnonzero(part == k) for k in range(3)))
+
+
+def fair_cap(sizes: NDArray[Any], shares: float = SHARES) -> int:
+    """Return the most rows of a group such that none holds over `shares` / n_groups of all that stay.
+
+    Parameters
+    ----------
+    sizes
+        Rows of every group, shape (n_groups,).
+    shares
+        Equal shares that one group may hold.
+    """
+    cap = float(sizes.max())
+    while (fair := shares * float(np.minimum(sizes, cap).mean())) < cap - 1e-9:
+        cap = fair
+    return int(cap + 1e-6)
+
+
+def within_cap(groups: NDArray[Any], cap: int, *, seed: int = 0) -> NDArray[np.bool_]:
+    """Return which rows stay, shape (n,): `cap` of every group that has more, drawn at random.
+
+    Parameters
+    ----------
+    groups
+        Group of every row, shape (n,).
+    cap
+        Rows of one group that stay.
+    seed
+        Seed of the draw.
+    """
+    code = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(code)
+    order = np.lexsort((np.random.default_rng(seed).random(len(code)), code))
+    place = np.empty(len(code), dtype=np.int64)
+    place[order] = np.arange(len(code)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.asarray(place < cap)
 
 
 def parts_by_group(

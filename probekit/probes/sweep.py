@@ -64,6 +64,8 @@ class _Fitted(NamedTuple):
     head: Head
     choose: Metrics
     controls: dict[str, Metrics]
+    scores: Array
+    """Scores of the choose split's example rows, shape (n_rows,)."""
 
 
 def fit_sweep(
@@ -97,7 +99,11 @@ def fit_sweep(
     """
     config = config or SweepConfig()
     task = Task.of(
-        source.examples, seed=config.seed, n_boot=config.n_boot, stratify=config.stratify
+        source.examples,
+        seed=config.seed,
+        n_boot=config.n_boot,
+        stratify=config.stratify,
+        group_cap=config.group_cap,
     )
     folds = task.outer_folds(config.outer_folds, config.stratify) if config.outer_folds else []
     kinds = resolve_kinds(config.kinds, task.kind)
@@ -142,7 +148,9 @@ def _fit_cell(
             "random_direction": direction,
             "shuffled_labels": {task.primary: other[task.primary]},
         }
-        yield _Fitted(kind, cell, head, task.metrics(head.scores(acts), units, sample), controls)
+        scores = head.scores(acts)
+        measured = task.metrics(scores, units, sample)
+        yield _Fitted(kind, cell, head, measured, controls, scores[task.example_rows(units)])
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,7 @@ class _Report:
             differences=differences,
             by_tag=task.by_tag(scores, units),
             scores=scores,
+            choose_scores=np.stack([item.scores for item in self.fitted]),
             shuffled=np.stack([twin.coef for twin in twins]),
             folds=next(iter(self.fitters.values())).folds,
             outer=self.outer,

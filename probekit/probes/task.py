@@ -23,7 +23,15 @@ from probekit.probes.metrics import (
     wins,
 )
 from probekit.probes.ridge import from_unit, target_range, to_unit
-from probekit.probes.splits import FRACTIONS, Index, Splits, parts_by_group, split_by_group
+from probekit.probes.splits import (
+    FRACTIONS,
+    Index,
+    Splits,
+    fair_cap,
+    parts_by_group,
+    split_by_group,
+    within_cap,
+)
 from probekit.results.intervals import Array, Interval, Metrics, Resampler, change
 
 
@@ -49,10 +57,13 @@ class Task:
         n_boot: int = 1000,
         fractions: tuple[float, float, float] = FRACTIONS,
         stratify: str | None = None,
+        group_cap: int | None = 0,
     ) -> Task:
         """Check the targets and split the units by group.
 
-        Labels are spread evenly over the splits, and so are the values of the tag `stratify`.
+        Labels are spread evenly over the splits, and so are the values of the tag `stratify`. At most
+        `group_cap` units of a group are in its split, drawn at random; 0 takes all, None as many as
+        `fair_cap` says.
 
         Raises
         ------
@@ -68,6 +79,12 @@ class Task:
             seed=seed,
             fractions=fractions,
         )
+        groups = examples.group[::step]
+        if group_cap is None:
+            group_cap = fair_cap(np.unique(groups, return_counts=True)[1])
+        if group_cap:
+            kept = within_cap(groups, group_cap, seed=seed)
+            splits = Splits(*(units[kept[units]] for units in splits))
         task = cls(examples, splits, seed, n_boot)
         task._check_splits()
         return task
@@ -83,20 +100,23 @@ class Task:
         DataError
             With fewer groups than folds, or a fold that has one class only.
         """
+        used = self.used
         if (n_groups := len(np.unique(self.groups))) < n_folds:
             raise DataError(
                 f"outer_folds {n_folds}: there are {n_groups} groups. Give fewer folds."
             )
         strata = _strata(self.examples, stratify)
         strata = np.zeros(len(self.rows)) if strata is None else strata[self.rows]
-        part = parts_by_group(self.groups, (1.0,) * n_folds, strata=strata, seed=self.seed)
+        part = parts_by_group(
+            self.groups[used], (1.0,) * n_folds, strata=strata[used], seed=self.seed
+        )
         tasks = []
         for fold in range(n_folds):
-            rest = np.flatnonzero(part != fold)
+            rest = used[part != fold]
             inner = parts_by_group(
                 self.groups[rest], FRACTIONS[:2], strata=strata[rest], seed=self.seed + fold + 1
             )
-            splits = Splits(rest[inner == 0], rest[inner == 1], np.flatnonzero(part == fold))
+            splits = Splits(rest[inner == 0], rest[inner == 1], used[part == fold])
             tasks.append(replace(self, splits=splits))
         try:
             for task in tasks:
@@ -127,6 +147,16 @@ class Task:
     def groups(self) -> NDArray[Any]:
         """Group of every unit, shape (n_units,)."""
         return self.examples.group[self.rows]
+
+    @cached_property
+    def used(self) -> Index:
+        """Units that are in a split, shape (n_used,): all but those beyond the cap of their group."""
+        return np.sort(np.concatenate(self.splits))
+
+    def example_rows(self, units: Index) -> Index:
+        """Return the example rows of units (n,), both sides of a pair: shape (n,) or (2 * n,)."""
+        rows = self.rows[units]
+        return np.concatenate([rows, rows + 1]) if self.kind == "pair" else rows
 
     @cached_property
     def score_range(self) -> tuple[float, float] | None:
@@ -254,8 +284,12 @@ class Task:
         return metrics
 
     def counts(self) -> dict[str, int]:
-        """Return how many units and groups there are, in all and in each split, and in its largest group."""
+        """Return how many units and groups there are, in all and in each split, and in its largest group.
+
+        `capped` units are in none: they are beyond the cap of their group.
+        """
         counts = {"examples": len(self.rows), "groups": len(np.unique(self.groups))}
+        counts["capped"] = len(self.rows) - len(self.used)
         for name, units in self.splits._asdict().items():
             counts[name] = len(units)
             sizes = np.unique(self.groups[units], return_counts=True)[1]

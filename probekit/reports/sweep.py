@@ -31,6 +31,8 @@ from probekit.results.sweep import SweepRun
 
 TOGETHER, SHOWN, PARTS, COLUMNS = 3, 10, 16, 4
 """At most: lines in a panel, examples in a list, values of a tag, measures beside each other."""
+HEAD = ("kind", "site", "layer", "position")
+"""What tells a cell's head from another's."""
 SPAN = 0.2
 """The colours cover at least this much above chance, so that noise does not look like a map."""
 
@@ -141,10 +143,16 @@ def cells_of(run: SweepRun) -> pd.DataFrame:
 def heatmap_of(run: SweepRun) -> go.Figure:
     """Draw the primary measure by layer and position, a panel each kind and site."""
     cells, label = cells_of(run).query("control == ''"), run.primary.label
+    gaps = {tuple(row[key] for key in HEAD): row.get("below") for row in run.record["rows"]}
+
+    def below(row: pd.Series) -> str:
+        gap = Interval.from_json(gaps.get(tuple(row[key] for key in HEAD)))
+        return f"<br>below the chosen {spanned(gap, digits=3, sign=True)}" if gap.known else ""
+
     hover = [
         f"{row.hover}, {plot_text(row.position)}<br>{label} "
-        f"{spanned(Interval(row.value, row.low, row.high), digits=3)}<br>l2 {compact(row.l2)}"
-        for row in cells.itertuples()
+        f"{spanned(Interval(row.value, row.low, row.high), digits=3)}<br>l2 {compact(row.l2)}{below(row)}"
+        for _, row in cells.iterrows()
     ]
     data = cells.assign(panel=cells["whole"], x=cells["place"], y=cells["position"], hover=hover)
     low = cells["value"].min() if run.primary.chance is None else run.primary.chance

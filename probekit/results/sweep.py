@@ -42,6 +42,8 @@ class CellRow(HeadRow):
     chosen: bool
     l2_end: NotRequired[Literal["low", "high"] | None]
     converged: NotRequired[bool]
+    below: NotRequired[Mapping[str, float | None] | None]
+    """How far its primary measure is below the chosen cell's on the choose split, paired."""
 
 
 class Cosine(TypedDict):
@@ -122,11 +124,11 @@ class PredictionRow(TypedDict):
 
 
 class SplitRow(TypedDict):
-    """A unit of the fit, a row or a pair, and where it was: in a split, in a fold that chose l2."""
+    """A unit of the fit, a row or a pair, and its split (none beyond the cap of its group) and folds."""
 
     id: str
     group: str
-    split: Literal["fit", "choose", "report"]
+    split: Literal["fit", "choose", "report"] | None
     fold: int | None
     outer: int | None
 
@@ -187,7 +189,7 @@ class SweepRun(Run):
 
     @cached_property
     def splits(self) -> pd.DataFrame:
-        """A row a unit: `id`, `group`, `split`, the l2 `fold` inside fit, and `outer`, its outer fold."""
+        """A row a unit: `id`, `group`, `split` (None beyond its group's cap), l2 `fold`, `outer` fold."""
         return SPLITS.read(self.directory, self.DOCUMENT.again, self.record["n"]["examples"])
 
     @cached_property
@@ -285,6 +287,16 @@ class SweepRun(Run):
         return heavy(self.record["n"])
 
     @property
+    def capped(self) -> dict[str, int]:
+        """How many units were `used`, and `left_out` beyond the `cap` of their group."""
+        return capped(self.record["n"])
+
+    @property
+    def close(self) -> dict[str, int]:
+        """How many cells are not shown to be worse than the chosen one, and in which layers."""
+        return close(self.record["rows"])
+
+    @property
     def l2_ends(self) -> dict[str, int]:
         """How many heads have the largest or smallest l2 or did not converge."""
         return l2_ends(self.record["rows"])
@@ -321,3 +333,28 @@ def heavy(n: Mapping[str, int]) -> dict[str, float]:
     """
     shares = {name: n.get(f"{name}_largest", 0) / n[name] for name in ("fit", "choose", "report")}
     return {name: share for name, share in shares.items() if share > HEAVY}
+
+
+def capped(n: Mapping[str, int]) -> dict[str, int]:
+    """Return how many units were `used`, and `left_out` beyond the `cap` of their group (0: none were).
+
+    Parameters
+    ----------
+    n
+        `n` of sweep.json.
+    """
+    splits, left_out = ("fit", "choose", "report"), n.get("capped", 0)
+    cap = max(n.get(f"{name}_largest", 0) for name in splits) if left_out else 0
+    return {"used": sum(n[name] for name in splits), "left_out": left_out, "cap": cap}
+
+
+def close(rows: Sequence[CellRow]) -> dict[str, int]:
+    """Return how many `cells` are compared with the chosen one, and how many are not shown to be worse.
+
+    Those are `close`, in layers `first` to `last` (-1 where there are none).
+    """
+    gaps = [(row["layer"], Interval.from_json(row.get("below"))) for row in rows]
+    known = [(layer, gap) for layer, gap in gaps if gap.has_interval]
+    layers = [layer for layer, gap in known if gap.side() < 1]
+    first, last = min(layers, default=-1), max(layers, default=-1)
+    return {"cells": len(known), "close": len(layers), "first": first, "last": last}

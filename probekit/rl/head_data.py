@@ -87,6 +87,7 @@ class HeadData:
                 seed=settings["seed"],
                 n_boot=settings["n_boot"],
                 stratify=settings.get("stratify"),
+                group_cap=settings.get("group_cap", 0),  # an earlier version took all
             )
             return cls(
                 head, _facing(task, head), source.read(head.cell), bool(settings["standardize"])

@@ -15,7 +15,8 @@ from probekit.activations.store import ActivationStore
 from probekit.cli.fit import summary_lines
 from probekit.cli.main import COMMANDS, main
 from probekit.probes import Probe
-from probekit.results.sweep import l2_ends
+from probekit.results.sweep import close, l2_ends
+from probekit.rl.head_data import HeadData
 from tests.tiny import save_tiny
 
 
@@ -134,6 +135,51 @@ def test_fit_prints_how_many_cells_are_at_an_end_of_l2(fitted, capsys):
     summary["l2_ends"] = {"cells": 30, "high": 12, "low": 0, "rough": 0}
     lines = [line for line in summary_lines(summary) if line.startswith("l2")]
     assert lines == ["l2       12 of 30 cells at the largest l2: their folds found no signal"]
+
+
+def test_fit_prints_which_cells_are_as_good_as_the_chosen_one(fitted, capsys):
+    _, folder = fitted
+    assert run("fit", folder / "acts.h5", "--out", folder / "close", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    rows = json.loads((folder / "close" / "sweep.json").read_text())["rows"]
+    assert summary["close"] == close(rows)
+    for near, words in (
+        (
+            (1, 4, 4),
+            "1 of the other 119 cells is not shown to be worse than the chosen one (layer 4)",
+        ),
+        (
+            (17, 12, 20),
+            "17 of the other 119 cells are not shown to be worse than the chosen one (layers 12 to 20)",
+        ),
+    ):
+        summary["close"] = dict(zip(("close", "first", "last"), near, strict=True), cells=119)
+        lines = [line for line in summary_lines(summary) if line.startswith("choice")]
+        assert lines == [f"choice   {words}"]
+
+
+def test_a_large_group_is_capped_and_a_run_on_the_fit_splits_alike(tiny_llama, tmp_path, capsys):
+    data, store, fit = (tmp_path / name for name in ("rows.jsonl", "acts.h5", "fit"))
+    made = [json.loads(line) for line in rows(data, "label", n=60).read_text().splitlines()]
+    made += [{**row, "group": "giant"} for row in made[:40]]
+    data.write_text("".join(json.dumps(row) + "\n" for row in made))
+    assert run("cache", "--model", tiny_llama, "--data", data, "--out", store) == 0
+    capsys.readouterr()
+    assert run("fit", store, "--out", fit) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # 4 * (60 + c) / 61 = 4.2
+    left_out = "capped   36 of 100 rows left out: a group counts with 4 at most (--group-cap)"
+    assert left_out in lines
+    record = json.loads((fit / "sweep.json").read_text())
+    assert record["n"]["capped"] == 36
+    split = [json.loads(line)["split"] for line in (fit / "splits.jsonl").read_text().splitlines()]
+    assert split.count(None) == 36 and len(split) == 100
+    task = HeadData.open(fit, Probe.load(fit)).task
+    assert task.counts() == record["n"]
+    for name, units in task.splits._asdict().items():
+        assert [split[unit] for unit in units] == [name] * len(units)
+    page = (fit / "report.html").read_text()
+    assert "36 of 100 examples were left out: a group counts with 4 at most." in page
 
 
 def test_score_gives_the_scores_of_the_fit(fitted, capsys):

@@ -238,3 +238,24 @@ def test_outer_folds_stand_on_the_page_only_where_there_are_some(tmp_path: Path)
     assert "The interval lies above chance (0.50)." in text
     assert "length alone 0.523 +0.189 [+0.109, +0.269] yes" in text
     assert "TF-IDF 0.689 +0.023 [−0.047, +0.093] not shown" in text
+
+
+def test_the_page_says_which_cells_are_as_good_as_the_chosen_one(tmp_path: Path) -> None:
+    folder = write_fit(tmp_path / "fit", Made(kind="label", layers=6, positions=("mean",)))
+    assert "not shown to be worse" not in write_sweep_report(folder).read_text(), "an earlier fit"
+    path = folder / "sweep.json"
+    record = json.loads(path.read_text())
+    others = [row for row in record["rows"] if not row["chosen"]]
+    for low, words in (
+        ((-0.01, 0.02, -0.03), "2 are not shown to be worse than the chosen one (layers {} to {})"),
+        ((0.01, -0.02, 0.03), "1 is not shown to be worse than the chosen one (layer {})"),
+        ((0.01, 0.02, 0.03), "each is worse than the chosen one."),
+    ):
+        for row, end in zip(others, (*low, 0.01, 0.01), strict=False):
+            row["below"] = {"value": 0.1, "low": end, "high": 0.2}
+        path.write_text(json.dumps(record))
+        page = parse(write_sweep_report(folder, force=True).read_text())
+        text = " ".join(" ".join(page.lines).split())
+        near = [r["layer"] for r, end in zip(others, low, strict=False) if end < 0]
+        ends = dict.fromkeys((min(near, default=0), max(near, default=0)))
+        assert words.format(*ends) in text
