@@ -76,7 +76,8 @@ def placebos(
     Returns
     -------
     list of Placebo
-        Empty where the probe's position does not exist in a short sentence (`token:30`).
+        Without contrasts that a layer does not tell apart at all (an embedding that is the same in every
+        row); empty where the probe's position does not exist in a short sentence (`token:30`).
 
     References
     ----------
@@ -98,7 +99,8 @@ def placebos(
         acts = _read(rows[name], cells, probe, loaded, batch_tokens)
         task = Task.of(_examples(by_contrast[name], name, probe), seed=seed, n_boot=1)
         fits = [_matched(task, acts[cell], cell, probe, seed) for cell in cells]
-        found.append(Placebo(name, *map(list, zip(*fits, strict=True))))
+        if all(np.linalg.norm(head.coef) > 0 for head, *_ in fits):
+            found.append(Placebo(name, *map(list, zip(*fits, strict=True))))
     return found
 
 

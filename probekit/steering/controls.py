@@ -84,7 +84,8 @@ def control_directions(
         for i, name in enumerate(random_names(config.random_controls))
     ]
     if (unit.site, unit.layers) == (probe.site, [probe.layer]) and config.shuffled_controls:
-        for i, coef in enumerate(Probe.load_shuffled(fit)[: config.shuffled_controls]):
+        known = [coef for coef in Probe.load_shuffled(fit) if np.linalg.norm(coef) > 0]
+        for i, coef in enumerate(known[: config.shuffled_controls]):
             vector = dataclasses.replace(unit, vectors={probe.layer: coef}).unit()
             found.append(
                 Control(f"{SHUFFLED}{i + 1:02d}", vector, f"{probe.kind} probe of shuffled labels")

@@ -45,7 +45,8 @@ class SteerResult:
     >>> from probekit.data.prompts import open_prompts
     >>> from probekit.models.load import load_model
     >>> from probekit.steering import SteerConfig, steer_sweep
-    >>> config = SteerConfig(coeffs="0.1", samples=1, max_new_tokens=3, random_controls=1)
+    >>> config = SteerConfig(coeffs="0.1", samples=1, max_new_tokens=3, random_controls=1,
+    ...     shuffled_controls=0, placebo_controls=0)
     >>> prompts = open_prompts("demo:sentiment_prompts", limit=2)
     >>> result = steer_sweep(load_model("smollm2-135m"), "sweep", prompts, "steered-again", config)
     >>> sorted({condition.coeff for condition in result.rows if condition.coeff is not None})
@@ -130,7 +131,8 @@ def steer_sweep(
     >>> from probekit.data.prompts import open_prompts
     >>> from probekit.models.load import load_model
     >>> from probekit.steering import SteerConfig, steer_sweep
-    >>> config = SteerConfig(coeffs="0.1", samples=1, max_new_tokens=3, random_controls=1)
+    >>> config = SteerConfig(coeffs="0.1", samples=1, max_new_tokens=3, random_controls=1,
+    ...     shuffled_controls=0, placebo_controls=0)
     >>> prompts = open_prompts("demo:sentiment_prompts", limit=2)
     >>> result = steer_sweep(load_model("smollm2-135m"), "sweep", prompts, "steered", config)
     >>> sorted({condition.direction for condition in result.rows})

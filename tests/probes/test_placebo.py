@@ -111,6 +111,15 @@ def test_a_position_past_the_sentences_has_no_placebo(loaded):
     assert placebos(probe("label", "logistic", position="token:500"), loaded) == []
 
 
+def test_a_layer_that_does_not_tell_a_contrast_apart_has_no_placebo(loaded):
+    """The embedding of the token that ends a turn is the same in every row."""
+    like = dataclasses.replace(
+        probe("label", "mean-difference", position="turn_end"),
+        cell=Cell("resid_pre", 0, "turn_end"),
+    )
+    assert placebos(like, loaded) == []
+
+
 def test_several_layers_are_read_as_one_would_be(loaded):
     like = probe("label", "mean-difference")
     both = placebos(like, loaded, [0, 1], most=1)[0]

@@ -20,7 +20,7 @@ from tests.steering.conftest import prompts
 
 CONFIG = RLConfig(
     steps=1, prompts=6, group=2, max_new_tokens=4, eval_every=1, eval_prompts=6, rank=2,
-    balance="half", target_tag="half", target="max",
+    balance="half", target_tag="half", target="max", placebo_heads=0,
 )  # fmt: skip
 AIM = {"0": 0.0, "1": 10.0}
 """Where the chosen scores of each class are."""
