@@ -59,7 +59,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
         arguments = {"store": store, "out": out, **options, **asdict(config)}
         write_json(folder / "run.json", {**result.fit, "arguments": arguments})
         write_sweep_report(folder)
-    rows = result.record()["rows"]
+    rows = result.cells()
     summary = {
         **result.summary(),
         "l2_ends": l2_ends(rows),
@@ -79,12 +79,9 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
         click.echo(line)
 
 
-FEW = 500
-"""Units under which outer folds are worth their time."""
-
-
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return the chosen cell, its held-out metric beside the controls, and the report's path."""
+    from probekit.data.resolution import FEW
     from probekit.reports.formats import spanned
     from probekit.results.intervals import Interval
     from probekit.results.sweep import capped, heavy

@@ -76,8 +76,8 @@ def placebos(
     Returns
     -------
     list of Placebo
-        Without contrasts that a layer does not tell apart at all (an embedding that is the same in every
-        row); empty where the probe's position does not exist in a short sentence (`token:30`).
+        Without contrasts that a layer does not tell apart at all; empty where the probe's position does
+        not exist in a short sentence (`token:30`).
 
     References
     ----------

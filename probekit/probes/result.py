@@ -164,11 +164,15 @@ class SweepResult:
             "score_range": self.task.score_range,
             "seed": self.task.seed,
             "splits": dict(zip(("fit", "choose", "report"), FRACTIONS, strict=True)),
-            "rows": [self._cell(i) for i in range(len(self.rows))],
+            "rows": self.cells(),
             "cosine": self._cosine(),
             "reliability": self._reliability(),
             "provenance": {"store": self.store, "fit": self.fit},
         }
+
+    def cells(self) -> list[CellRow]:
+        """Return the row of every cell in sweep.json."""
+        return [self._cell(index) for index in range(len(self.rows))]
 
     def predictions(self) -> list[PredictionRow]:
         """Return the chosen probe's held-out predictions on the report split, a row an example."""
