@@ -56,7 +56,8 @@ def placebos(
 
     Each contrast has 40 pairs of sentences in 10 wordings; 6 wordings fit a head of the probe's kind
     at its site and position, the others measure it. Where it is better than the probe was on its
-    choose split, pairs of the fit are turned around until the two are as near as can be.
+    choose split, pairs of the fit are turned around until the two are as near as can be (reward-lens, which has
+    such placebos, matches the norm alone).
 
     Parameters
     ----------
@@ -78,10 +79,6 @@ def placebos(
     list of Placebo
         Without contrasts that a layer does not tell apart at all; empty where the probe's position does
         not exist in a short sentence (`token:30`).
-
-    References
-    ----------
-    Semantic placebos as in reward-lens; ours are matched in accuracy as well as in norm.
     """
     by_contrast: dict[str, list[Example]] = {}
     for row in (row for unit in open_dataset(CONTRASTS).read() for row in unit):
