@@ -56,8 +56,8 @@ def placebos(
 
     Each contrast has 40 pairs of sentences in 10 wordings; 6 wordings fit a head of the probe's kind
     at its site and position, the others measure it. Where it is better than the probe was on its
-    choose split, pairs of the fit are turned around until the two are as near as can be (reward-lens, which has
-    such placebos, matches the norm alone).
+    choose split, pairs of the fit are turned around until the two are as near as can be. The placebos
+    of reward-lens are matched in norm alone.
 
     Parameters
     ----------
