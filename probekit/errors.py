@@ -15,6 +15,10 @@ class DataError(ProbekitError):
     """A data file is missing, malformed or unfit for the task."""
 
 
+class TemplateRefusal(DataError):
+    """The model's chat template refuses a row, or does not print its completion."""
+
+
 class ModelError(ProbekitError):
     """A model cannot be found, loaded, or hooked where it was asked."""
 

@@ -67,7 +67,7 @@ class PartialFolder:
             When another process holds it, or it holds unfinished work and neither `resume` nor
             `force` was given, or that work was started with other settings.
         """
-        known = self._settings()
+        known = self.settings()
         if known is not None and not resume and not force:
             raise self.ERROR(
                 f"{self.path}: an interrupted {self.WORK} is here. Pass --resume to continue it or "
@@ -97,7 +97,8 @@ class PartialFolder:
         self.close()
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _settings(self) -> dict[str, Any] | None:
+    def settings(self) -> dict[str, Any] | None:
+        """Return what the work in the folder was begun with, None where there is none."""
         try:
             found: dict[str, Any] = json.loads((self.path / "settings.json").read_text())
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -27,10 +28,10 @@ from probekit.activations.workdir import WorkDir
 from probekit.activations.writer import assemble, write_examples
 from probekit.container import disk_errors, refuse_existing
 from probekit.data.rows import Example
-from probekit.errors import DataError, ModelError, OutputError, StoreError
+from probekit.errors import DataError, ModelError, OutputError, StoreError, TemplateRefusal
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
-from probekit.models.load import LoadedModel
+from probekit.models.load import LoadedModel, at_date_of
 from probekit.provenance import run_record
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def cache_activations(
     """
     out = Path(out)
     config = config or CacheConfig()
+    if resume:
+        loaded = _at_date_of(loaded, out)
     capture = _Capture(loaded, dataset, out, config)
     if resume and out.exists() and not capture.work.path.exists():
         return _already_whole(out, capture.settings)
@@ -145,8 +148,9 @@ class _Capture:
                 classes=self.dataset.classes,
             )
             surprisal = self.names.surprisals(self.loaded, self.config.batch_tokens)
-            if surprisal is not None:
-                with h5py.File(draft, "r+") as file:
+            with h5py.File(draft, "r+") as file:
+                file.attrs["left_out"] = json.dumps({k: n for k, n in self.left_out.items() if n})
+                if surprisal is not None:
                     file["examples/surprisal"] = surprisal
             draft.replace(self.examples_file)
 
@@ -183,25 +187,34 @@ class _Capture:
 
     def _rendered(self, progress: Progress) -> Iterator[tuple[Example, Rendered]]:
         total = self.dataset.n_examples
-        self.dropped = 0
+        self.left_out = {"too long": 0, "refused by the chat template": 0}
         for done, unit in enumerate(_units(self.dataset)):
-            rows = [(example, render(example, self.loaded.tokenizer)) for example in unit]
-            if self._fits(rows):
-                for example, _ in rows:
-                    self.names.append(example)
-                yield from rows
-            progress("tokenising", (done + 1) * len(rows), total)
-        if self.dropped == total:
+            rows = self._kept(unit)
+            for example, _ in rows:
+                self.names.append(example)
+            yield from rows
+            progress("tokenising", (done + 1) * len(unit), total)
+        if self.left_out["too long"] == total:
             raise DataError(f"{self.dataset.source}: every row is longer than {self.max_length}.")
+        if sum(self.left_out.values()) == total:
+            reasons = ", ".join(f"{n} {why}" for why, n in self.left_out.items() if n)
+            raise DataError(f"{self.dataset.source}: every row is left out ({reasons}).")
 
-    def _fits(self, rows: list[tuple[Example, Rendered]]) -> bool:
-        """Return whether a row (or both sides of a pair) is kept; raise where it cannot be."""
+    def _kept(self, unit: list[Example]) -> list[tuple[Example, Rendered]]:
+        """Return a row (or both sides of a pair) as tokens, none if it is left out; or raise."""
+        try:
+            rows = [(example, render(example, self.loaded.tokenizer)) for example in unit]
+        except TemplateRefusal as error:
+            if self.config.skip_refused:
+                self.left_out["refused by the chat template"] += len(unit)
+                return []
+            raise TemplateRefusal(f"{error} Leave such rows out with --skip-refused.") from error
         for example, row in rows:
-            where = f"{self.dataset.source}: row {example.id}"
+            where = example.where
             if len(row.ids) > self.max_length:
                 if self.config.too_long == "drop":
-                    self.dropped += len(rows)
-                    return False
+                    self.left_out["too long"] += len(rows)
+                    return []
                 raise DataError(
                     f"{where}: has {len(row.ids)} tokens, the limit is {self.max_length}. Shorten "
                     "it, or leave such rows out with --too-long drop."
@@ -213,7 +226,7 @@ class _Capture:
                     raise DataError(
                         f"{where}: position {rule.name}: {error}. Choose other --positions."
                     ) from error
-        return True
+        return rows
 
     def _run_batches(
         self,
@@ -268,6 +281,8 @@ class _Capture:
             )
 
     def _provenance(self) -> dict[str, Any]:
+        with h5py.File(self.examples_file, "r") as file:
+            left_out = json.loads(file.attrs.get("left_out", "{}"))
         return {
             **self.loaded.describe(),
             "storage_dtype": self.config.store_dtype,
@@ -276,6 +291,7 @@ class _Capture:
                 "fingerprint": self.dataset.fingerprint,
                 "kind": self.dataset.kind,
                 "rows": self.dataset.n_rows,
+                "left_out": left_out,
             },
             "settings": self.settings,
             "run": run_record("cache", asdict(self.config)),
@@ -303,6 +319,15 @@ def _places(config: CacheConfig, n_layers: int) -> list[Place]:
 def _default_rules(dataset: Dataset) -> tuple[PositionRule, ...]:
     first = next(iter(dataset.examples()))
     return parse_positions("prompt_end" if first.completion is None else "last,turn_end,mean")
+
+
+def _at_date_of(loaded: LoadedModel, out: Path) -> LoadedModel:
+    """Return the model with the template date of what is to be continued."""
+    begun = WorkDir.beside(out).settings()
+    if begun is None and out.is_file():
+        with ActivationStore.open(out) as store:
+            begun = store.provenance.get("settings")
+    return at_date_of(loaded, (begun or {}).get("model", {}))
 
 
 def _already_whole(out: Path, settings: dict[str, Any]) -> ActivationStore:

@@ -38,5 +38,9 @@ class CacheConfig(Settings):
     """Longest row in tokens; without it the model's context."""
     too_long: Literal["error", "drop"] = _how("error", "Longer rows", common=True)
     """What is done with longer rows: refuse the file (error), or leave them out (drop)."""
+    skip_refused: bool = _how(
+        default=False, title="Rows that the template refuses are left out", common=True
+    )
+    """Leave out rows that the model's chat template refuses, and count them."""
     blocks: str | None = _how(None, "Blocks")
     """Where an unknown architecture keeps its blocks, as PATH:ATTN,MLP."""

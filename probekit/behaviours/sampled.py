@@ -8,7 +8,7 @@ from typing import Any
 from probekit.behaviours.definitions import Behaviours, Wanted
 from probekit.data.rows import Example
 from probekit.errors import DataError
-from probekit.models.chat import render
+from probekit.models.chat import render, text_of
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import sample
 from probekit.models.sampling_config import SamplingConfig
@@ -28,7 +28,9 @@ def sampled_rows(
 ) -> list[dict[str, Any]]:
     """Let the model complete every prompt; return rows in the order of the prompts.
 
-    Empty completions are left out, and so are repeated ones of the same prompt: they would be the same row.
+    Empty completions are left out, and so are repeated ones of the same prompt: they would be the same
+    row. A text is kept as it was written, white space and special tokens within it included, so that
+    `render` gives its tokens back.
 
     Parameters
     ----------
@@ -56,11 +58,12 @@ def sampled_rows(
     seen: set[tuple[int, str]] = set()
     for done in sample(loaded, rendered, config, progress=progress):
         prompt = prompts[done.prompt]
-        text = loaded.tokenizer.decode(done.ids, skip_special_tokens=True).strip()
-        if not text or (done.prompt, text) in seen:
+        row = done.rendered(rendered[done.prompt], loaded.turn)
+        text = text_of(loaded.tokenizer, row, loaded.turn)
+        if not text.strip() or (done.prompt, text) in seen:
             continue
         seen.add((done.prompt, text))
-        row = {
+        record: dict[str, Any] = {
             "id": f"{prompt.id}-{done.sample:03d}",
             "prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt or ()],
             "completion": text,
@@ -70,13 +73,13 @@ def sampled_rows(
         if behaviours is not None:
             question = prompt.prompt[-1].content if prompt.prompt else ""
             category = behaviours.classify(question, text)
-            row["tags"] = {**prompt.tags, "category": category}
+            record["tags"] = {**prompt.tags, "category": category}
             if wanted is not None:
                 good = wanted.holds(category, prompt.tags)
                 if good is None:
                     continue
-                row["label"] = "wanted" if good else REST
-        rows.append(row)
+                record["label"] = "wanted" if good else REST
+        rows.append(record)
     if not rows:
         raise DataError(
             "completions: none is left, all are empty or of prompts for which nothing is wanted. Use "

@@ -68,6 +68,7 @@ def _print(store: Any, *, as_json: bool) -> None:  # noqa: ANN401 - an Activatio
         "positions": sorted({cell.position for cell in cells}),
         "model": store.provenance["model"],
         "forward_dtype": store.provenance["forward_dtype"],
+        "left_out": store.provenance["data"]["left_out"],
     }
     if as_json:
         return opt.echo_json(summary)
@@ -75,3 +76,5 @@ def _print(store: Any, *, as_json: bool) -> None:  # noqa: ANN401 - an Activatio
         f"{store.path}: {store.n_examples} {store.kind} examples, {len(cells)} matrices of width "
         f"{store.d_model} ({summary['model']}, {summary['forward_dtype']})"
     )
+    for reason, n in summary["left_out"].items():
+        click.echo(f"  left out: {n} {reason}")

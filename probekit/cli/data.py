@@ -16,22 +16,51 @@ def data() -> None:
 
 @data.command()
 @click.argument("file")
+@click.option("--model", help="Also find the rows that this model's chat template refuses.")
 @opt.READING
 @opt.JSON
-def check(file: str, **options: Any) -> None:  # noqa: ANN401
+def check(file: str, model: str | None, **options: Any) -> None:  # noqa: ANN401
     """Validate a data file and print its kind, counts, lengths, duplicates, leaks and lint.
 
     \b
     Example:
-      probekit data check demo:researchers_pairs
+      probekit data check demo:researchers_pairs --model smollm2-135m
     """
     from probekit.data import check as check_dataset
 
-    report = check_dataset(opt.read_data(file, options))
+    dataset = opt.read_data(file, options)
+    report = check_dataset(dataset)
+    tokens = None if model is None else _tokens(model, dataset)
     if options["as_json"]:
-        return opt.echo_json(report.to_json())
-    for line in _lines(report):
+        return opt.echo_json({**report.to_json(), **({} if tokens is None else {"model": tokens})})
+    for line in [*_lines(report), *([] if tokens is None else _token_lines(tokens))]:
         click.echo(line)
+
+
+def _tokens(model: str, dataset: Any) -> dict[str, Any]:  # noqa: ANN401 - a Dataset
+    """Return what a model's tokenizer makes of the rows: how many are refused, and the longest."""
+    from probekit.errors import TemplateRefusal
+    from probekit.models.chat import render
+    from probekit.models.load import load_tokenizer
+
+    opt.quiet_libraries()
+    tokenizer, refused, longest = load_tokenizer(model), [], 0
+    for example in dataset.examples():
+        try:
+            longest = max(longest, len(render(example, tokenizer).ids))
+        except TemplateRefusal as error:
+            refused.append(str(error))
+    return {"name": model, "refused": len(refused), "first": refused[:3], "longest": longest}
+
+
+def _token_lines(tokens: dict[str, Any]) -> list[str]:
+    lines = [f"{tokens['name']}: longest text {tokens['longest']:,} tokens"]
+    if tokens["refused"]:
+        lines.append(
+            f"warning: {tokens['refused']} texts are refused by the chat template of "
+            f"{tokens['name']}; cache --skip-refused leaves their rows out"
+        )
+    return lines + [f"  {message}" for message in tokens["first"]]
 
 
 @data.command()

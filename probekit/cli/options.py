@@ -121,6 +121,11 @@ LOADING = with_options(
         is_flag=True,
         help="Run the code that ships with a model from the hub.",
     ),
+    click.option(
+        "--template-date",
+        metavar="YYYY-MM-DD",
+        help="Day for a chat template that prints the date: today's, or the one that a probe recorded.",
+    ),
     THREADS,
 )
 """How a model is loaded."""
@@ -166,6 +171,7 @@ def open_model(options: dict[str, Any], probe: Any = None) -> Any:  # noqa: ANN4
         device=options["device"],
         revision=options["revision"] or fitted.get("revision"),
         trust_remote_code=options["trust_remote_code"],
+        template_date=options["template_date"] or fitted.get("template_date"),
         log=log,
     )
 

@@ -19,6 +19,11 @@ import probekit.cli.options as opt
 )
 @click.option("--layer", type=int, help="Score with the probe of this layer of the same fit.")
 @click.option("--position", help="Score with the probe of this position of the same fit.")
+@click.option(
+    "--skip-refused",
+    is_flag=True,
+    help="Leave out rows that the model's chat template refuses, and count them.",
+)
 @opt.SAME_MODEL
 @opt.batch_tokens_option()
 @opt.READING
@@ -42,11 +47,13 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     dataset = opt.read_data(data, options)
     loaded = opt.open_model(options, fitted)
     scorer = Scorer(fitted, loaded, batch_tokens=options["batch_tokens"])
+    refused: list[str] = []
     with opt.progress_bar() as progress:
         rows = score_examples(
             scorer,
             dataset.examples(),
             source=dataset.source,
+            refused=refused if options["skip_refused"] else None,
             progress=lambda done: progress("scoring", done, dataset.n_examples),
         )
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -60,7 +67,9 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
             handle.writelines(lines)
     record = run_record("score", {"probe": probe, "data": data, "out": out, **options})
     write_json(Path(out + ".run.json"), {**record, "data": dataset.fingerprint})
+    n = dataset.n_examples - len(refused)
     if options["as_json"]:
-        opt.echo_json({"path": out, "n": dataset.n_examples})
+        opt.echo_json({"path": out, "n": n, "refused": len(refused)})
     else:
-        click.echo(f"{out}: {dataset.n_examples} scores")
+        left_out = f", {len(refused)} left out that the chat template refuses" if refused else ""
+        click.echo(f"{out}: {n} scores{left_out}")

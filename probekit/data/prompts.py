@@ -63,6 +63,7 @@ def open_prompts(
             group=read_group(row, prompt, None, place),
             prompt=prompt,
             tags=read_tags(row, {}, place),
+            place=place,
         )
         if len(found) == limit:
             break

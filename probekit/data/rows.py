@@ -33,3 +33,10 @@ class Example:
     score: float | None = None
     side: Side | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
+    """File and line that the row was read from, for messages."""
+
+    @property
+    def where(self) -> str:
+        """Place and id of the row, as messages begin."""
+        return f"{self.place}: row {self.id}" if self.place else f"row {self.id}"

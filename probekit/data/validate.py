@@ -81,6 +81,7 @@ def to_examples(
         label=read_label(record, place) if kind == "label" else None,
         score=read_score(record, place) if kind == "rating" else None,
         tags=own_tags,
+        place=place,
     )
     return [example]
 
@@ -118,7 +119,15 @@ def _pair(record: Record, place: str, name: str, tags: dict[str, str]) -> list[E
         prompt = _shared_prompt(prompt, heads, place)
     group = read_group(record, prompt, texts["chosen"], place)
     return [
-        Example(id=name, group=group, prompt=prompt, completion=text, side=side, tags=tags)  # type: ignore[arg-type]
+        Example(
+            id=name,
+            group=group,
+            prompt=prompt,
+            completion=text,
+            side=side,  # type: ignore[arg-type]
+            tags=tags,
+            place=place,
+        )
         for side, text in texts.items()
     ]
 

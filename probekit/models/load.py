@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 
 from probekit.errors import ModelError
-from probekit.models.pretrained import from_pretrained, read_gguf
+from probekit.models.chat import Turn, turn_of
+from probekit.models.dates import set_date, today
+from probekit.models.pretrained import from_pretrained, read_gguf, read_tokenizer
 from probekit.models.registry import BUILTIN, pull
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,6 +38,13 @@ class LoadedModel:
     tokenizer_hash: str
     template_hash: str | None
     """Hash of the chat template; None when the tokenizer has none."""
+    template_date: str | None = None
+    """Day that the template prints, `YYYY-MM-DD`; None when the template prints none."""
+
+    @functools.cached_property
+    def turn(self) -> Turn:
+        """What the chat template puts around an answer."""
+        return turn_of(self.tokenizer)
 
     @property
     def dtype(self) -> str:
@@ -61,6 +71,7 @@ class LoadedModel:
             "weights_fingerprint": self.fingerprint,
             "tokenizer_hash": self.tokenizer_hash,
             "template_hash": self.template_hash,
+            **({"template_date": self.template_date} if self.template_date else {}),
             "forward_dtype": self.dtype,
             "max_length": self.max_length,
         }
@@ -73,6 +84,7 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    template_date: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer for reading activations.
@@ -91,8 +103,11 @@ def load_model(
         Hub revision; ignored for local files.
     trust_remote_code
         Run Python code that ships with a hub repository. Off unless the user asks.
+    template_date
+        Day for a chat template that prints the date, `YYYY-MM-DD`; None takes today's. A store and a
+        probe record it.
     log
-        Receives a line when something slow starts.
+        Receives a line when something slow starts, and what is particular about the chat template.
 
     Raises
     ------
@@ -101,9 +116,16 @@ def load_model(
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
-    model, tokenizer = _read(spec, kind, revision, trust_remote_code=trust_remote_code, log=log)
+    where, options = _place(spec, revision, trust_remote_code=trust_remote_code, log=log)
+    if "gguf_file" in options:
+        model, tokenizer = read_gguf(Path(where) / options["gguf_file"], dtype=kind)
+    else:
+        model, tokenizer = from_pretrained(where, dtype=kind, **options)
     model = model.to(place).eval()
     model.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    _one_template(tokenizer, spec)
+    template = tokenizer.chat_template
+    date = set_date(tokenizer, template_date)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -111,8 +133,20 @@ def load_model(
         revision=getattr(model.config, "_commit_hash", None) or revision,
         fingerprint=weights_fingerprint(model),
         tokenizer_hash=_digest(_vocabulary(tokenizer)),
-        template_hash=_digest(tokenizer.chat_template) if tokenizer.chat_template else None,
+        template_hash=_digest(template) if template else None,
+        template_date=date,
     )
+
+
+def at_date_of(loaded: LoadedModel, record: Mapping[str, Any]) -> LoadedModel:
+    """Return a model whose template prints the date of an earlier run's record, instead of today's.
+
+    A date that was asked for stays, so that the two are seen to differ.
+    """
+    date = record.get("template_date")
+    if date is None or loaded.template_date in (None, date) or loaded.template_date != today():
+        return loaded
+    return dataclasses.replace(loaded, template_date=set_date(loaded.tokenizer, date))
 
 
 def merge_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
@@ -195,37 +229,50 @@ def weights_fingerprint(model: Any) -> str:  # noqa: ANN401 - a transformers mod
     return digest.hexdigest()[:16]
 
 
-def _read(
+def load_tokenizer(
     spec: str,
-    dtype: torch.dtype,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    template_date: str | None = None,
+) -> Any:  # noqa: ANN401 - a transformers tokenizer
+    """Return the tokenizer of a model alone, as `load_model` gives it; see there."""
+    where, options = _place(spec, revision, trust_remote_code=trust_remote_code)
+    tokenizer = read_tokenizer(where, **options)
+    _one_template(tokenizer, spec)
+    set_date(tokenizer, template_date)
+    return tokenizer
+
+
+def _place(
+    spec: str,
     revision: str | None,
     *,
     trust_remote_code: bool,
-    log: Callable[[str], None],
-) -> tuple[Any, Any]:
+    log: Callable[[str], None] = lambda line: None,
+) -> tuple[str, dict[str, Any]]:
+    """Return the folder or hub id of a model, and what transformers is to be told besides."""
     path = Path(spec).expanduser()
     if spec in BUILTIN:
-        return from_pretrained(str(pull(spec, log=log)), dtype=dtype)
+        return str(pull(spec, log=log)), {}
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"model {spec!r}: no such GGUF file. Check the path.")
-        return read_gguf(path, dtype=dtype)
+        return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"model {spec!r}: the folder has no config.json. Expected a folder written by "
                 "save_pretrained (config, tokenizer, safetensors)."
             )
-        return from_pretrained(str(path), dtype=dtype, trust_remote_code=trust_remote_code)
+        return str(path), {"trust_remote_code": trust_remote_code}
     if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
         raise ModelError(
             f"model {spec!r}: unknown. Expected a built-in name ({', '.join(BUILTIN)}), an "
             "existing folder, a .gguf file or a hub id org/name."
         )
     _check_hub(spec, revision)
-    return from_pretrained(
-        spec, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
-    )
+    return spec, {"revision": revision, "trust_remote_code": trust_remote_code}
 
 
 def _check_hub(spec: str, revision: str | None) -> None:
@@ -240,6 +287,19 @@ def _check_hub(spec: str, revision: str | None) -> None:
             f"such model ({type(error).__name__}). Check the name, the network, and for a gated "
             "model that you are logged in."
         ) from error
+
+
+def _one_template(tokenizer: Any, spec: str) -> None:  # noqa: ANN401 - a transformers tokenizer
+    """Take the template `default` of several named ones."""
+    named = tokenizer.chat_template
+    if not isinstance(named, dict):
+        return
+    if "default" not in named:
+        raise ModelError(
+            f"model {spec!r}: its chat templates are named {', '.join(named)}, none of them default. "
+            "Save the tokenizer with the wanted one as its only template."
+        )
+    tokenizer.chat_template = named["default"]
 
 
 def _vocabulary(tokenizer: Any) -> str:  # noqa: ANN401 - a transformers tokenizer

@@ -43,7 +43,7 @@ class NewTokens:
         lengths = np.array(n_new)
         row = np.repeat(np.arange(len(rows)), lengths)
         within = np.concatenate([np.arange(n) for n in n_new])
-        token = np.array([r.start for r in rows])[row] + within
+        token = np.array([r.new for r in rows])[row] + within
         self.row = torch.from_numpy(row).to(ids.device)
         """Row of each token, shape (n_tokens,)."""
         self.column = torch.from_numpy(token - 1).to(ids.device)

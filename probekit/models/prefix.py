@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ class SharedPrefix:
     """
 
     def __init__(self, rows: Sequence[Rendered], device: torch.device | str) -> None:
-        cut = 0 if min(row.start for row in rows) < 2 else 1
-        prefixes = [row.ids[: cut * (row.start - 1)] for row in rows]
+        cut = 0 if min(row.new for row in rows) < 2 else 1
+        prefixes = [row.ids[: cut * (row.new - 1)] for row in rows]
         place: dict[bytes, int] = {}
         of = [place.setdefault(prefix.tobytes(), len(place)) for prefix in prefixes]
         first = [prefixes[of.index(k)] for k in range(len(place))]
@@ -78,25 +79,25 @@ def plan_shared(rows: Sequence[Rendered], batch_tokens: int) -> list[NDArray[np.
 
     Each has at most `batch_tokens` padded tokens, those of its different prompts counted once, or one row.
     """
-    tail = np.array([len(row.ids) - row.start + 1 for row in rows])
-    keys = [row.ids[: row.start].tobytes() for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: (-rows[i].start, keys[i], -tail[i]))
+    tail = np.array([len(row.ids) - row.new + 1 for row in rows])
+    keys = [row.ids[: row.new].tobytes() for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (-rows[i].new, keys[i], -tail[i]))
     batches: list[NDArray[np.int64]] = []
     current: list[int] = []
     widest, longest, prompts = 0, 0, set[bytes]()
     for i in order:
-        widest, longest = max(widest, int(tail[i])), max(longest, rows[i].start)
+        widest, longest = max(widest, int(tail[i])), max(longest, rows[i].new)
         prompts.add(keys[i])
         if current and widest * (len(current) + 1) + longest * len(prompts) > batch_tokens:
             batches.append(np.array(current))
-            current, widest, longest, prompts = [], int(tail[i]), rows[i].start, {keys[i]}
+            current, widest, longest, prompts = [], int(tail[i]), rows[i].new, {keys[i]}
         current.append(i)
     return [*batches, np.array(current)]
 
 
 def _after(row: Rendered, cut: int) -> Rendered:
     end = None if row.turn_end is None else row.turn_end - cut
-    return Rendered(row.ids[cut:], row.start - cut, row.stop - cut, end, row.has_prompt)
+    return replace(row, ids=row.ids[cut:], start=row.start - cut, stop=row.stop - cut, turn_end=end)
 
 
 def left_pad(

@@ -16,6 +16,20 @@ def read_gguf(path: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
     return from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
 
 
+def read_tokenizer(spec: str, **options: Any) -> Any:  # noqa: ANN401 - passed on whole
+    """Return a tokenizer through transformers; see `from_pretrained`."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(spec, **options)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model {spec!r}: its tokenizer could not be loaded ({reason}). Expected a model with a "
+            "tokenizer.json."
+        ) from error
+
+
 def from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - passed on whole
     """Return model and tokenizer through transformers, weights from safetensors or one GGUF file.
 
@@ -31,12 +45,11 @@ def from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN4
     ModelError
         With the first lines of what transformers says.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer_options = {key: options[key] for key in options if key != "dtype"}
     use_safetensors = None if "gguf_file" in options else True
+    tokenizer = read_tokenizer(spec, **{k: v for k, v in options.items() if k != "dtype"})
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec, **tokenizer_options)
         model = AutoModelForCausalLM.from_pretrained(
             spec, **options, use_safetensors=use_safetensors
         )

@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.data.rows import Example, Message
 from probekit.errors import ModelError
-from probekit.models.chat import Rendered, render
+from probekit.models.chat import Rendered, Turn
 from probekit.models.load import LoadedModel
 from probekit.models.prefix import head_input, left_pad, token_positions
 from probekit.models.sampling_config import SamplingConfig
@@ -45,35 +44,51 @@ class Completion:
     finished: bool
     """False when the length limit cut it."""
 
-    def rendered(self, prompt: Rendered, turn_end: int | None) -> Rendered:
+    def rendered(self, prompt: Rendered, turn: Turn | int | None) -> Rendered:
         """Return prompt and completion as one row to score, on these very token ids.
 
-        A cut completion is closed with `turn_end` as the chat template would close it; an empty one
-        has no content token.
+        Its spans are those of a data row with the same text: a header that the template prints
+        before answers is none of the content, nor is what it prints before the end of the turn. A cut
+        completion is closed as the chat template would close it; an empty one has no content token.
+
+        Parameters
+        ----------
+        prompt
+            The rendered prompt.
+        turn
+            `LoadedModel.turn`, or the id of a closing token alone.
         """
-        start = len(prompt.ids)
-        content = self.ids[:-1] if self.finished else self.ids
-        stop = start + len(content)
-        closing = self.ids[-1:] if self.finished else np.array([], dtype=np.int32)
-        if not self.finished and turn_end is not None:
-            closing = np.array([turn_end], dtype=np.int32)
-        ids = np.concatenate([prompt.ids, content, closing]).astype(np.int32)
-        return Rendered(ids, start, stop, stop if len(closing) else None, prompt.has_prompt)
+        turn = turn if isinstance(turn, Turn) else Turn.closed_by(turn)
+        written, closing = self.ids, turn.closing
+        if self.finished:
+            gap = closing[:-1]
+            n = len(gap) + 1 if len(gap) and _ends(written[:-1], gap) else 1
+            written, closing = written[:-n], written[-n:]
+        header = turn.header_of(written)
+        start = len(prompt.ids) + header
+        stop = len(prompt.ids) + len(written)
+        ids = np.concatenate([prompt.ids, written, closing]).astype(np.int32)
+        end = len(ids) - 1 if len(closing) else None
+        return Rendered(ids, start, stop, end, prompt.has_prompt, header)
+
+
+def _ends(ids: NDArray[np.int32], end: NDArray[np.int32]) -> bool:
+    return len(ids) >= len(end) and bool((ids[len(ids) - len(end) :] == end).all())
 
 
 def stop_ids(loaded: LoadedModel) -> list[int]:
-    """Return the token ids that end a turn, the tokenizer's own first."""
+    """Return the token ids that end a turn: the tokenizer's, the model's, and the chat template's own."""
     configured = loaded.model.generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
-    ids = dict.fromkeys(i for i in [loaded.tokenizer.eos_token_id, *several] if i is not None)
+    turn = loaded.turn
+    own = turn.closing[-1:].tolist() if turn.ends else []
+    ids = dict.fromkeys(i for i in [loaded.tokenizer.eos_token_id, *several, *own] if i is not None)
     return [int(i) for i in ids]
 
 
 def closing_id(loaded: LoadedModel) -> int | None:
     """Return the token that the chat template closes a completion with, None where there is none."""
-    dummy = Example("closing", "closing", (Message("user", "a"),), "a")
-    row = render(dummy, loaded.tokenizer)
-    return None if row.turn_end is None else int(row.ids[row.turn_end])
+    return int(loaded.turn.closing[-1]) if len(loaded.turn.closing) else None
 
 
 def sample(

@@ -13,7 +13,7 @@ from probekit.activations.gather import plan_batches, read_batch
 from probekit.activations.positions import PositionRule
 from probekit.activations.store import ActivationStore
 from probekit.data.rows import Example
-from probekit.errors import DataError, ProbeError
+from probekit.errors import DataError, ProbeError, TemplateRefusal
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
@@ -72,6 +72,7 @@ class Scorer:
             ("weights_fingerprint", self.loaded.fingerprint),
             ("tokenizer_hash", self.loaded.tokenizer_hash),
             ("template_hash", self.loaded.template_hash),
+            ("template_date", self.loaded.template_date),
         ):
             expected = probe.provenance.get(key, here)
             if expected != here:
@@ -126,22 +127,39 @@ def score_examples(
     examples: Iterable[Example],
     *,
     source: str,
+    refused: list[str] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[dict[str, Any]]:
     """Yield `{"id", "score", "side"?, "rating"?, "probability"?}` for every example, in order.
 
+    Parameters
+    ----------
+    scorer
+        Scores rendered rows.
+    examples
+        What to score.
+    source
+        Name of the data, for messages about rows that do not know their place.
+    refused
+        Takes the messages of examples that the chat template refuses, which are left out; without it
+        the first of them raises.
+    progress
+        Told how many examples are done.
+
     Raises
     ------
     DataError
-        When a row has no token at the probe's position, or is longer than the model's context.
+        When a row is refused, has no token at the probe's position, or is longer than the model's
+        context.
     """
     probe, done = scorer.probe, 0
     stream = iter(examples)
     while window := list(itertools.islice(stream, WINDOW)):
-        rows = [_checked(example, scorer, source) for example in window]
-        scores = scorer.score(rows)
+        done += len(window)
+        kept = [(e, found) for e in window if (found := _checked(e, scorer, source, refused))]
+        scores = scorer.score([found for _, found in kept])
         ratings, chances = probe.rating(scores), probe.probability(scores)
-        for i, example in enumerate(window):
+        for i, (example, _) in enumerate(kept):
             row: dict[str, Any] = {"id": example.id, "score": float(scores[i])}
             if example.side is not None:
                 row["side"] = example.side
@@ -150,22 +168,27 @@ def score_examples(
             if chances is not None:
                 row["probability"] = float(chances[i])
             yield row
-        done += len(window)
         progress(done)
 
 
-def _checked(example: Example, scorer: Scorer, source: str) -> Rendered:
-    row = render(example, scorer.loaded.tokenizer)
+def _checked(
+    example: Example, scorer: Scorer, source: str, refused: list[str] | None
+) -> Rendered | None:
+    where = example.where if example.place else f"{source}: {example.where}"
+    try:
+        row = render(example, scorer.loaded.tokenizer)
+    except TemplateRefusal as error:
+        if refused is None:
+            raise TemplateRefusal(f"{error} Leave such rows out with --skip-refused.") from error
+        refused.append(str(error))
+        return None
     limit = scorer.loaded.max_length
     if len(row.ids) > limit:
         raise DataError(
-            f"{source}: row {example.id}: has {len(row.ids)} tokens, the model's limit is {limit}. "
-            "Shorten it."
+            f"{where}: has {len(row.ids)} tokens, the model's limit is {limit}. Shorten it."
         )
     try:
         PositionRule.parse(scorer.probe.position).resolve(row)
     except DataError as error:
-        raise DataError(
-            f"{source}: row {example.id}: the probe reads {scorer.probe.position}: {error}."
-        ) from error
+        raise DataError(f"{where}: the probe reads {scorer.probe.position}: {error}.") from error
     return row

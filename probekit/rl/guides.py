@@ -14,7 +14,7 @@ from probekit.data.rows import Example
 from probekit.errors import DataError, ModelError
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
-from probekit.models.sampling import closing_id
+from probekit.models.sampling import Completion
 from probekit.rl.advantage import EPSILON, advantages
 from probekit.rl.config import RLConfig
 from probekit.rl.head_data import HeadData
@@ -109,7 +109,6 @@ class Guides:
             )
         self._prompts, self._loaded = prompts, loaded
         self._n, self._steps, self._limit, self._seed = n, steps, max_new_tokens, seed
-        self._closing = closing_id(loaded)
         task, wanted = data.task, {prompt.group for prompt in prompts}
         self._pairs: dict[str, list[tuple[str, str]]] = {}
         for row in task.rows[task.splits.fit]:
@@ -163,14 +162,13 @@ class Guides:
     def _row(self, prompt: Example, text: str) -> tuple[Rendered, int, bool]:
         """Return a completion as the policy would have written it: its row, new tokens, finished."""
         row = render(dataclasses.replace(prompt, completion=text), self._loaded.tokenizer)
-        length = row.stop - row.start
+        length = row.stop - row.new
         if length < self._limit:
-            return row, len(row.ids) - row.start, row.turn_end is not None
-        stop = row.start + self._limit
-        closing = [] if self._closing is None else [self._closing]
-        ids = np.concatenate([row.ids[:stop], np.array(closing, dtype=row.ids.dtype)])
-        cut = dataclasses.replace(row, ids=ids, stop=stop, turn_end=stop if closing else None)
-        return cut, self._limit, False
+            return row, len(row.ids) - row.new, row.turn_end is not None
+        written = row.ids[row.new : row.new + self._limit]
+        cut = Completion(0, 0, written, np.empty(0, dtype=np.float32), finished=False)
+        before = dataclasses.replace(row, ids=row.ids[: row.new])
+        return cut.rendered(before, self._loaded.turn), self._limit, False
 
 
 def make_guides(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probekit.data.rows import Example
 from probekit.models.chat import Rendered, render
-from probekit.models.sampling import closing_id, sample
+from probekit.models.sampling import sample
 from probekit.models.sampling_config import SamplingConfig
 from probekit.rl.policy import AnyPolicy
 
@@ -68,14 +68,13 @@ class Writer:
     def __init__(self, policy: AnyPolicy, prompts: Sequence[Example]) -> None:
         self.policy = policy
         self._rendered = [render(prompt, policy.loaded.tokenizer) for prompt in prompts]
-        self._closing = closing_id(policy.loaded)
 
     def write(self, index: Sequence[int], config: SamplingConfig, *, seed: int) -> Rollout:
         """Return completions of the prompts `index`; `seed` gives them a random stream of their own."""
         loaded, prompts = self.policy.loaded, [self._rendered[i] for i in index]
         with self.policy.merged():
             done = sample(loaded, prompts, dataclasses.replace(config, seed=seed))
-        rows = [c.rendered(prompts[c.prompt], self._closing) for c in done]
+        rows = [c.rendered(prompts[c.prompt], loaded.turn) for c in done]
         return Rollout(
             prompt=np.array([c.prompt for c in done]),
             rows=rows,

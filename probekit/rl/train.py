@@ -230,7 +230,7 @@ class Trainer:
     def _reward(self, rollout: Rollout, frozen: Frozen, prompts: Sequence[Example]) -> Rewards:
         config = self.config
         ids = [
-            row.ids[row.start : row.start + n].tolist()
+            row.ids[row.new : row.new + n].tolist()
             for row, n in zip(rollout.rows, rollout.n_new, strict=True)
         ]
         written = Written(prompts, rollout.texts, ids)

@@ -13,7 +13,7 @@ from probekit.errors import DataError, ModelError
 from probekit.models.blocks import BlockNames, block_list, block_names
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel, load_model
-from probekit.models.sampling import Completion, closing_id, stop_ids
+from probekit.models.sampling import Completion, stop_ids
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.rl.frozen import FrozenReader
@@ -40,7 +40,7 @@ class Rows:
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self._closing, self._stops = closing_id(loaded), set(stop_ids(loaded))
+        self._turn, self._stops = loaded.turn, set(stop_ids(loaded))
 
     def row(self, prompt: Rendered, written: Sequence[int]) -> tuple[Rendered, bool]:
         """Return prompt and completion as one row, closed where it was cut, and whether it was not.
@@ -55,7 +55,7 @@ class Rows:
         ids = np.asarray(written, dtype=np.int32).reshape(-1)
         ended = bool(len(ids)) and int(ids[-1]) in self._stops
         done = Completion(0, 0, ids, np.empty(0, dtype=np.float32), finished=ended)
-        return done.rendered(prompt, self._closing), ended
+        return done.rendered(prompt, self._turn), ended
 
 
 class ProbeReward:
@@ -285,6 +285,7 @@ def _load(spec: str | None, head: Probe) -> LoadedModel:
         spec or str(provenance.get("model")),
         dtype=str(provenance.get("forward_dtype", "auto")),
         revision=provenance.get("revision") if spec is None else None,
+        template_date=provenance.get("template_date"),
     )
 
 

@@ -84,5 +84,5 @@ class Where:
             if self.from_the_end:
                 edited[i, PositionRule(self.name).resolve(row)] = True
             else:
-                edited[i, : len(row.ids)] = self.columns(row.start, 0, len(row.ids))
+                edited[i, : len(row.ids)] = self.columns(row.new, 0, len(row.ids))
         return edited

@@ -12,7 +12,7 @@ from probekit.container import jsonable, read_jsonl, write_jsonl
 from probekit.data.rows import Example
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
-from probekit.models.sampling import Completion, closing_id, sample
+from probekit.models.sampling import Completion, sample
 from probekit.models.sampling_config import SamplingConfig
 from probekit.partial import PartialFolder
 from probekit.results.steer import RANDOM, CompletionRow, Condition
@@ -125,8 +125,7 @@ class ConditionWriter:
 
         with steering() if vector is not None else nullcontext():
             written = sample(self.loaded, prompts, config, progress=progress)
-        closing = closing_id(self.loaded)
-        rows = [c.rendered(prompts[c.prompt], closing) for c in written]
+        rows = [c.rendered(prompts[c.prompt], self.loaded.turn) for c in written]
         readings = self.reader.read(
             rows, [len(c.ids) for c in written], None if vector is None else steering
         )

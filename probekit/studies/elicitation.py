@@ -23,8 +23,8 @@ from probekit.container import (
 )
 from probekit.data.rows import Example, Message
 from probekit.errors import DataError, OutputError
-from probekit.models.chat import Rendered, render
-from probekit.models.load import LoadedModel
+from probekit.models.chat import Rendered, continuation, render
+from probekit.models.load import LoadedModel, at_date_of
 from probekit.models.sampling import check_context, sample
 from probekit.models.sampling_config import SamplingConfig
 from probekit.partial import hold
@@ -107,6 +107,9 @@ def elicit(
     out = Path(out)
     prompts = [prompt for prompt in prompts if recipe.asks(prompt.tags)]
     _check_prompts(prompts, recipe)
+    started = out / "parts" / "identity.json"
+    if resume and started.is_file():
+        loaded = at_date_of(loaded, json.loads(started.read_text(encoding="utf-8")))
     identity = _identity(loaded, recipe, prompts, seed)
     resumed = _may_write(out, identity, resume=resume, force=force)
     record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
@@ -289,8 +292,8 @@ def _asked(prompt: Example, variant: Variant, loaded: LoadedModel) -> Rendered:
     asked = render(dataclasses.replace(prompt, prompt=turns), loaded.tokenizer)
     if not variant.prefill:
         return asked
-    begun = loaded.tokenizer(variant.prefill, add_special_tokens=False)["input_ids"]
-    ids = np.concatenate([asked.ids, np.asarray(begun, dtype=np.int32)])
+    begun, _ = continuation(loaded.tokenizer, variant.prefill)
+    ids = np.concatenate([asked.ids, begun])
     return Rendered(ids, len(ids), len(ids), None, asked.has_prompt)
 
 
@@ -304,6 +307,7 @@ def _identity(
     return {
         "model": loaded.describe().get("weights_fingerprint"),
         "dtype": str(loaded.dtype),
+        **({"template_date": loaded.template_date} if loaded.template_date else {}),
         "recipe": _digest(json.dumps(recipe.describe(), sort_keys=True)),
         "prompts": _digest(asked),
         "seed": seed,
