@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jinja2.exceptions import TemplateError
 
 from probekit.data.rows import Example, Message
 from probekit.errors import DataError, ModelError
@@ -71,6 +72,8 @@ class ProbeReward:
         From score to reward; its tag is a dataset column.
     name
         What TRL's log calls the reward.
+    template
+        Arguments of the chat template that the trainer gives it too, `tools` among them.
     """
 
     def __init__(
@@ -80,8 +83,9 @@ class ProbeReward:
         target: Target,
         *,
         name: str = "probe_reward",
+        template: Mapping[str, Any] | None = None,
     ) -> None:
-        self.__name__ = name
+        self.__name__, self._template = name, dict(template or {})
         self.reader, self.ensemble, self.target = reader, ensemble, target
         self.last: Scored | None = None
         """What the last call returned, before and after the target."""
@@ -101,7 +105,7 @@ class ProbeReward:
         prompts
             As in the dataset: messages with `role` and `content`, or plain text.
         completions
-            Their text; not read, because text does not say which tokens wrote it.
+            Their text or messages; only looked at for answers of tools, which the policy did not write.
         completion_ids
             Token ids, with the end-of-turn token where there is one.
         columns
@@ -124,6 +128,7 @@ class ProbeReward:
                 "not frozen. Give trl_reward a model of its own, not the one the trainer trains."
             )
         values = self._values(columns, len(prompts))
+        _refuse_tools(completions, self.__name__)
         rows = self._rows(prompts, completion_ids)
         scores = self.reader.read(rows, [len(ids) for ids in completion_ids]).scores
         self.last = Scored(*rewards(scores, self.ensemble, self.target, values))
@@ -138,7 +143,7 @@ class ProbeReward:
         for prompt in prompts:
             key = repr(prompt)
             if key not in rendered:
-                rendered[key] = prompt_row(prompt, tokenizer)
+                rendered[key] = prompt_row(prompt, tokenizer, **self._template)
         return [
             self._rows_of.row(rendered[repr(prompt)], written)[0]
             for prompt, written in zip(prompts, completion_ids, strict=True)
@@ -178,6 +183,8 @@ def trl_reward(
     ensemble_penalty: float = 0.0,
     batch_tokens: int = 4096,
     name: str = "probe_reward",
+    tools: Sequence[Any] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> ProbeReward:
     """Return heads on a frozen model as a reward function for TRL's GRPOTrainer or RLOOTrainer.
 
@@ -207,6 +214,8 @@ def trl_reward(
         Padded tokens of a forward pass.
     name
         What TRL's log calls the reward; two rewards need two names.
+    tools, chat_template_kwargs
+        What the trainer was given under these names, so that the prompt is read as the policy saw it.
 
     Returns
     -------
@@ -242,10 +251,21 @@ def trl_reward(
     if loaded is not model:
         _drop_blocks(loaded, heads)
     reader = FrozenReader(loaded, heads, batch_tokens=batch_tokens)
-    return ProbeReward(reader, ensemble, aim, name=name)
+    template = {**(chat_template_kwargs or {}), **({"tools": list(tools)} if tools else {})}
+    return ProbeReward(reader, ensemble, aim, name=name, template=template)
 
 
-def prompt_row(prompt: Any, tokenizer: Any) -> Rendered:  # noqa: ANN401 - as in a TRL dataset
+def _refuse_tools(completions: Sequence[Any], name: str) -> None:
+    for completion in completions:
+        turns = completion if isinstance(completion, list) else []
+        if len(turns) > 1 or any(isinstance(t, dict) and t.get("tool_calls") for t in turns):
+            raise DataError(
+                f"{name}: a completion calls tools, so that the policy did not write all of its tokens. "
+                "Expected completions of one answer; train without tools."
+            )
+
+
+def prompt_row(prompt: Any, tokenizer: Any, **template: Any) -> Rendered:  # noqa: ANN401 - as in a TRL dataset
     """Return the tokens of a prompt as TRL's trainers feed it to the policy, with one BOS at most.
 
     Parameters
@@ -255,6 +275,8 @@ def prompt_row(prompt: Any, tokenizer: Any) -> Rendered:  # noqa: ANN401 - as in
         tokenizer's own special tokens.
     tokenizer
         Tokenizer of the frozen model.
+    template
+        Arguments of the chat template, such as `tools`.
 
     Raises
     ------
@@ -267,16 +289,24 @@ def prompt_row(prompt: Any, tokenizer: Any) -> Rendered:  # noqa: ANN401 - as in
         encoded = tokenizer(prompt, add_special_tokens=not written, verbose=False)["input_ids"]
         ids = np.asarray(encoded, dtype=np.int32)
         return Rendered(ids, start=len(ids), stop=len(ids), turn_end=None)
-    turns = []
     for turn in prompt:
-        role, content = turn.get("role"), turn.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
+        if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
             raise DataError(
                 f"prompt: has a turn {str(turn)[:80]!r}. Expected a role and a content that are "
-                "text; images and tool calls cannot be read."
+                "text; images cannot be read."
             )
-        turns.append(Message(role, content))
-    return render(Example("prompt", "prompt", tuple(turns)), tokenizer)
+    plain = all(turn.keys() <= {"role", "content"} for turn in prompt) and not template
+    if plain or not tokenizer.chat_template:
+        turns = tuple(Message(turn["role"], turn["content"]) for turn in prompt)
+        return render(Example("prompt", "prompt", turns), tokenizer)
+    try:
+        ids = tokenizer.apply_chat_template(
+            list(prompt), add_generation_prompt=True, return_dict=False, **template
+        )
+    except (TemplateError, TypeError) as error:
+        raise DataError(f"prompt: the model's chat template refuses it ({error}).") from error
+    ids = np.asarray(ids, dtype=np.int32)
+    return Rendered(ids, start=len(ids), stop=len(ids), turn_end=None)
 
 
 def _load(spec: str | None, head: Probe) -> LoadedModel:

@@ -19,6 +19,8 @@ import torch
 from probekit.data.rows import Example
 from probekit.errors import ModelError
 from probekit.models.chat import render
+from probekit.models.load import LoadedModel
+from probekit.models.sampling import stop_ids
 from probekit.rl.config import RLConfig
 from probekit.rl.engine import Lesson
 from probekit.rl.learner import Learner, StepStats
@@ -178,7 +180,12 @@ class TRLEngine:
     def _work(self, first: int) -> None:
         """Train in the other thread, from step `first` to the last one or to `close`."""
         try:
-            with _random_states(self.loaded.device), _forward_kept(self.loaded.model), _quiet():
+            with (
+                _random_states(self.loaded.device),
+                _forward_kept(self.loaded.model),
+                _plain_generation(self.loaded),
+                _quiet(),
+            ):
                 trainer = _grpo_trainer(self, first)
                 trainer.add_callback(_watcher(self, first))
                 trainer.train()
@@ -361,6 +368,27 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* will be removed in v6", FutureWarning)
         yield
+
+
+@contextlib.contextmanager
+def _plain_generation(loaded: LoadedModel) -> Iterator[None]:
+    """Let completions be drawn from the model's own distribution, and end where the embedded loop ends them.
+
+    What a model's generation config brings along (a repetition penalty, suppressed tokens) would be
+    filled in wherever TRL's own settings say nothing.
+    """
+    from transformers import GenerationConfig
+
+    before = loaded.model.generation_config
+    loaded.model.generation_config = GenerationConfig(
+        bos_token_id=before.bos_token_id,
+        eos_token_id=stop_ids(loaded),
+        pad_token_id=before.pad_token_id,
+    )
+    try:
+        yield
+    finally:
+        loaded.model.generation_config = before
 
 
 @contextlib.contextmanager

@@ -36,7 +36,9 @@ CLOSINGS = ("<|end|>\n", "<|return|>", " </s>", "\n<|end|>")
 OPENINGS = (("<|start|>", "\n"), ("<|start|>", "<|message|>"), ("### ", ":\n"))
 TEXTS = (
     "t", "think", "/", "final", "message", "<|", "user", "assistant\n", "Paris.", "\n\nnew lines\n", "  two ",
-    "<think>\nwell\n</think>\n\nParis.", "well\n</think>\n\nParis.", "<|channel|>analysis<|message|>", "ünïcode ☃", "42", " ", "\t", "the film was", "a" * 40,
+    "<think>\nwell\n</think>\n\nParis.",
+    "well\n</think>\n\nParis.", "<|channel|>analysis<|message|>", "ünïcode ☃", "42", " ", "\t",
+    "the film was", "a" * 40,
 )  # fmt: skip
 
 

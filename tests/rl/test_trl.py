@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import random
+import shutil
 import threading
 
 import numpy as np
@@ -290,6 +291,63 @@ def test_a_run_with_trl_writes_what_the_embedded_loop_writes(tiny_llama, fitted,
     assert first[0] == first[1]
     assert json.loads((trls / "run.json").read_text())["settings"]["engine"] == "trl"
     assert (run.policy.masters.all[-1] != 0).any()  # B of LoRA, which starts at 0
+
+
+def test_a_models_own_rules_of_generation_do_not_change_what_is_drawn(tiny_llama, fitted, tmp_path):
+    """Completions come from the model's distribution, as in the embedded loop."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    rules = {"suppress_tokens": list(range(3, 264)), "repetition_penalty": 9.0}
+    (folder / "generation_config.json").write_text(json.dumps(rules))
+    config = dataclasses.replace(CONFIG, steps=1, eval_every=9)
+    drawn = []
+    for model in (tiny_llama, folder):
+        run = trl_run(model, fitted, tmp_path / f"run-{len(drawn)}", config)
+        rollout = run.engine.write(0, run.sampler.step(0))
+        run.engine.close()
+        drawn.append([row.ids.tolist() for row in rollout.rows])
+        assert run.loaded.model.generation_config.repetition_penalty in (None, 1.0, 9.0)
+    assert drawn[0] == drawn[1]
+
+
+TOOLS = (
+    "{% for t in tools or [] %}<tool>{{ t['name'] if t is mapping else t }}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{% for c in m['tool_calls'] or [] %}[{{ c['function']['name'] }}]{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if brief %}Short: {% endif %}{% endif %}"
+)
+
+
+def test_a_prompt_with_tools_is_read_as_the_trainer_renders_it():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TOOLS
+    call = {"type": "function", "function": {"name": "mul", "arguments": {}}}
+    prompt = [
+        {"role": "user", "content": "2*3?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "6"},
+    ]
+    for given in ({}, {"brief": True}, {"tools": [{"name": "mul"}]}):
+        seen = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, return_dict=True, **given
+        )["input_ids"]
+        assert prompt_row(prompt, tokenizer, **given).ids.tolist() == seen
+        assert prompt_row(prompt[:1], tokenizer, **given).ids.tolist() == (
+            tokenizer.apply_chat_template(
+                prompt[:1], add_generation_prompt=True, return_dict=False, **given
+            )
+        )
+
+
+def test_completions_that_call_tools_are_refused(loaded, fitted):
+    reward = trl_reward(fitted, loaded)
+    prompts = [[{"role": "user", "content": "2*3?"}]]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "mul"}}]}
+    for turns in ([call], [call, {"role": "tool", "content": "6"}]):
+        with pytest.raises(DataError, match="calls tools"):
+            reward(prompts, [turns], completion_ids=[[70, 71]])
+    assert (
+        len(reward(prompts, [[{"role": "assistant", "content": "a"}]], completion_ids=[[70]])) == 1
+    )
 
 
 class Caught(BaseException):
