@@ -72,7 +72,8 @@ def sampled_rows(
         }
         if behaviours is not None:
             question = prompt.prompt[-1].content if prompt.prompt else ""
-            category = behaviours.classify(question, text)
+            plain = loaded.tokenizer.decode(done.ids, skip_special_tokens=True)
+            category = behaviours.classify(question, plain.strip())
             record["tags"] = {**prompt.tags, "category": category}
             if wanted is not None:
                 good = wanted.holds(category, prompt.tags)

@@ -296,7 +296,7 @@ def _one_template(tokenizer: Any, spec: str) -> None:  # noqa: ANN401 - a transf
         return
     if "default" not in named:
         raise ModelError(
-            f"model {spec!r}: its chat templates are named {', '.join(named)}, none of them default. "
+            f"model {spec!r}: its chat templates are named {', '.join(sorted(named))}, none of them default. "
             "Save the tokenizer with the wanted one as its only template."
         )
     tokenizer.chat_template = named["default"]
