@@ -73,7 +73,7 @@ def sampled_rows(
         if behaviours is not None:
             question = prompt.prompt[-1].content if prompt.prompt else ""
             plain = loaded.tokenizer.decode(done.ids, skip_special_tokens=True)
-            category = behaviours.classify(question, plain.strip())
+            category = behaviours.classify(question, plain)
             record["tags"] = {**prompt.tags, "category": category}
             if wanted is not None:
                 good = wanted.holds(category, prompt.tags)

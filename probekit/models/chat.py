@@ -74,6 +74,9 @@ class Turn:
     header: str = ""
     """The header as text; a tokenizer may join its last white space with the answer's first word."""
 
+    opened: str = ""
+    """Tag that the generation prompt ends with and the history does not, such as `<think>`."""
+
     @classmethod
     def closed_by(cls, token: int | None) -> Turn:
         """Return a turn that a single token ends, or nothing."""
@@ -90,13 +93,18 @@ def turn_of(tokenizer: Any) -> Turn:  # noqa: ANN401 - a transformers tokenizer
     if not tokenizer.chat_template:
         return Turn.closed_by(tokenizer.eos_token_id)
     dummy = Example("turn", "turn", (Message("user", "a"),), "a")
-    frame = _frame_of(dummy, tokenizer)
+    try:
+        frame = _frame_of(dummy, tokenizer)
+    except TemplateRefusal:  # its conversations have more than a question
+        return Turn.closed_by(tokenizer.eos_token_id)
     headers = {}
     for begin in FIRST if frame.header else ():
         ids, offsets = continuation(tokenizer, frame.header + begin)
         own = ids[: _inside(offsets, len(frame.header))[0]]
         headers[own.tobytes()] = own
-    return Turn(tuple(headers.values()), frame.closing, frame.ends, frame.header)
+    goes_on = not frame.before.startswith(frame.head)
+    opened = _TAG.findall(frame.head)[-1] if goes_on and _TAG.search(frame.head) else ""
+    return Turn(tuple(headers.values()), frame.closing, frame.ends, frame.header, opened)
 
 
 def render(example: Example, tokenizer: Any) -> Rendered:  # noqa: ANN401 - a transformers tokenizer

@@ -126,7 +126,7 @@ def load_model(
     _one_template(tokenizer, spec)
     template = tokenizer.chat_template
     date = set_date(tokenizer, template_date)
-    return LoadedModel(
+    loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
         spec=spec,
@@ -136,6 +136,14 @@ def load_model(
         template_hash=_digest(template) if template else None,
         template_date=date,
     )
+    if date is not None:
+        log(f"{spec}: its chat template prints the date; it is {date} (--template-date)")
+    if loaded.turn.opened:
+        log(
+            f"{spec}: its prompts end with {loaded.turn.opened}, so a completion stands inside that block "
+            "until it closes it"
+        )
+    return loaded
 
 
 def at_date_of(loaded: LoadedModel, record: Mapping[str, Any]) -> LoadedModel:

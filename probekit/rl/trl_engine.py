@@ -180,12 +180,10 @@ class TRLEngine:
     def _work(self, first: int) -> None:
         """Train in the other thread, from step `first` to the last one or to `close`."""
         try:
+            model, device = self.loaded.model, self.loaded.device
             with (
-                _random_states(self.loaded.device),
-                _forward_kept(self.loaded.model),
-                _plain_generation(self.loaded),
-                _quiet(),
-            ):
+                _random_states(device), _forward_kept(model), _plain_generation(self.loaded), _quiet()
+            ):  # fmt: skip
                 trainer = _grpo_trainer(self, first)
                 trainer.add_callback(_watcher(self, first))
                 trainer.train()
@@ -381,10 +379,8 @@ def _plain_generation(loaded: LoadedModel) -> Iterator[None]:
 
     before = loaded.model.generation_config
     loaded.model.generation_config = GenerationConfig(
-        bos_token_id=before.bos_token_id,
-        eos_token_id=stop_ids(loaded),
-        pad_token_id=before.pad_token_id,
-    )
+        bos_token_id=before.bos_token_id, eos_token_id=stop_ids(loaded), pad_token_id=before.pad_token_id
+    )  # fmt: skip
     try:
         yield
     finally:

@@ -277,6 +277,8 @@ def test_a_reasoning_template_that_drops_the_thoughts_keeps_the_row_as_written()
         row = render(Example("r", "g", (Message("user", "Where?"),), text), tokenizer)
         assert tokenizer.decode(row.ids) == f"<|start|>Where?<|message|><think>\n{text}</s>"
         assert tokenizer.decode(row.ids[row.start : row.stop]) == text
+    assert turn_of(tokenizer).opened == "<think>"
+    assert turn_of(tokenizer_with(FORMATS[0].template)).opened == ""
 
 
 def test_a_refused_row_is_named_by_its_place():
