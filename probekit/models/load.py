@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from probekit.errors import ModelError
+from probekit.models.low_rank import compute_unrounded
 from probekit.models.pretrained import from_pretrained, read_gguf
 from probekit.models.registry import BUILTIN, pull
 
@@ -115,10 +116,11 @@ def load_model(
     )
 
 
-def merge_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
-    """Return the model with the adapter of `folder`, as peft writes it, added to its own weights.
+def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
+    """Return the model with the adapter of `folder`, as peft writes it, beside its own weights.
 
-    Its fingerprint stays that of the model below the adapter.
+    It is not merged: in bfloat16 the sum would lose what is below the last digit of a weight. The
+    fingerprint stays that of the model below the adapter.
 
     Raises
     ------
@@ -146,7 +148,8 @@ def merge_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
         # Layers that the model lacks are passed over in silence.
         if other := sorted(saved ^ get_peft_model_state_dict(adapted).keys()):
             raise ValueError(f"{len(other)} layers are in one of them only, such as {other[0]}")
-        return dataclasses.replace(loaded, model=adapted.merge_and_unload())
+        compute_unrounded(adapted)
+        return dataclasses.replace(loaded, model=adapted.get_base_model())
     except (OSError, RuntimeError, ValueError, UserWarning) as error:
         raise ModelError(
             f"{folder}: the adapter does not fit {loaded.spec} "
