@@ -42,9 +42,14 @@ def _low_rank_forward(layer: Any) -> Callable[..., Tensor]:  # noqa: ANN401
     else:
         stacked = torch.cat([base.weight, b], dim=1)
     weight, b.data = stacked[:, : a.shape[1]], stacked[:, a.shape[1] :]
-    base.weight.data = weight.T if layer.fan_in_fan_out else weight
+    # One copy of W, but in float32, where a processor's sums may depend on where a weight begins.
+    if weight.dtype != torch.float32:
+        base.weight.data = weight.T if layer.fan_in_fan_out else weight
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        if layer.disable_adapters and not layer.fan_in_fan_out:
+            # In the layout of the bare model: a product over longer rows may differ in the last bit.
+            return torch.nn.functional.linear(x, base.weight.contiguous(), base.bias)
         if layer.disable_adapters or layer.active_adapters != [ADAPTER]:
             return own(x, *args, **kwargs)  # type: ignore[no-any-return]
         return low_rank_linear(x, stacked, base.bias, a, b, scale)

@@ -42,7 +42,8 @@ def trainer(fresh, fitted, folder, config=FAST, **options):
 
 def logits(model):
     with torch.inference_mode():
-        return model(input_ids=torch.arange(3, 20)[None]).logits.clone()
+        found = [model(input_ids=torch.arange(3, 3 + n)[None]).logits[0] for n in (17, 1, 2)]
+    return torch.cat(found)
 
 
 def test_the_reference_is_bit_equal_before_during_and_after_learning(fresh, fitted, tmp_path):
