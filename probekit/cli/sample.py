@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--adapter",
     type=click.Path(),
-    help="LoRA adapter that probekit rl wrote, merged into the model.",
+    help="LoRA adapter that probekit rl wrote, put into the model.",
 )
 @opt.BEHAVIOURS
 @click.option(
@@ -55,7 +55,7 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
     from probekit.behaviours.sampled import sampled_rows
     from probekit.container import refuse_existing, write_jsonl
     from probekit.data.prompts import open_prompts
-    from probekit.models.load import merge_adapter
+    from probekit.models.load import add_adapter
 
     target = Path(out)
     refuse_existing(target, force=options["force"])
@@ -64,7 +64,7 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
     prompts = open_prompts(source, limit=options["limit"])
     loaded = opt.open_model(options)
     if options["adapter"]:
-        loaded = merge_adapter(loaded, options["adapter"])
+        loaded = add_adapter(loaded, options["adapter"])
     total = len(prompts) * config.samples
     with opt.progress_bar() as progress:
         rows = sampled_rows(

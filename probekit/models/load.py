@@ -17,6 +17,7 @@ import torch
 from probekit.errors import ModelError
 from probekit.models.chat import Turn, turn_of
 from probekit.models.dates import set_date, today
+from probekit.models.low_rank import compute_unrounded
 from probekit.models.pretrained import from_pretrained, read_gguf, read_tokenizer
 from probekit.models.registry import BUILTIN, pull
 
@@ -157,10 +158,11 @@ def at_date_of(loaded: LoadedModel, record: Mapping[str, Any]) -> LoadedModel:
     return dataclasses.replace(loaded, template_date=set_date(loaded.tokenizer, date))
 
 
-def merge_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
-    """Return the model with the adapter of `folder`, as peft writes it, added to its own weights.
+def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
+    """Return the model with the adapter of `folder`, as peft writes it, beside its own weights.
 
-    Its fingerprint stays that of the model below the adapter.
+    It is not merged: in bfloat16 the sum would lose what is below the last digit of a weight. The
+    fingerprint stays that of the model below the adapter.
 
     Raises
     ------
@@ -188,7 +190,8 @@ def merge_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
         # Layers that the model lacks are passed over in silence.
         if other := sorted(saved ^ get_peft_model_state_dict(adapted).keys()):
             raise ValueError(f"{len(other)} layers are in one of them only, such as {other[0]}")
-        return dataclasses.replace(loaded, model=adapted.merge_and_unload())
+        compute_unrounded(adapted)
+        return dataclasses.replace(loaded, model=adapted.get_base_model())
     except (OSError, RuntimeError, ValueError, UserWarning) as error:
         raise ModelError(
             f"{folder}: the adapter does not fit {loaded.spec} "

@@ -54,7 +54,7 @@ class Engine(Protocol):
 
 
 class EmbeddedEngine:
-    """The engine of our own: `Writer` decodes with the adapter merged, `Learner` takes the gradient.
+    """The engine of our own: `Writer` decodes, `Learner` takes the gradient.
 
     Parameters
     ----------

@@ -92,13 +92,13 @@ class Learner:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.config.rate(number)
-        # Written under rounding of merged weights, so learning starts from its own log-probabilities.
+        # Written in batches of other shapes, so learning starts from its own log-probabilities.
         old: dict[int, torch.Tensor] = {}
         stats: list[StepStats] = []
         for _ in range(self.config.epochs):
             self.optimizer.zero_grad(set_to_none=True)
             sums = np.zeros(5)
-            with self.policy.learning(), grouped_attention(self.policy.loaded):
+            with grouped_attention(self.policy.loaded):
                 for batch in plan_shared(rollout.rows, self._budget):
                     sums += self._part([int(i) for i in batch], rollout, advantage, reference, old)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.masters.all, self.config.max_norm)

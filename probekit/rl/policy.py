@@ -1,4 +1,4 @@
-"""The model that learns: an adapter, merged while it writes and off for the reference; or all of it."""
+"""The model that learns: an adapter beside the weights, off for the reference; or all of it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.nn import Parameter
 
 from probekit.errors import ModelError
 from probekit.models.load import LoadedModel
+from probekit.models.low_rank import ADAPTER, compute_unrounded, parts
 from probekit.rl.config import RLConfig
 
-ADAPTER = "default"
 MASTERS = "float32.safetensors"
 
 
@@ -103,15 +103,11 @@ class FullPolicy:
             for parameter, weights in zip(self._live, trained, strict=True):
                 parameter.data = weights
 
-    @contextlib.contextmanager
-    def merged(self) -> Iterator[None]:
-        """Do nothing: there is no adapter to merge."""
-        yield
-
-    learning = merged
-
     def save(self, folder: Path) -> None:
-        """Write the model with its tokenizer as transformers does, and the float32 weights."""
+        """Write the model that writes, with its tokenizer as transformers does, and the float32 weights.
+
+        A step below the last digit of a bfloat16 weight reaches the model when enough of them add up.
+        """
         from safetensors.torch import save_file
 
         self.loaded.model.save_pretrained(folder)
@@ -132,7 +128,8 @@ class Policy:
 
     The adapter is put into the loaded model itself (peft replaces its linear layers in place), so
     every other part of probekit can go on using `loaded`. With the adapter off the model computes
-    bit for bit what it did before: the frozen reference needs no second copy.
+    bit for bit what it did before: the frozen reference needs no second copy. With the adapter on it
+    writes, learns and is read in the same way, unmerged, as peft computes what `save` wrote.
 
     Parameters
     ----------
@@ -206,6 +203,7 @@ class Policy:
             m for m in self.peft.modules() if hasattr(m, "lora_A") and m.lora_A
         ]
         self._check_layers(targets)
+        compute_unrounded(self.peft)
         self.masters = Masters([p for _, p in named])
 
     @property
@@ -214,7 +212,7 @@ class Policy:
         return sum(p.numel() for p in self.masters.all)
 
     def _check_layers(self, targets: str) -> None:
-        """Refuse layers that cannot be merged: not linear ones, and weights used twice."""
+        """Refuse layers that nobody could merge: not linear ones, and weights used twice."""
         owners: dict[int, int] = {}
         for _, parameter in self.loaded.model.named_parameters(remove_duplicate=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
@@ -234,42 +232,31 @@ class Policy:
     @contextlib.contextmanager
     @torch.no_grad()
     def merged(self) -> Iterator[None]:
-        """Add the adapter to the weights while the block lasts, so that writing costs no more.
+        """Hold W + s B A in float32 as the layers' weights while the block lasts, to look at or to run.
 
-        The weights are copied back afterwards: subtracting what was added would leave rounding
-        behind, and after a thousand steps a reference that has drifted.
+        What `low_rank_linear` computes without forming it. Rounded to bfloat16 the sum would lose most of
+        the first steps' change: it is smaller than the last digit of W.
         """
-        kept: list[tuple[Any, Tensor]] = []
+        kept: list[tuple[Any, Tensor, Any]] = []
         try:
             for layer in self._layers:
-                base = layer.get_base_layer()
-                kept.append((base, base.weight.detach().clone()))
-                base.weight += layer.get_delta_weight(ADAPTER).to(base.weight.dtype)
-                layer.merged_adapters.append(ADAPTER)
+                base, a, b, scale = parts(layer)
+                kept.append((layer, base.weight.data, layer.forward))
+                change = scale * b.float() @ a.float()
+                base.weight.data = base.weight.float() + (
+                    change.T if layer.fan_in_fan_out else change
+                )
+                layer.forward = _float32_forward(layer)
             yield
         finally:
-            for (base, weight), layer in zip(kept, self._layers, strict=False):
-                base.weight.copy_(weight)
-                if layer.merged_adapters:
-                    layer.merged_adapters.pop()
-
-    @contextlib.contextmanager
-    def learning(self) -> Iterator[None]:
-        """Merge while the block lasts; gradients go through the merged weights to the adapter.
-
-        Forward a layer costs what it costs without an adapter, and the weights that learn are, to the
-        bit, those that wrote: see `merged_linear`.
-        """
-        with self.merged(), contextlib.ExitStack() as stack:
-            for layer in self._layers:
-                base = layer.get_base_layer()
-                base.forward = _learning_forward(layer)
-                stack.callback(base.__dict__.pop, "forward")
-            yield
+            for layer, weight, forward in kept:
+                layer.get_base_layer().weight.data, layer.forward = weight, forward
 
     def save(self, folder: Path) -> None:
         """Write the adapter in float32 as peft does (safetensors), to be loaded with `PeftModel`."""
-        exact = dict(zip(self._names, (p.detach() for p in self.masters.all), strict=True))
+        exact = {
+            n: p.detach().contiguous() for n, p in zip(self._names, self.masters.all, strict=True)
+        }
         self.peft.save_pretrained(folder, safe_serialization=True, state_dict=exact)
 
     def load(self, folder: Path) -> None:
@@ -280,13 +267,12 @@ class Policy:
         self.masters.set([saved[name.replace(f".{ADAPTER}", "")] for name in self._names])
 
 
-def _learning_forward(layer: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - peft's LoRA layer
-    """Return the forward of a merged layer's base that sends gradients to the adapter."""
+def _float32_forward(layer: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
+    """Return the forward of a layer whose weight is in float32, in the dtype of its input."""
     base = layer.get_base_layer()
-    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     weight = base.weight.T if layer.fan_in_fan_out else base.weight
-    bias, scale = base.bias, layer.scaling[ADAPTER]
-    return lambda x: merged_linear(x, weight, bias, a, b, scale)
+    bias = None if base.bias is None else base.bias.float()
+    return lambda x: torch.nn.functional.linear(x.float(), weight, bias).to(x.dtype)
 
 
 AnyPolicy = Policy | FullPolicy
@@ -303,61 +289,3 @@ def make_policy(loaded: LoadedModel, config: RLConfig) -> AnyPolicy:
         targets=config.lora_targets,
         seed=config.seed,
     )
-
-
-class _MergedLinear(torch.autograd.Function):
-    """y = x W'^T + c with W' = W + s B A; gradients of x, A and B."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        scale: float,
-    ) -> Tensor:
-        """Return the layer's output, shape (..., n_out)."""
-        ctx.save_for_backward(x, weight, a, b)
-        ctx.scale = scale
-        return torch.nn.functional.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Return the gradients of x, A and B.
-
-        dL/dA = s B^T dL/dW' and dL/dB = s dL/dW' A^T with dL/dW' = g^T x, which is never formed: (g B)
-        and (x A^T) have only as many columns as the adapter has rank.
-        """
-        x, weight, a, b = ctx.saved_tensors
-        g = gradients[0]
-        dx = g @ weight if ctx.needs_input_grad[0] else None
-        flat, rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-        down = (rows @ b).mul_(ctx.scale)
-        up = (flat @ a.T).mul_(ctx.scale)
-        return dx, None, None, down.T @ flat, rows.T @ up, None
-
-
-def merged_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
-) -> Tensor:
-    """Return x W'^T + bias, where W' holds the adapter already, with gradients of x, a and b.
-
-    Forward it costs what the bare layer costs. Backward it costs the gradient of x, and products with
-    r columns in place of the gradient of the whole weight.
-
-    Parameters
-    ----------
-    x
-        Shape (..., n_in).
-    weight
-        W' = W + scale * b a, shape (n_out, n_in).
-    bias
-        Shape (n_out,).
-    a, b
-        The adapter, shapes (r, n_in) and (n_out, r).
-    scale
-        Factor of the adapter, alpha / rank.
-    """
-    return _MergedLinear.apply(x, weight, bias, a, b, scale)  # type: ignore[no-any-return, no-untyped-call]

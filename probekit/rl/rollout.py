@@ -55,7 +55,7 @@ class Rollout:
 
 
 class Writer:
-    """Lets the policy write, with the adapter merged.
+    """Lets the policy write.
 
     Parameters
     ----------
@@ -72,8 +72,7 @@ class Writer:
     def write(self, index: Sequence[int], config: SamplingConfig, *, seed: int) -> Rollout:
         """Return completions of the prompts `index`; `seed` gives them a random stream of their own."""
         loaded, prompts = self.policy.loaded, [self._rendered[i] for i in index]
-        with self.policy.merged():
-            done = sample(loaded, prompts, dataclasses.replace(config, seed=seed))
+        done = sample(loaded, prompts, dataclasses.replace(config, seed=seed))
         rows = [c.rendered(prompts[c.prompt], loaded.turn) for c in done]
         return Rollout(
             prompt=np.array([c.prompt for c in done]),

@@ -9,7 +9,7 @@ import torch
 
 from probekit.behaviours import Behaviours
 from probekit.data.open import open_dataset
-from probekit.models.load import load_model, merge_adapter
+from probekit.models.load import add_adapter, load_model
 from probekit.rl.policy import Policy
 from tests.cli.test_cli import run
 from tests.tiny import save_tiny
@@ -68,20 +68,28 @@ def test_what_is_wanted_of_no_prompt_is_left_out(tiny_llama, files):
     assert {row["tags"]["half"] for row in rows} == {"1"}
 
 
-def test_an_adapter_is_added_to_the_weights(tiny_llama, files):
-    loaded = load_model(str(tiny_llama), dtype="float32")
-    policy = Policy(loaded, rank=2)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_saved_adapter_is_the_policy_that_saved_it(tiny_llama, files, dtype):
+    """Also where it is smaller than the last digit of the weights, which it stays beside."""
+    ids = torch.arange(3, 260)[None]
+    policy = Policy(load_model(str(tiny_llama), dtype=dtype), rank=2)
     generator = torch.Generator().manual_seed(0)
     policy.masters.set([torch.randn(p.shape, generator=generator) for p in policy.masters.all])
     folder = files / "adapter"
     policy.save(folder)
-    with policy.merged():
-        names = {n: p.clone() for n, p in loaded.model.named_parameters() if "base_layer" in n}
-    merged = merge_adapter(load_model(str(tiny_llama), dtype="float32"), folder)
-    own = dict(merged.model.named_parameters())
-    assert names
-    for name, weight in names.items():
-        torch.testing.assert_close(own[name.replace(".base_layer", "")], weight)
+    loaded = load_model(str(tiny_llama), dtype=dtype)
+    trained = add_adapter(loaded, folder)
+    assert trained.fingerprint == loaded.fingerprint
+    with torch.inference_mode():
+        wanted, found = (
+            model(ids).logits.float() for model in (policy.loaded.model, trained.model)
+        )
+    error = float((wanted - found).norm() / wanted.norm())
+    assert error == 0.0  # the same sums
+    own = dict(trained.model.named_parameters())
+    for layer, module in policy.loaded.model.named_modules():
+        if module in policy._layers:
+            assert torch.equal(own[f"{layer}.base_layer.weight"], module.get_base_layer().weight)
     plain, trained = files / "plain.jsonl", files / "trained.jsonl"
     assert run(*sample(tiny_llama, files, plain)) == 0
     assert run(*sample(tiny_llama, files, trained, "--adapter", folder)) == 0
