@@ -21,8 +21,8 @@ LEVEL = {
 """A room imports only rooms of a lower level, inside functions too."""
 REPORTS_KNOW = {"results", "container", "errors", "lazy"}
 BUDGET = {
-    "activations": 1_850, "analyses": 1_080, "behaviours": 750, "cli": 2_130, "data": 1_600,
-    "models": 2_120, "probes": 3_850, "reports": 4_500, "results": 3_730, "rl": 4_670, "steering": 2_630,
+    "activations": 1_850, "analyses": 1_080, "behaviours": 755, "cli": 2_130, "data": 1_600,
+    "models": 2_130, "probes": 3_850, "reports": 4_500, "results": 3_730, "rl": 4_670, "steering": 2_630,
     "studies": 2_110,
 }  # fmt: skip
 """Lines of a room (of reports and results templates, style and tables too). A budget is raised only in a
