@@ -81,7 +81,7 @@ def placebos(
         not exist in a short sentence (`token:30`).
     """
     by_contrast: dict[str, list[Example]] = {}
-    for row in (row for unit in open_dataset(CONTRASTS).read() for row in unit):
+    for row in open_dataset(CONTRASTS).examples():
         by_contrast.setdefault(row.tags["contrast"], []).append(row)
     names = list(by_contrast)[:most]
     cells = [Cell(probe.site, n, probe.position) for n in layers or [probe.layer]]
