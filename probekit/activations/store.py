@@ -204,8 +204,13 @@ def _read_examples(group: h5py.Group) -> Examples:
     def text(name: str) -> NDArray[np.object_]:
         return np.asarray(group[name].asstr()[()], dtype=object)
 
-    def words(name: str) -> NDArray[np.str_]:
-        return np.asarray(group[name].asstr()[()], dtype=np.str_)
+    def words(name: str) -> NDArray[np.object_]:
+        # Equal names are one string: a column of fixed width has the longest one in every row.
+        once: dict[str, str] = {}
+        column = text(name)
+        for row, value in enumerate(column):
+            column[row] = once.setdefault(value, value)
+        return column
 
     classes = group.attrs.get("classes")
     names = tuple(json.loads(classes)) if classes is not None else None

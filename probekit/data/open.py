@@ -29,8 +29,8 @@ class Dataset:
     """What the user named."""
     kind: Kind
     layout: str
-    """Column layout: `probekit`, `ultrafeedback`, `ultrafeedback_binarized`, `hh-rlhf` or `helpsteer`,
-    with its option after a colon where one was given."""
+    """Column layout: `probekit`, `ultrafeedback`, `ultrafeedback_binarized`, `hh-rlhf`, `helpsteer` or
+    `trl`, with its option after a colon where one was given."""
     n_rows: int
     n_groups: int
     fingerprint: str

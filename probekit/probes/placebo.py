@@ -137,12 +137,12 @@ def _examples(rows: list[Example], name: str, probe: Probe) -> Examples:
     of: dict[str, dict[str, Any]] = {
         "label": {"label": top.astype(np.int64), "classes": (second, first)},
         "rating": {"score": top.astype(float)},
-        "pair": {"side": np.array([row.side for row in rows])},
+        "pair": {"side": np.array([row.side for row in rows], object)},
     }
     return Examples(
         kind=probe.data_kind,  # type: ignore[arg-type]
-        id=np.array([row.id for row in rows]),
-        group=np.array([row.group for row in rows]),
+        id=np.array([row.id for row in rows], object),
+        group=np.array([row.group for row in rows], object),
         n_tokens=np.ones(len(rows), dtype=np.int64),
         prompt=np.array([""] * len(rows), dtype=object),
         completion=np.array([row.completion for row in rows], dtype=object),

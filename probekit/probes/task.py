@@ -320,7 +320,7 @@ def _strata(examples: Examples, tag: str | None) -> NDArray[Any] | None:
         )
     if examples.label is None:
         return values
-    return np.char.add(examples.label.astype(np.int64).astype(str), values)
+    return np.array([f"{label}{value}" for label, value in zip(examples.label, values, strict=True)], object)
 
 
 def _check_targets(examples: Examples) -> None:
