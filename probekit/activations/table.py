@@ -50,6 +50,8 @@ class Examples:
     """The rating in the row's own units; only for kind `rating`."""
     side: NDArray[np.object_] | None = None
     """`chosen` or `rejected`; only for kind `pair`."""
+    identical: NDArray[np.bool_] | None = None
+    """Which pairs have one text on both sides, shape (n_pairs,); None where that is not known."""
     surprisal: NDArray[np.float64] | None = None
     """−log p of the name in a row's tag `name` or `entity` under the model, nats; NaN without one."""
     tags: dict[str, NDArray[np.object_]] = field(default_factory=dict)

@@ -83,8 +83,21 @@ class Probe:
 
     @property
     def direction(self) -> Array:
-        """The unit vector along `coef`, shape (d_model,)."""
-        return np.asarray(self.coef / np.linalg.norm(self.coef))
+        """The unit vector along `coef`, shape (d_model,).
+
+        Raises
+        ------
+        ProbeError
+            When the weights are all zero or not finite, as of a fit that found nothing to tell apart.
+        """
+        norm = np.linalg.norm(self.coef)
+        if not 0 < norm < np.inf:
+            what = "zero" if norm == 0 else "not finite"
+            raise ProbeError(
+                f"probe {self.kind} at {self.cell}: its weights are {what}, so it has no direction. Fit "
+                "again on rows that differ there."
+            )
+        return np.asarray(self.coef / norm)
 
     def score(self, acts: NDArray[Any], *, position: str | None = None) -> Array:
         """Return acts @ coef + bias, shape (n,).
