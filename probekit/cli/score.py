@@ -41,6 +41,8 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     fitted = Probe.load(probe, layer=options["layer"], position=options["position"])
     dataset = opt.read_data(data, options)
     loaded = opt.open_model(options, fitted)
+    for line in opt.positive_line(fitted.positive_class):
+        opt.log(line)
     scorer = Scorer(fitted, loaded, batch_tokens=options["batch_tokens"])
     with opt.progress_bar() as progress:
         rows = score_examples(
@@ -52,15 +54,19 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if out is None:
             if options["as_json"]:
-                return opt.echo_json({"scores": [json.loads(line) for line in lines]})
+                scores = [json.loads(line) for line in lines]
+                return opt.echo_json({"scores": scores, "positive_class": fitted.positive_class})
             for line in lines:
                 click.echo(line, nl=False)
             return
         with atomic_file(Path(out)) as temporary, temporary.open("w", encoding="utf-8") as handle:
             handle.writelines(lines)
     record = run_record("score", {"probe": probe, "data": data, "out": out, **options})
-    write_json(Path(out + ".run.json"), {**record, "data": dataset.fingerprint})
+    found = {"data": dataset.fingerprint, "positive_class": fitted.positive_class}
+    write_json(Path(out + ".run.json"), {**record, **found})
     if options["as_json"]:
-        opt.echo_json({"path": out, "n": dataset.n_examples})
+        opt.echo_json(
+            {"path": out, "n": dataset.n_examples, "positive_class": fitted.positive_class}
+        )
     else:
         click.echo(f"{out}: {dataset.n_examples} scores")

@@ -67,6 +67,11 @@ class Probe:
     """The store's provenance (model, data, settings) and the fit's."""
 
     @property
+    def positive_class(self) -> str | None:
+        """Name of class 1, whose rows score higher; None for other kinds than labels."""
+        return self.classes and self.classes[1]
+
+    @property
     def site(self) -> str:
         """Site it reads."""
         return self.cell.site
@@ -263,6 +268,7 @@ def save_probes(
             "complete": True,
             "data_kind": best.data_kind,
             "classes": best.classes,
+            "positive_class": best.positive_class,
             "score_range": best.score_range,
             "d_model": len(best.coef),
             "chosen": chosen,

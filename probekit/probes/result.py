@@ -141,6 +141,7 @@ class SweepResult:
         summary: FitSummary = {
             "chosen": _head(probe.kind, probe.head, probe.cell, probe.l2),
             "primary": self.task.primary,
+            "positive_class": probe.positive_class,
             "choose": _metrics(row.choose),
             "report": _metrics(self.report),
             "controls": {name: _metrics(metrics) for name, metrics in self.controls.items()},

@@ -337,7 +337,7 @@ def _wanted_cells(source: ActivationSource, config: SweepConfig) -> list[Cell]:
     if source.examples.kind == "pair" and "prompt_end" in wanted:
         # Before the answer both sides read the same: a head there would be fitted to rounding.
         wanted.remove("prompt_end")
-        if not wanted:
+        if config.positions or not wanted:
             raise ProbeError(
                 "position prompt_end: stands before the answer, where both sides of a pair are the same. "
                 "Cache a position in the answer: last, turn_end or mean."
