@@ -58,9 +58,9 @@ class Seen:
         part = example.side if example.label is None else str(example.label)
         if part is not None:
             self.parts[part].add(shown)
-            for n in OPENING_WORDS:
-                opening = " ".join(shown.casefold().split(maxsplit=n)[:n])
-                self.openings[part][opening[:OPENING_CHARACTERS]] += 1
+            starts = (" ".join(shown.casefold().split(maxsplit=n)[:n]) for n in OPENING_WORDS)
+            # A text of one word has one opening.
+            self.openings[part].update({start[:OPENING_CHARACTERS] for start in starts})
         self._leak(prompt, text, example)
         if example.side == "chosen":
             self._chosen = text
