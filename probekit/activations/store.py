@@ -204,9 +204,18 @@ def _read_examples(group: h5py.Group) -> Examples:
     def text(name: str) -> NDArray[np.object_]:
         return np.asarray(group[name].asstr()[()], dtype=object)
 
-    def words(name: str) -> NDArray[np.str_]:
-        return np.asarray(group[name].asstr()[()], dtype=np.str_)
+    def words(name: str) -> NDArray[np.object_]:
+        # Equal names are one string: a column of fixed width has the longest one in every row.
+        once: dict[str, str] = {}
+        column = text(name)
+        for row, value in enumerate(column):
+            column[row] = once.setdefault(value, value)
+        return column
 
+    prompt, completion, identical = text("prompt"), text("completion"), None
+    if "side" in group:
+        same = [column[::2] == column[1::2] for column in (prompt, completion)]
+        identical = np.asarray(same[0] & same[1], dtype=bool)
     classes = group.attrs.get("classes")
     names = tuple(json.loads(classes)) if classes is not None else None
     return Examples(
@@ -214,12 +223,13 @@ def _read_examples(group: h5py.Group) -> Examples:
         id=words("id"),
         group=words("group"),
         n_tokens=group["n_tokens"][()].astype(np.int64),
-        prompt=text("prompt"),
-        completion=text("completion"),
+        prompt=prompt,
+        completion=completion,
         label=group["label"][()].astype(np.int64) if "label" in group else None,
         classes=names if names is None else (names[0], names[-1]),
         score=group["score"][()] if "score" in group else None,
         side=words("side") if "side" in group else None,
+        identical=identical,
         surprisal=group["surprisal"][()] if "surprisal" in group else None,
         tags={name: words(f"tags/{name}") for name in group.get("tags", {})},
     )

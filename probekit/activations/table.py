@@ -33,8 +33,8 @@ class Examples:
     """
 
     kind: Kind
-    id: NDArray[np.str_]
-    group: NDArray[np.str_]
+    id: NDArray[np.object_]
+    group: NDArray[np.object_]
     """What must not straddle a split."""
     n_tokens: NDArray[np.int64]
     """Content tokens of the completion (of the prompt, for rows that end with their prompt)."""
@@ -48,11 +48,13 @@ class Examples:
     """Names of class 0 and class 1."""
     score: NDArray[np.float64] | None = None
     """The rating in the row's own units; only for kind `rating`."""
-    side: NDArray[np.str_] | None = None
+    side: NDArray[np.object_] | None = None
     """`chosen` or `rejected`; only for kind `pair`."""
+    identical: NDArray[np.bool_] | None = None
+    """Which pairs have one text on both sides, shape (n_pairs,); None where that is not known."""
     surprisal: NDArray[np.float64] | None = None
     """−log p of the name in a row's tag `name` or `entity` under the model, nats; NaN without one."""
-    tags: dict[str, NDArray[np.str_]] = field(default_factory=dict)
+    tags: dict[str, NDArray[np.object_]] = field(default_factory=dict)
     """Tag name to values, the empty string where a row has none."""
 
     def __len__(self) -> int:

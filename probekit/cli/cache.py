@@ -60,6 +60,8 @@ def _print(store: Any, *, as_json: bool) -> None:  # noqa: ANN401 - an Activatio
     summary = {
         "path": str(store.path),
         "kind": store.kind,
+        "classes": _classes(store),
+        "positive_class": store.examples.classes and store.examples.classes[1],
         "n_examples": store.n_examples,
         "n_layers": store.n_layers,
         "d_model": store.d_model,
@@ -78,3 +80,11 @@ def _print(store: Any, *, as_json: bool) -> None:  # noqa: ANN401 - an Activatio
     )
     for reason, n in summary["left_out"].items():
         click.echo(f"  left out: {n} {reason}")
+    for line in opt.positive_line(summary["positive_class"], summary["classes"]):
+        click.echo(line)
+
+
+def _classes(store: Any) -> dict[str, int] | None:  # noqa: ANN401 - an ActivationStore
+    """Return the rows of every class, class 0 first; None for other kinds."""
+    names, label = store.examples.classes, store.examples.label
+    return names and {name: int((label == k).sum()) for k, name in enumerate(dict.fromkeys(names))}

@@ -95,6 +95,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     lines = [
         f"chosen   {chosen['kind']} at {chosen['site']} layer {chosen['layer']}, position "
         f"{chosen['position']} (on the choose split)",
+        *opt.positive_line(summary.get("positive_class")),
         f"held out {n['report']} of {n['examples']}, {n['report_groups']} groups; "
         + (
             "95 % intervals over groups; beside a control, how far the probe is above it, paired"
@@ -122,6 +123,10 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(
             f"capped   {drawn['left_out']} of {n['examples']} {unit} left out: a group counts with "
             f"{drawn['cap']} at most (--group-cap)"
+        )
+    if n.get("identical"):
+        lines.append(
+            f"warning  {n['identical']} of {n['examples']} pairs have the same text on both sides: left out"
         )
     for split, share in heavy(n).items():
         lines.append(

@@ -185,6 +185,14 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(jsonable(value), ensure_ascii=False))
 
 
+def positive_line(name: str | None, rows: dict[str, int] | None = None) -> list[str]:
+    """Return the line that says which class scores higher, and the rows of each; none without classes."""
+    if name is None:
+        return []
+    counts = ", ".join(f"{label} {n}" for label, n in (rows or {}).items())
+    return [f"classes  positive class: {name}" + (f" (rows: {counts})" if counts else "")]
+
+
 def log(line: str) -> None:
     """Print a line of log on stderr."""
     click.echo(line, err=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import echo_json, log
+from probekit.cli.options import echo_json, log, positive_line
 from probekit.container import read_jsonl
 from probekit.errors import OutputError
 
@@ -47,10 +47,12 @@ def finish(target: Path, *, as_json: bool) -> None:
     """Print what a run came to."""
     from probekit.reports.rl import rl_headline
     from probekit.results.goodhart import CURVE
-    from probekit.results.rl_files import EVALUATIONS, SAMPLES, STEPS
+    from probekit.results.rl_files import DOCUMENT, EVALUATIONS, SAMPLES, STEPS
 
     found = read_jsonl(target / EVALUATIONS.file)
     verdict = json.loads((target / CURVE).read_text(encoding="utf-8"))
+    record = json.loads((target / DOCUMENT.file).read_text(encoding="utf-8"))
+    positive = record["target"].get("positive_class")
     names = {
         "metrics": STEPS.file, "evaluations": EVALUATIONS.file, "samples": SAMPLES.file,
         "adapter": "checkpoint/adapter", "best": "best/adapter", "report": "report.html",
@@ -58,7 +60,17 @@ def finish(target: Path, *, as_json: bool) -> None:
     paths = {"directory": str(target), **{key: str(target / name) for key, name in names.items()}}
     if as_json:
         first, last = (found[0], found[-1]) if found else (None, None)
-        return echo_json({"first": first, "last": last, "goodhart": verdict, "paths": paths})
+        return echo_json(
+            {
+                "first": first,
+                "last": last,
+                "goodhart": verdict,
+                "paths": paths,
+                "positive_class": positive,
+            }
+        )
+    for line in positive_line(positive):
+        click.echo(line)
     for row in found[:1] + found[1:][-1:]:
         click.echo(progress_line(row))
     end = {**verdict["points"][-1], "wanted": verdict["points"][-1]["behaviour"]}

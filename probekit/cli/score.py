@@ -46,6 +46,8 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     fitted = Probe.load(probe, layer=options["layer"], position=options["position"])
     dataset = opt.read_data(data, options)
     loaded = opt.open_model(options, fitted)
+    for line in opt.positive_line(fitted.positive_class):
+        opt.log(line)
     scorer = Scorer(fitted, loaded, batch_tokens=options["batch_tokens"])
     refused: list[str] = []
     with opt.progress_bar() as progress:
@@ -59,17 +61,20 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if out is None:
             if options["as_json"]:
-                return opt.echo_json({"scores": [json.loads(line) for line in lines]})
+                scores = [json.loads(line) for line in lines]
+                return opt.echo_json({"scores": scores, "positive_class": fitted.positive_class})
             for line in lines:
                 click.echo(line, nl=False)
             return
         with atomic_file(Path(out)) as temporary, temporary.open("w", encoding="utf-8") as handle:
             handle.writelines(lines)
     record = run_record("score", {"probe": probe, "data": data, "out": out, **options})
-    write_json(Path(out + ".run.json"), {**record, "data": dataset.fingerprint})
+    found = {"data": dataset.fingerprint, "positive_class": fitted.positive_class}
+    write_json(Path(out + ".run.json"), {**record, **found})
     n = dataset.n_examples - len(refused)
     if options["as_json"]:
-        opt.echo_json({"path": out, "n": n, "refused": len(refused)})
+        counts = {"n": n, "refused": len(refused)}
+        opt.echo_json({"path": out, **counts, "positive_class": fitted.positive_class})
     else:
         left_out = f", {len(refused)} left out that the chat template refuses" if refused else ""
         click.echo(f"{out}: {n} scores{left_out}")

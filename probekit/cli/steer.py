@@ -188,6 +188,7 @@ def summary_lines(summary: dict[str, Any], directory: Path) -> list[str]:
         f"{n['shuffled_controls']} of shuffled labels, {n['placebo_controls']} placebos; score of the "
         f"{probe['kind']} probe at layer {probe['layer']} in a clean pass"
     ]
+    lines += opt.positive_line(probe.get("positive_class"))
     if n["prompts"] < FEWEST_GROUPS:
         lines.append(f"         fewer than {FEWEST_GROUPS} prompts make no interval")
     if summary["doses"]:

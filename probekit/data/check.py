@@ -58,7 +58,11 @@ class CheckReport:
     duplicates: int
     """Rows whose prompt and texts were seen before."""
     conflicts: int
-    """Duplicates with another label or score than the first time."""
+    """Duplicates with another label or score than the first time, or with the sides swapped."""
+    first_conflict: str | None
+    """Where the first of them stands."""
+    identical_sides: int
+    """Pairs with one text on both sides."""
     leaking_prompts: int
     """Prompts that occur in more than one group."""
     leaking_texts: int
@@ -79,12 +83,14 @@ def check(dataset: Dataset) -> CheckReport:
     Memory grows by hashes and lengths, about 300 bytes a row, not by the text.
 
     Warns of length that tells classes, sides or scores apart, openings that one class or side has
-    more than the other, identical sides, duplicates and contradictions, prompts or texts that leak
-    between groups, a single class, a constant score, outlying scores, and too few groups to split.
+    more than the other, identical sides, duplicates and contradictions, rows with and without a prompt,
+    prompts or texts that leak between groups, a single class, a constant score, outlying scores, and too
+    few groups to split.
     """
     seen = Seen()
-    for example in dataset.examples():
-        seen.add(example)
+    for place, unit in dataset.placed():
+        for example in unit:
+            seen.add(example, place)
     first, second = _compared(dataset)
     two = second is not None and first is not None
     report = CheckReport(
@@ -94,7 +100,7 @@ def check(dataset: Dataset) -> CheckReport:
         rows=dataset.n_rows,
         groups=dataset.n_groups,
         dropped=dict(dataset.dropped),
-        classes=dict(sorted(seen.classes.items())),
+        classes={name: seen.classes[name] for name in dataset.classes or ()},
         score_range=dataset.score_range,
         tags={tag: dict(values.most_common(10)) for tag, values in sorted(seen.tags.items())},
         length={name: _statistics(found.characters) for name, found in _named(dataset, seen)},
@@ -104,6 +110,8 @@ def check(dataset: Dataset) -> CheckReport:
         length_correlation=_correlation(seen),
         duplicates=seen.duplicates,
         conflicts=seen.conflicts,
+        first_conflict=seen.first_conflict or None,
+        identical_sides=seen.same_sides,
         leaking_prompts=len(seen.leaking_prompts),
         leaking_texts=len(seen.leaking_texts),
         can_show={
@@ -219,7 +227,22 @@ def _openings(report: CheckReport, seen: Seen, first: str, second: str) -> Itera
 def _faults(report: CheckReport, seen: Seen) -> Iterator[str]:
     """Yield warnings of rows that are wrong, repeated, or too few."""
     if seen.same_sides:
-        yield f"identical sides: {seen.same_sides} pairs have the same text chosen and rejected"
+        rest = "a fit leaves them out" if seen.same_sides < report.rows else "nothing can be fitted"
+        yield (
+            f"identical sides: {seen.same_sides} pairs have the same text chosen and rejected (the first "
+            f"at {seen.first_same}): {rest}"
+        )
+    if report.conflicts:
+        what = {"pair": "with its sides swapped", "rating": "with another score"}
+        yield (
+            f"contradictions: {report.conflicts} rows are an earlier one "
+            f"{what.get(report.kind, 'with another label')} (the first at {report.first_conflict})"
+        )
+    if 0 < seen.without_prompt < report.rows:
+        yield (
+            f"mixed rows: {seen.without_prompt} of {report.rows} have no prompt and are read without a "
+            "chat template, the others with one"
+        )
     if report.duplicates:
         other = f", {report.conflicts} of them with another target" if report.conflicts else ""
         yield f"duplicates: {report.duplicates} rows repeat an earlier one{other}"

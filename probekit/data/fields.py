@@ -13,6 +13,8 @@ from probekit.data.rows import Message
 from probekit.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool")
+NAME_LIMIT = 100_000
+"""Most characters of an id, a group or a tag: they are kept in memory, texts are not."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -70,13 +72,19 @@ def read_label(record: Record, place: str) -> int | str:
     value = record.get("label")
     if value is None:
         raise missing(record, place, "label")
-    if isinstance(value, float) and value.is_integer():  # a table with gaps turns 1 into 1.0
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+    if isinstance(value, (float, Decimal)) and float(value).is_integer():
+        return int(value)  # gaps in a table make 1 a 1.0
+    if isinstance(value, bool):
+        raise DataError(
+            f"{place}: label is true or false ({value}), expected an integer or a name. Write 1 and 0, "
+            "or the names in quotes."
+        )
+    if not isinstance(value, (int, str)) or (isinstance(value, str) and not value.strip()):
         raise DataError(
             f"{place}: label is {kind_of(value)} ({short(value)}), expected an integer or a name."
         )
-    return _encodable(value, place, "label") if isinstance(value, str) else value
+    # White space around a name is a slip, and would make another class of it.
+    return _encodable(value.strip(), place, "label") if isinstance(value, str) else value
 
 
 def read_tags(record: Record, named: Mapping[str, Any], place: str) -> dict[str, str]:
@@ -94,9 +102,19 @@ def read_name(value: Any, place: str, field: str) -> str:  # noqa: ANN401 - a fi
     """Return a tag, group or id as text; numbers and booleans as JSON writes them."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if not isinstance(value, (str, int, float)):
+    if not isinstance(value, (str, int, float, Decimal)):
         raise DataError(f"{place}: {field} is {kind_of(value)}, expected text.")
-    return _encodable(str(value), place, field)
+    if isinstance(value, (float, Decimal)):
+        if not math.isfinite(value):  # rows without a group would share the group nan
+            raise DataError(f"{place}: {field} is {value}, expected text. Leave it out.")
+        if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+            value = int(value)  # 1.0 is 1: gaps in a table make floats of a column
+    if len(text := str(value)) > NAME_LIMIT:
+        raise DataError(
+            f"{place}: {field} has {len(text):,} characters, expected {NAME_LIMIT:,} at most. Shorten "
+            "it; without a group, rows with one prompt share one."
+        )
+    return _encodable(text, place, field)
 
 
 def missing(record: Record, place: str, wanted: str) -> DataError:

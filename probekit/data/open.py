@@ -16,6 +16,7 @@ from probekit.data.readers import Record, read_records
 from probekit.data.rows import Example, Kind
 from probekit.data.validate import infer_kind, to_examples
 from probekit.errors import DataError
+from probekit.numbers import in_order
 
 KINDS: tuple[Kind, ...] = ("label", "rating", "pair")
 
@@ -28,8 +29,8 @@ class Dataset:
     """What the user named."""
     kind: Kind
     layout: str
-    """Column layout: `probekit`, `ultrafeedback`, `ultrafeedback_binarized`, `hh-rlhf` or `helpsteer`,
-    with its option after a colon where one was given."""
+    """Column layout: `probekit`, `ultrafeedback`, `ultrafeedback_binarized`, `hh-rlhf`, `helpsteer` or
+    `trl`, with its option after a colon where one was given."""
     n_rows: int
     n_groups: int
     fingerprint: str
@@ -37,10 +38,14 @@ class Dataset:
     dropped: dict[str, int]
     """Rows that the layout left out, by reason (ties, known slips, empty responses)."""
     classes: tuple[str, ...] | None = None
-    """Names of the classes, sorted; only for labels."""
+    """Names of the classes, numbers in their order and names in that of text; only for labels. The second
+    is the positive one."""
     score_range: tuple[float, float] | None = None
     """Lowest and highest rating."""
-    read: Callable[[], Iterator[list[Example]]] = field(repr=False, default=lambda: iter(()))
+    placed: Callable[[], Iterator[tuple[str, list[Example]]]] = field(
+        repr=False, default=lambda: iter(())
+    )
+    """Reads the source again: the place of every row, and its example or both sides of a pair."""
 
     @property
     def n_dropped(self) -> int:
@@ -54,7 +59,7 @@ class Dataset:
 
     def examples(self) -> Iterator[Example]:
         """Yield every example in the order of the source."""
-        for unit in self.read():
+        for _, unit in self.placed():
             yield from unit
 
 
@@ -95,7 +100,7 @@ def open_dataset(
         raise DataError(f"kind {kind!r}: unknown. Expected {', '.join(KINDS)}.")
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit}: expected 1 or more rows.")
-    first = next(read_records(name, split=split), None)
+    first = next(read_records(name, split=split, more=tags), None)
     if first is None:
         raise DataError(f"{name}: has no rows. Expected at least one; see docs/data.md.")
     layout = recognise(first[1]) if layout is None else layout_named(layout)
@@ -121,13 +126,9 @@ class _Reader:
         """Yield the place and the examples of every row."""
         return itertools.islice(self._all(), self.limit)
 
-    def bare(self) -> Iterator[list[Example]]:
-        """Yield the examples of every row."""
-        return (unit for _, unit in self.units())
-
     def _all(self) -> Iterator[tuple[str, list[Example]]]:
         self.dropped, self.unseen, number = Counter(), set(self.tags), 0
-        for place, record in read_records(self.source, split=self.split):
+        for place, record in read_records(self.source, split=self.split, more=self.tags):
             named = {tag: record[tag] for tag in self.tags if tag in record}
             self.unseen -= named.keys()
             for row in self._rows(place, record):
@@ -193,9 +194,9 @@ def _survey(reader: _Reader) -> Dataset:
         n_groups=len(groups),
         fingerprint=digest.hexdigest()[:16],
         dropped=dict(sorted(reader.dropped.items())),
-        classes=tuple(sorted(classes)) if classes else None,
+        classes=tuple(in_order(classes)) if classes else None,
         score_range=(low, high) if low <= high else None,
-        read=reader.bare,
+        placed=reader.units,
     )
 
 

@@ -9,7 +9,7 @@ from probekit.data.fields import missing, read_messages, read_name, read_tags
 from probekit.data.layouts import Dropped, layout_named, recognise, to_rows
 from probekit.data.readers import Record, read_records
 from probekit.data.rows import Example, Message
-from probekit.data.validate import read_group, read_prompt
+from probekit.data.validate import answered, read_group, read_prompt
 from probekit.errors import DataError
 
 
@@ -87,8 +87,10 @@ def _rows(source: str, layout: str | None, split: str) -> Iterator[tuple[str, Re
 
 
 def _conversation(row: Record, place: str) -> tuple[Message, ...]:
-    """Return the turns to answer; the last of them is the user's."""
-    prompt = read_prompt(row.get("prompt"), place)
+    """Return the turns to answer, without the answer where the prompt ends with one."""
+    prompt, answer = read_prompt(row, place)
+    if answer is not None and any(row.get(own) for own in ("completion", "chosen", "rejected")):
+        raise answered(place, "an answer")
     if prompt is None and isinstance(row.get("chosen"), list):
         prompt = read_messages(row["chosen"], place, "chosen")[:-1]
     if not prompt:

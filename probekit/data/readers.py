@@ -10,15 +10,15 @@ import contextlib
 import csv
 import gzip
 import json
-import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from probekit.errors import DataError
+from probekit.numbers import plain_integer, plain_number
 
 Record = dict[str, Any]
 Placed = tuple[str, Record]
@@ -26,10 +26,27 @@ Placed = tuple[str, Record]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+READ = {
+    "id", "prompt", "completion", "text", "label", "score", "chosen", "rejected", "group", "tags",
+    "instruction", "completions", "source", "response", "score_chosen", "score_rejected", *HELPSTEER,
+}  # fmt: skip
+"""Columns that some row format or layout has. Of a table no other column is decoded: it may hold images."""
+UNREAD = "(a column that is not read)"
 
 
-def read_records(source: str, *, split: str = "train") -> Iterator[Placed]:
+def read_records(
+    source: str, *, split: str = "train", more: Collection[str] = ()
+) -> Iterator[Placed]:
     """Yield every record of `source` with its place.
+
+    Parameters
+    ----------
+    source
+        What the user named.
+    split
+        Split of a Hugging Face data set.
+    more
+        Columns to read beside those of `READ`; others of a table are `UNREAD`.
 
     Raises
     ------
@@ -37,7 +54,7 @@ def read_records(source: str, *, split: str = "train") -> Iterator[Placed]:
         When the source is missing, of an unknown type, or damaged at some line.
     """
     if source.startswith("hf:"):
-        return _huggingface(source.removeprefix("hf:"), split)
+        return _huggingface(source.removeprefix("hf:"), split, READ.union(more))
     path = locate(source)
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz")):
@@ -45,7 +62,7 @@ def read_records(source: str, *, split: str = "train") -> Iterator[Placed]:
     if name.endswith(".csv"):
         return _csv(path, source)
     if name.endswith(".parquet"):
-        return _parquet(path, source)
+        return _parquet(path, source, READ.union(more))
     hint = " Write a JSON list as one object a line." if name.endswith(".json") else ""
     raise DataError(
         f"{source}: unknown file type. Expected {', '.join(SUFFIXES)}, hf:NAME or demo:NAME.{hint}"
@@ -157,12 +174,12 @@ def _csv(path: Path, source: str) -> Iterator[Placed]:
 
 def _number(key: str, text: str) -> Any:  # noqa: ANN401 - a csv field
     """Return numbers of the fields that are numbers by their meaning; csv has only text."""
-    if key == "label" and re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        return int(text)
+    number: float | None = None
+    if key == "label":
+        number = plain_integer(text)
     if key in ("score", "score_chosen", "score_rejected", *HELPSTEER):
-        with contextlib.suppress(ValueError):
-            return float(text)
-    return text
+        number = plain_number(text)
+    return text if number is None else number
 
 
 def _present(record: Record) -> Record:
@@ -170,7 +187,7 @@ def _present(record: Record) -> Record:
     return {key: value for key, value in record.items() if value is not None}
 
 
-def _parquet(path: Path, source: str) -> Iterator[Placed]:
+def _parquet(path: Path, source: str, wanted: Collection[str]) -> Iterator[Placed]:
     import pyarrow.parquet as parquet
     from pyarrow.lib import ArrowException
 
@@ -178,11 +195,14 @@ def _parquet(path: Path, source: str) -> Iterator[Placed]:
     try:
         # A buffered stream reads a column page by page; the default holds whole row groups.
         with parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=256, use_threads=False):
+            names = file.schema_arrow.names
+            read = [name for name in names if name in wanted]
+            unread = {name: UNREAD for name in names if name not in wanted}
+            for batch in file.iter_batches(batch_size=256, use_threads=False, columns=read):
                 for i in range(batch.num_rows):
                     number += 1
                     (record,) = batch.slice(i, 1).to_pylist()
-                    yield f"{source}: row {number}", _present(record)
+                    yield f"{source}: row {number}", {**_present(record), **unread}
     except UnicodeDecodeError as error:
         raise DataError(
             f"{source}: row {number}: is not UTF-8 ({error.reason}). Save the text as UTF-8."
@@ -192,7 +212,7 @@ def _parquet(path: Path, source: str) -> Iterator[Placed]:
         raise DataError(f"{source}: is not a readable parquet file ({first}).") from error
 
 
-def _huggingface(name: str, split: str) -> Iterator[Placed]:
+def _huggingface(name: str, split: str, wanted: Collection[str]) -> Iterator[Placed]:
     try:
         import datasets
         from datasets.exceptions import DatasetsError
@@ -202,8 +222,13 @@ def _huggingface(name: str, split: str) -> Iterator[Placed]:
             "pip install 'probekit[hf]' (in a checkout: pip install -e '.[hf]')."
         ) from error
     try:
-        for number, record in enumerate(_hf_rows(datasets, name, split), 1):
-            yield f"hf:{name}: row {number}", _present(record)
+        rows = _hf_rows(datasets, name, split)
+        names = rows.column_names or []  # unknown for streamed jsonl, which holds nothing to decode
+        unread = {column: UNREAD for column in names if column not in wanted}
+        if unread:
+            rows = rows.select_columns([column for column in names if column in wanted])
+        for number, record in enumerate(rows, 1):
+            yield f"hf:{name}: row {number}", {**_present(record), **unread}
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         first = " ".join(str(error).split())[:200]
         raise DataError(
@@ -212,10 +237,9 @@ def _huggingface(name: str, split: str) -> Iterator[Placed]:
         ) from error
 
 
-def _hf_rows(datasets: Any, name: str, split: str) -> Iterable[Record]:  # noqa: ANN401 - a module
+def _hf_rows(datasets: Any, name: str, split: str) -> Any:  # noqa: ANN401 - its module and rows
     """Return the rows of a hub id, a local folder of data files, or a `save_to_disk` folder."""
     folder = Path(name).expanduser()
-    rows: Iterable[Record]
     if any((folder / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
         rows = datasets.load_from_disk(str(folder))  # mapped from disk, not read into memory
         if isinstance(rows, datasets.DatasetDict):
@@ -224,8 +248,7 @@ def _hf_rows(datasets: Any, name: str, split: str) -> Iterable[Record]:  # noqa:
             rows = rows[split]
         return rows
     path, config = (str(folder), None) if folder.exists() else _config(name)
-    rows = datasets.load_dataset(path, config, split=split, streaming=True)
-    return rows
+    return datasets.load_dataset(path, config, split=split, streaming=True)
 
 
 def _config(name: str) -> tuple[str, str | None]:

@@ -12,6 +12,7 @@ LEAK_WORDS = 5
 """Answers shorter than this ("Yes.", "(B)") recur under many prompts and give nothing away."""
 OPENING_WORDS = (3, 1)
 OPENING_CHARACTERS = 60
+TAG_CHARACTERS = 80
 
 
 class Lengths:
@@ -38,7 +39,9 @@ class Seen:
         self.scores = array("d")
         self.classes: Counter[str] = Counter()
         self.tags: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.duplicates = self.conflicts = self.same_sides = 0
+        self.duplicates = self.conflicts = self.same_sides = self.without_prompt = 0
+        self.first_conflict = self.first_same = ""
+        """Where the first of them stands."""
         self.leaking_prompts: set[bytes] = set()
         self.leaking_texts: set[bytes] = set()
         self._targets: dict[bytes, str] = {}
@@ -46,7 +49,7 @@ class Seen:
         self._text_group: dict[bytes, bytes] = {}
         self._chosen = ""
 
-    def add(self, example: Example) -> None:
+    def add(self, example: Example, place: str) -> None:
         """Take in one example; the sides of a pair must follow one another."""
         prompt = "\x1f".join(f"{turn.role}\x1e{turn.content}" for turn in example.prompt or ())
         text = example.completion or ""
@@ -55,31 +58,38 @@ class Seen:
         part = example.side if example.label is None else str(example.label)
         if part is not None:
             self.parts[part].add(shown)
-            for n in OPENING_WORDS:
-                opening = " ".join(shown.casefold().split(maxsplit=n)[:n])
-                self.openings[part][opening[:OPENING_CHARACTERS]] += 1
+            starts = (" ".join(shown.casefold().split(maxsplit=n)[:n]) for n in OPENING_WORDS)
+            # A text of one word has one opening.
+            self.openings[part].update({start[:OPENING_CHARACTERS] for start in starts})
         self._leak(prompt, text, example)
         if example.side == "chosen":
             self._chosen = text
             return
+        target = str(example.label if example.score is None else example.score)
         if example.side == "rejected":
-            self.same_sides += text == self._chosen
-            text = f"{self._chosen}\x1d{text}"
-        self._row(f"{prompt}\x1d{text}", example)
+            if text == self._chosen:
+                self.same_sides += 1
+                self.first_same = self.first_same or place
+            # The same two answers in the other order are the same texts with another target.
+            target = str(self._chosen < text)
+            text = "\x1d".join(sorted((self._chosen, text)))
+        self._row(f"{prompt}\x1d{text}", target, example, place)
 
-    def _row(self, content: str, example: Example) -> None:
+    def _row(self, content: str, target: str, example: Example, place: str) -> None:
         """Count what belongs to a row once."""
+        self.without_prompt += example.prompt is None
         for tag, value in example.tags.items():
-            self.tags[tag][value] += 1
+            self.tags[tag][_brief(value)] += 1
         if example.label is not None:
             self.classes[str(example.label)] += 1
         if example.score is not None:
             self.scores.append(example.score)
-        target = str(example.label if example.score is None else example.score)
         key = _hash(content)
         if key in self._targets:
             self.duplicates += 1
-            self.conflicts += self._targets[key] != target
+            if self._targets[key] != target:
+                self.conflicts += 1
+                self.first_conflict = self.first_conflict or place
         else:
             self._targets[key] = target
 
@@ -93,6 +103,11 @@ class Seen:
             key = _hash(text)
             if self._text_group.setdefault(key, group) != group:
                 self.leaking_texts.add(key)
+
+
+def _brief(value: str) -> str:
+    """Return a tag's value as it is printed and counted; a long one by its start and its hash."""
+    return value if len(value) <= TAG_CHARACTERS else f"{value[:40]}... {_hash(value).hex()}"
 
 
 def _hash(text: str) -> bytes:

@@ -69,8 +69,8 @@ def to_examples(
     own_tags = read_tags(record, tags, place)
     if kind == "pair":
         return _pair(record, place, name, own_tags)
-    prompt = read_prompt(record.get("prompt"), place)
-    completion = _completion(record, place)
+    prompt, answer = read_prompt(record, place)
+    completion = _completion(record, place, answer)
     if completion is None and (prompt is None or kind == "rating"):
         raise missing(record, place, FIELDS[kind].partition(", and ")[2])
     example = Example(
@@ -108,7 +108,9 @@ def _expect_kind(record: Record, place: str, kind: Kind) -> None:
 
 
 def _pair(record: Record, place: str, name: str, tags: dict[str, str]) -> list[Example]:
-    prompt = read_prompt(record.get("prompt"), place)
+    prompt, answer = read_prompt(record, place)
+    if answer is not None:
+        raise answered(place, "chosen and rejected")
     texts, heads = {}, {}
     for side in ("chosen", "rejected"):
         value = record[side]
@@ -117,6 +119,8 @@ def _pair(record: Record, place: str, name: str, tags: dict[str, str]) -> list[E
         texts[side] = read_text(value, place, side)
     if heads:
         prompt = _shared_prompt(prompt, heads, place)
+        if prompt and prompt[-1].role == "assistant":
+            raise answered(place, "chosen and rejected")
     group = read_group(record, prompt, texts["chosen"], place)
     return [
         Example(
@@ -163,17 +167,41 @@ def _last_answer(value: list[Any], place: str, field: str) -> tuple[tuple[Messag
     return turns[:-1], turns[-1].content
 
 
-def read_prompt(value: Any, place: str) -> Prompt:  # noqa: ANN401
-    """Return the conversation that a prompt field holds, None for an absent or empty one."""
+def read_prompt(record: Record, place: str) -> tuple[Prompt, str | None]:
+    """Return the conversation to answer, and the answer where the prompt itself ends with one.
+
+    The conversation is None for an absent or empty prompt.
+    """
+    value = record.get("prompt")
     if value is None or value == "":
-        return None
-    if isinstance(value, list):
-        return read_messages(value, place, "prompt")
-    return (Message("user", read_text(value, place, "prompt")),)
+        return None, None
+    if not isinstance(value, list):
+        return (Message("user", read_text(value, place, "prompt")),), None
+    turns = read_messages(value, place, "prompt")
+    if turns[-1].role != "assistant":
+        return turns, None
+    if not any(turn.content.strip() for turn in turns[:-1]):
+        raise DataError(
+            f"{place}: prompt is a turn of the assistant and nothing before it. Expected a turn to answer."
+        )
+    return turns[:-1], read_text(turns[-1].content, place, "the prompt's last turn")
 
 
-def _completion(record: Record, place: str) -> str | None:
+def answered(place: str, own: str) -> DataError:
+    """Return the error for a row with two answers: the prompt's last turn, and `own`."""
+    return DataError(
+        f"{place}: the prompt ends with a turn of the assistant and the row has {own} of its own. "
+        "Expected the user's turn last."
+    )
+
+
+def _completion(record: Record, place: str, answer: str | None) -> str | None:
     value = record.get("completion")
+    if answer is not None:
+        if value is not None:
+            raise answered(place, "a completion")
+        if record.get("text") is None:
+            return answer
     if isinstance(value, list):  # TRL's conversational completion: one turn of the assistant
         before, value = _last_answer(value, place, "completion")
         if before:
@@ -203,5 +231,8 @@ def read_group(record: Record, prompt: Prompt, text: str | None, place: str) -> 
         if isinstance(value, (dict, list)):
             raise DataError(f"{place}: group is {kind_of(value)}, expected a name.")
         return read_name(value, place, "group")
-    about = text or "" if prompt is None else json.dumps([[m.role, m.content] for m in prompt])
+    about = (text or "").strip()
+    if prompt is not None:  # white space and empty turns make no other prompt
+        turns = [[m.role, m.content.strip()] for m in prompt if m.content.strip()]
+        about = json.dumps(turns)
     return hashlib.sha256(about.encode("utf-8")).hexdigest()[:16]

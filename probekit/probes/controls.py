@@ -181,7 +181,9 @@ def partialled(task: Task, scores: Array, units: Index, sample: Resampler) -> Me
     examples, rows = task.examples, task.rows[units]
     sides = 2 if task.kind == "pair" else 1
     others = np.setdiff1d(task.splits.choose, units)
-    folds = np.r_[fold_by_group(task.groups[units], 5, seed=task.seed), np.full(len(others), -1)]
+    folds = np.r_[
+        fold_by_group(task.group_codes[units], 5, seed=task.seed), np.full(len(others), -1)
+    ]
     every = np.concatenate(
         [np.concatenate([task.rows[units], task.rows[others]]) + k for k in range(sides)]
     )

@@ -71,7 +71,7 @@ class HeadFitter:
     def folds(self) -> NDArray[np.int64]:
         """Fold of every unit of the fit split, shape (n_fit,)."""
         fit = self.task.splits.fit
-        return fold_by_group(self.task.groups[fit], self.n_folds, seed=self.task.seed)
+        return fold_by_group(self.task.group_codes[fit], self.n_folds, seed=self.task.seed)
 
     def fit(
         self, features: NDArray[Any], *, shuffles: int = 0, seed: int = 0

@@ -94,7 +94,7 @@ def outer_folds(
                 head = fitter.fit(acts)[0]
                 scores = head.scores(acts)
                 value = float(task.primary_values(scores[:, None], task.splits.choose)[0])
-                if value > level[k]:
+                if value > level[k] and head.coef.any():
                     level[k], best[k] = value, Fold(task, kind, cell, head, scores, np.nan)
             progress("outer folds", done * len(tasks) + k + 1, total)
     folds = [fold for fold in best if fold is not None]
@@ -166,7 +166,7 @@ def pooled(
         for w, (part, _) in zip(weights, parts, strict=True)
     ]
     units = np.concatenate([task.splits.report for task in tasks])
-    sample, label = Resampler(tasks[0].groups[units]), tasks[0].examples.label
+    sample, label = Resampler(tasks[0].group_codes[units]), tasks[0].examples.label
     support = kish(np.bincount(sample.code))
     if label is not None and tasks[0].kind == "label":
         support = class_support(label[units] == 1, sample)

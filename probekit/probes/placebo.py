@@ -81,7 +81,7 @@ def placebos(
         not exist in a short sentence (`token:30`).
     """
     by_contrast: dict[str, list[Example]] = {}
-    for row in (row for unit in open_dataset(CONTRASTS).read() for row in unit):
+    for row in open_dataset(CONTRASTS).examples():
         by_contrast.setdefault(row.tags["contrast"], []).append(row)
     names = list(by_contrast)[:most]
     cells = [Cell(probe.site, n, probe.position) for n in layers or [probe.layer]]
@@ -137,12 +137,12 @@ def _examples(rows: list[Example], name: str, probe: Probe) -> Examples:
     of: dict[str, dict[str, Any]] = {
         "label": {"label": top.astype(np.int64), "classes": (second, first)},
         "rating": {"score": top.astype(float)},
-        "pair": {"side": np.array([row.side for row in rows])},
+        "pair": {"side": np.array([row.side for row in rows], object)},
     }
     return Examples(
         kind=probe.data_kind,  # type: ignore[arg-type]
-        id=np.array([row.id for row in rows]),
-        group=np.array([row.group for row in rows]),
+        id=np.array([row.id for row in rows], object),
+        group=np.array([row.group for row in rows], object),
         n_tokens=np.ones(len(rows), dtype=np.int64),
         prompt=np.array([""] * len(rows), dtype=object),
         completion=np.array([row.completion for row in rows], dtype=object),

@@ -67,6 +67,11 @@ class Probe:
     """The store's provenance (model, data, settings) and the fit's."""
 
     @property
+    def positive_class(self) -> str | None:
+        """Name of class 1, whose rows score higher; None for other kinds than labels."""
+        return self.classes and self.classes[1]
+
+    @property
     def site(self) -> str:
         """Site it reads."""
         return self.cell.site
@@ -83,8 +88,21 @@ class Probe:
 
     @property
     def direction(self) -> Array:
-        """The unit vector along `coef`, shape (d_model,)."""
-        return np.asarray(self.coef / np.linalg.norm(self.coef))
+        """The unit vector along `coef`, shape (d_model,).
+
+        Raises
+        ------
+        ProbeError
+            When the weights are all zero or not finite, as of a fit that found nothing to tell apart.
+        """
+        norm = np.linalg.norm(self.coef)
+        if not 0 < norm < np.inf:
+            what = "zero" if norm == 0 else "not finite"
+            raise ProbeError(
+                f"probe {self.kind} at {self.cell}: its weights are {what}, so it has no direction. Fit "
+                "again on rows that differ there."
+            )
+        return np.asarray(self.coef / norm)
 
     def score(self, acts: NDArray[Any], *, position: str | None = None) -> Array:
         """Return acts @ coef + bias, shape (n,).
@@ -250,6 +268,7 @@ def save_probes(
             "complete": True,
             "data_kind": best.data_kind,
             "classes": best.classes,
+            "positive_class": best.positive_class,
             "score_range": best.score_range,
             "d_model": len(best.coef),
             "chosen": chosen,

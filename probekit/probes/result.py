@@ -141,6 +141,7 @@ class SweepResult:
         summary: FitSummary = {
             "chosen": _head(probe.kind, probe.head, probe.cell, probe.l2),
             "primary": self.task.primary,
+            "positive_class": probe.positive_class,
             "choose": _metrics(row.choose),
             "report": _metrics(self.report),
             "controls": {name: _metrics(metrics) for name, metrics in self.controls.items()},
@@ -203,7 +204,7 @@ class SweepResult:
         return lines
 
     def splits(self) -> list[SplitRow]:
-        """Return where every unit was: its split (None beyond the cap of its group), l2 fold, outer fold."""
+        """Return where every unit was: its split (None where it is left out), l2 fold, outer fold."""
         examples, task = self.task.examples, self.task
         folds = dict(zip(task.splits.fit.tolist(), self.folds.tolist(), strict=True))
         names = {
@@ -262,6 +263,7 @@ class SweepResult:
             probe
             for probe in self.probes
             if (probe.kind, probe.site, probe.position) == (best.kind, best.site, best.position)
+            and probe.coef.any()  # a head of zeros has no direction
         ]
         same.sort(key=lambda probe: probe.layer)
         directions = np.stack([probe.direction for probe in same])

@@ -120,7 +120,7 @@ def fit_sweep(
     sample = task.sampler(task.splits.choose)
     progress("fitting", 0, len(cells))
     for done, cell in enumerate(cells):
-        acts = source.read(cell)
+        acts = _finite(source.read(cell), cell)
         fitted += _fit_cell(task, fitters, cell, acts, sample, config.seed)
         progress("fitting", done + 1, len(cells))
     best = _choose(fitted, task.primary)
@@ -289,8 +289,31 @@ def _row(item: _Fitted, head: str | None) -> SweepRow:
     return SweepRow(item.kind, head, item.cell, item.head.l2, item.choose, item.controls, end, good)
 
 
+def _finite(acts: NDArray[np.float32], cell: Cell) -> NDArray[np.float32]:
+    bad = int((~np.isfinite(acts)).any(axis=1).sum())
+    if bad:
+        raise ProbeError(
+            f"{cell}: the activations of {bad} of {len(acts)} rows are not finite. Cache them again with "
+            "--dtype float32, or leave the layer out with --layers."
+        )
+    return acts
+
+
 def _choose(fitted: list[_Fitted], primary: str) -> int:
-    values = np.array([item.choose[primary].value for item in fitted])
+    for item in fitted:
+        if not np.isfinite([*item.head.coef, item.head.bias]).all():
+            raise ProbeError(
+                f"{item.cell}: the weights of the {item.kind} head are not finite. Leave the layer out with "
+                "--layers, or fit another kind."
+            )
+    if not any(item.head.coef.any() for item in fitted):
+        raise ProbeError(
+            f"heads: the weights of all {len(fitted)} are zero: the activations are the same whatever "
+            "the target. Expected rows that differ at the stored positions."
+        )
+    values = np.array(
+        [item.choose[primary].value if item.head.coef.any() else np.nan for item in fitted]
+    )
     if not np.isfinite(values).any():
         raise ProbeError(
             f"choose split: {primary} is not defined for any cell. Give more groups or rows."
@@ -311,6 +334,14 @@ def _wanted_cells(source: ActivationSource, config: SweepConfig) -> list[Cell]:
         if config.positions
         else sorted(positions)
     )
+    if source.examples.kind == "pair" and "prompt_end" in wanted:
+        # Before the answer both sides read the same: a head there would be fitted to rounding.
+        wanted.remove("prompt_end")
+        if config.positions or not wanted:
+            raise ProbeError(
+                "position prompt_end: stands before the answer, where both sides of a pair are the same. "
+                "Cache a position in the answer: last, turn_end or mean."
+            )
     for name, asked, stored in (
         ("position", wanted, positions),
         ("site", sites, {cell.site for cell in in_store}),

@@ -63,29 +63,34 @@ class Task:
 
         Labels are spread evenly over the splits, and so are the values of the tag `stratify`. At most
         `group_cap` units of a group are in its split, drawn at random; 0 takes all, None as many as
-        `fair_cap` says.
+        `fair_cap` says. Pairs with one text on both sides are in none: they prefer nothing, and would
+        count as half a win for every head.
 
         Raises
         ------
         DataError
-            With fewer than 3 groups, one class, or one rating; when a row lacks the tag.
+            With fewer than 3 groups, one class, or one rating; when every pair has identical sides, or a
+            row lacks the tag.
         """
         _check_targets(examples)
         step = 2 if examples.kind == "pair" else 1
-        strata = _strata(examples, stratify)
+        strata, groups = _strata(examples, stratify), examples.group[::step]
+        known = np.arange(len(groups))
+        if examples.identical is not None:
+            known = np.flatnonzero(~examples.identical)
+        groups = groups[known]
         splits = split_by_group(
-            examples.group[::step],
-            strata=None if strata is None else strata[::step],
+            groups,
+            strata=None if strata is None else strata[::step][known],
             seed=seed,
             fractions=fractions,
         )
-        groups = examples.group[::step]
         if group_cap is None:
             group_cap = fair_cap(np.unique(groups, return_counts=True)[1])
         if group_cap:
             kept = within_cap(groups, group_cap, seed=seed)
             splits = Splits(*(units[kept[units]] for units in splits))
-        task = cls(examples, splits, seed, n_boot)
+        task = cls(examples, Splits(*(known[units] for units in splits)), seed, n_boot)
         task._check_splits()
         return task
 
@@ -101,20 +106,23 @@ class Task:
             With fewer groups than folds, or a fold that has one class only.
         """
         used = self.used
-        if (n_groups := len(np.unique(self.groups))) < n_folds:
+        if (n_groups := len(np.unique(self.group_codes[used]))) < n_folds:
             raise DataError(
                 f"outer_folds {n_folds}: there are {n_groups} groups. Give fewer folds."
             )
         strata = _strata(self.examples, stratify)
         strata = np.zeros(len(self.rows)) if strata is None else strata[self.rows]
         part = parts_by_group(
-            self.groups[used], (1.0,) * n_folds, strata=strata[used], seed=self.seed
+            self.group_codes[used], (1.0,) * n_folds, strata=strata[used], seed=self.seed
         )
         tasks = []
         for fold in range(n_folds):
             rest = used[part != fold]
             inner = parts_by_group(
-                self.groups[rest], FRACTIONS[:2], strata=strata[rest], seed=self.seed + fold + 1
+                self.group_codes[rest],
+                FRACTIONS[:2],
+                strata=strata[rest],
+                seed=self.seed + fold + 1,
             )
             splits = Splits(rest[inner == 0], rest[inner == 1], used[part == fold])
             tasks.append(replace(self, splits=splits))
@@ -149,8 +157,13 @@ class Task:
         return self.examples.group[self.rows]
 
     @cached_property
+    def group_codes(self) -> Index:
+        """Number of every unit's group in the order of their names, shape (n_units,)."""
+        return np.unique(self.groups, return_inverse=True)[1].reshape(-1)
+
+    @cached_property
     def used(self) -> Index:
-        """Units that are in a split, shape (n_used,): all but those beyond the cap of their group."""
+        """Units in a split, (n_used,): not those beyond their group's cap, nor pairs of one text."""
         return np.sort(np.concatenate(self.splits))
 
     def example_rows(self, units: Index) -> Index:
@@ -188,7 +201,7 @@ class Task:
         rows of every group do, for groups that all hold the same mix would otherwise be unchanged.
         A pair's sides are swapped for whole groups at random.
         """
-        groups, target = self.groups[self.splits.fit], self.target[self.splits.fit]
+        groups, target = self.group_codes[self.splits.fit], self.target[self.splits.fit]
         names, code = np.unique(groups, return_inverse=True)
         if self.kind == "pair":
             return np.asarray(rng.choice([-1.0, 1.0], size=len(names))[code])
@@ -199,7 +212,7 @@ class Task:
 
     def sampler(self, units: Index) -> Resampler:
         """Return the resampler of some units."""
-        return Resampler(self.groups[units], n_boot=self.n_boot, seed=self.seed)
+        return Resampler(self.group_codes[units], n_boot=self.n_boot, seed=self.seed)
 
     def metrics(self, scores: Array, units: Index, sample: Resampler) -> Metrics:
         """Return every metric of scores (n_examples,) on some units."""
@@ -286,13 +299,15 @@ class Task:
     def counts(self) -> dict[str, int]:
         """Return how many units and groups there are, in all and in each split, and in its largest group.
 
-        `capped` units are in none: they are beyond the cap of their group.
+        `capped` units are in none, beyond the cap of their group; nor are pairs with `identical` sides.
         """
-        counts = {"examples": len(self.rows), "groups": len(np.unique(self.groups))}
-        counts["capped"] = len(self.rows) - len(self.used)
+        counts = {"examples": len(self.rows), "groups": len(np.unique(self.group_codes))}
+        same = self.examples.identical
+        counts["identical"] = 0 if same is None else int(same.sum())
+        counts["capped"] = len(self.rows) - len(self.used) - counts["identical"]
         for name, units in self.splits._asdict().items():
             counts[name] = len(units)
-            sizes = np.unique(self.groups[units], return_counts=True)[1]
+            sizes = np.unique(self.group_codes[units], return_counts=True)[1]
             counts |= {f"{name}_groups": len(sizes), f"{name}_largest": int(sizes.max())}
         return counts
 
@@ -320,10 +335,16 @@ def _strata(examples: Examples, tag: str | None) -> NDArray[Any] | None:
         )
     if examples.label is None:
         return values
-    return np.char.add(examples.label.astype(np.int64).astype(str), values)
+    both = zip(examples.label, values, strict=True)
+    return np.array([f"{label}{value}" for label, value in both], dtype=object)
 
 
 def _check_targets(examples: Examples) -> None:
+    if examples.identical is not None and examples.identical.all():
+        raise DataError(
+            f"pairs: the sides of all {len(examples) // 2} are the same text, so none is preferred. "
+            "Expected chosen and rejected texts that differ."
+        )
     if examples.label is not None and len(np.unique(examples.label)) < 2:
         raise DataError("labels: the store has one class only. Cache rows of both classes.")
     if examples.score is not None and np.ptp(examples.score) == 0:

@@ -179,7 +179,7 @@ def jackknife(name: str, groups: Sequence[Any], *sides: Sequence[Sequence[str]])
 
 
 def _code(groups: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
-    return np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    return np.unique(np.asarray(groups, dtype=object), return_inverse=True)[1].reshape(-1)
 
 
 def _by_group(code: NDArray[np.int64], keys: Sequence[str]) -> list[Counter[str]]:

@@ -85,6 +85,7 @@ class FitSummary(TypedDict):
 
     chosen: HeadRow
     primary: str
+    positive_class: NotRequired[str | None]
     choose: Values
     report: Values
     controls: dict[str, Values]

@@ -234,7 +234,7 @@ def measured(
 
     parts = {ALL: part(np.ones(len(rows), dtype=bool), target_tag)}
     for tag in sorted({tag for row in rows for tag in row["tags"]}):
-        of_tag = np.array([row["tags"].get(tag, "") for row in rows])
+        of_tag = np.array([row["tags"].get(tag, "") for row in rows], object)
         values = sorted({*of_tag})
         for value in values if 1 < len(values) <= 4 else ():
             parts[f"{tag}={value}"] = part(of_tag == value, tag)
@@ -243,7 +243,7 @@ def measured(
 
 def _of_rows(rows: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> Metrics:
     """Return the means of what every completion has."""
-    draws = Resampler(np.array([row["prompt_id"] for row in rows]))
+    draws = Resampler(np.array([row["prompt_id"] for row in rows], object))
     names = [name for name in Measures.__annotations__ if name in rows[0]]
     columns = {name: [row[name] for row in rows] for name in names}
     for family, prefix in (("heads", "head"), ("placebos", "placebo")):

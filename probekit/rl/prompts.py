@@ -11,6 +11,7 @@ import numpy as np
 
 from probekit.data.rows import Example
 from probekit.errors import DataError
+from probekit.numbers import plain_number
 
 
 class Balance(NamedTuple):
@@ -35,11 +36,8 @@ class Balance(NamedTuple):
         shares = {}
         for part in filter(None, rest.split(",")):
             value, _, number = part.rpartition(":")
-            try:
-                shares[value] = float(number)
-            except ValueError:
-                shares[value] = 0.0
-            if not 0 < shares[value] < float("inf"):
+            shares[value] = plain_number(number) or 0.0
+            if not shares[value] > 0:
                 raise DataError(
                     f"balance {spec!r}: {part!r} is no share. Expected TAG, or "
                     "TAG=VALUE:NUMBER,VALUE:NUMBER with numbers above 0."

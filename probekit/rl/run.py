@@ -282,6 +282,7 @@ def _target(trainer: Trainer) -> dict[str, Any]:
     return {
         "name": trainer.config.target,
         "tag": tag,
+        "positive_class": trainer.heads[0].positive_class,
         "chosen": {value: good_scores(part).tolist() for value, part in parts.items()},
         "rejected": {value: bad_scores(part).tolist() for value, part in parts.items()},
     }

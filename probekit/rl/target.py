@@ -159,7 +159,7 @@ def distance_to_chosen(
     """
     from scipy.stats import wasserstein_distance
 
-    classes = np.array(list(values) if tag else [""] * len(scores), dtype=str)  # (n,)
+    classes = np.array(list(values) if tag else [""] * len(scores), dtype=object)  # (n,)
     parts = distributions.get("by_tag", {}).get(tag, {}) if tag else distributions
     distances, sizes = [], []
     for value in np.unique(classes):
@@ -257,7 +257,7 @@ class Target:
         if self._rule is None:
             return scores
         reward = np.empty(len(scores))
-        of = np.array(list(values) if self.tag else [""] * len(scores))
+        of = np.array(list(values) if self.tag else [""] * len(scores), dtype=object)
         for value in np.unique(of):
             rows = of == value
             reward[rows] = self._rule(scores[rows], self.chosen[str(value)])

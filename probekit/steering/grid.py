@@ -11,7 +11,7 @@ from probekit.results.steer import BASELINE, PROBE, RANDOM, Condition
 
 EXPECTED = "LOW:HIGH:STEP such as -8:8:2, or a list such as -0.4,0,0.4"
 MOST = 201
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 
 
 def parse_coeffs(text: str) -> list[float]:

@@ -137,6 +137,7 @@ class SteerSummary:
             **probe.cell._asdict(),
             "data_kind": probe.data_kind,
             "classes": probe.classes,
+            "positive_class": probe.positive_class,
             "score_range": probe.score_range,
             "metric": None if metric is None else {"name": primary, **metric},
         }

@@ -46,8 +46,8 @@ def leak_check(
         (None where there are too few groups); `leaks`: names of the features above chance in total.
     """
     features = _words(pairs), _lengths(pairs)
-    groups = np.array([pair["group"] for pair in pairs])
-    classes = np.array([pair["tags"][class_tag] for pair in pairs])
+    groups = np.array([pair["group"] for pair in pairs], object)
+    classes = np.array([pair["tags"][class_tag] for pair in pairs], object)
 
     def part(rows: NDArray[np.bool_]) -> dict[str, Interval | None]:
         return {
@@ -106,14 +106,14 @@ def without_telling_words(
     """
     kept = list(pairs)
     for number in range(ROUNDS):
-        groups = np.array([pair["group"] for pair in kept])
+        groups = np.array([pair["group"] for pair in kept], object)
         if len(np.unique(groups)) < FOLDS:
             break
         scores = _cross_fitted(_words(kept), groups, seed + number)
         wide = float(wins(scores).mean()) - 0.5
         if wide <= 0:
             break
-        classes = np.array([pair["tags"][class_tag] for pair in kept])
+        classes = np.array([pair["tags"][class_tag] for pair in kept], object)
         names, counts = np.unique(classes, return_counts=True)
         n_out = int(wide * counts.min()) + 1
         out: set[int] = set()

@@ -62,7 +62,7 @@ def test_public_layouts_and_demo_sets_have_prompts(tmp_path):
         ),
         ({"prompt": [user(" "), user("")]}, "p.jsonl:2: prompt has no text"),
         (
-            {"prompt": [user("a"), {"role": "assistant", "content": "b"}]},
+            {"prompt": [user("a"), {"role": "assistant", "content": "b"}], "completion": "c"},
             "p.jsonl:2: the prompt ends with a turn of the assistant",
         ),
         ({"prompt": "other", "id": "one"}, "p.jsonl:2: id 'one' occurs twice"),
