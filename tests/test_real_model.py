@@ -13,9 +13,12 @@ import torch
 
 from probekit.activations.backends import make_backend
 from probekit.activations.cache import CacheConfig, cache_activations
+from probekit.activations.positions import PositionRule
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell
 from probekit.behaviours import Behaviours
+from probekit.behaviours.sampled import sampled_rows
+from probekit.container import write_jsonl
 from probekit.data import Example, Message, open_dataset
 from probekit.data.prompts import open_prompts
 from probekit.models.chat import render
@@ -43,6 +46,31 @@ def chats():
     return MemoryRows(
         [*rows, Example("raw", "g3", None, "Marie Curie was born in Warsaw", score=1.0)]
     )
+
+
+RULES = ("last", "turn_end", "prompt_end", "mean", "first:4", "token:0", "token:-1", "all")
+
+
+def test_rows_of_data_have_the_tokens_that_the_sampler_wrote(loaded, tmp_path):
+    """200 completions, as rows of a file, read at every position rule at the tokens that were written."""
+    prompts = open_prompts("demo:sentiment_prompts", limit=50)
+    config = SamplingConfig(max_new_tokens=16, samples=4, temperature=1.0, seed=3)
+    asked = [render(prompt, loaded.tokenizer) for prompt in prompts]
+    names = [f"{prompts[c.prompt].id}-{c.sample:03d}" for c in sample(loaded, asked, config)]
+    written = [c.rendered(asked[c.prompt], loaded.turn) for c in sample(loaded, asked, config)]
+    rows = [{**row, "score": 1.0} for row in sampled_rows(loaded, prompts, config)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    examples = {e.id: e for e in open_dataset(tmp_path / "rows.jsonl").examples()}
+    assert len(examples) > 190  # empty and repeated ones are left out
+    for name, own in zip(names, written, strict=True):
+        if name not in examples:
+            continue
+        row = render(examples[name], loaded.tokenizer)
+        for rule in RULES:
+            at, there = (PositionRule.parse(rule).resolve(one) for one in (row, own))
+            assert at.tolist() == there.tolist()
+            assert row.ids[at].tolist() == own.ids[there].tolist()
+        assert row.ids.tolist() == own.ids.tolist()
 
 
 def relative(a, b):

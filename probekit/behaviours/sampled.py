@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def sampled_rows(
 
     Empty completions are left out, and so are repeated ones of the same prompt: they would be the same
     row. A text is kept as it was written, white space and special tokens within it included, so that
-    `render` gives its tokens back.
+    `render` gives its tokens back; where the tokenizer would make others of it, `completion_ids` has them.
 
     Parameters
     ----------
@@ -70,6 +71,9 @@ def sampled_rows(
             "group": prompt.group,
             "tags": dict(prompt.tags),
         }
+        again = render(dataclasses.replace(prompt, completion=text), loaded.tokenizer)
+        if not row.header and again.ids.tolist() != row.ids.tolist():
+            record["completion_ids"] = row.ids[row.start : row.stop].tolist()
         if behaviours is not None:
             question = prompt.prompt[-1].content if prompt.prompt else ""
             plain = loaded.tokenizer.decode(done.ids, skip_special_tokens=True)

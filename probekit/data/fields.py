@@ -87,6 +87,23 @@ def read_label(record: Record, place: str) -> int | str:
     return _encodable(value.strip(), place, "label") if isinstance(value, str) else value
 
 
+def read_ids(record: Record, place: str) -> tuple[int, ...] | None:
+    """Return `completion_ids` as token ids, None where a row has none."""
+    value = record.get("completion_ids")
+    if value is None:
+        return None
+    if (
+        not isinstance(value, list)
+        or not value
+        or any(type(i) is not int or not 0 <= i < 2**31 for i in value)
+    ):
+        raise DataError(
+            f"{place}: completion_ids is {short(value)}, expected a list of token ids. Leave it out to "
+            "have the completion tokenised."
+        )
+    return tuple(value)
+
+
 def read_tags(record: Record, named: Mapping[str, Any], place: str) -> dict[str, str]:
     """Return the row's tags and the top-level fields `named` as tags, all as text."""
     value = record.get("tags")

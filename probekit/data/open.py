@@ -227,6 +227,7 @@ def _canonical(unit: list[Example]) -> bytes:
             e.score,
             e.side,
             sorted(e.tags.items()),
+            *([] if e.completion_ids is None else [e.completion_ids]),
         ]
         for e in unit
     ]

@@ -27,8 +27,8 @@ Placed = tuple[str, Record]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 READ = {
-    "id", "prompt", "completion", "text", "label", "score", "chosen", "rejected", "group", "tags",
-    "instruction", "completions", "source", "response", "score_chosen", "score_rejected", *HELPSTEER,
+    "id", "prompt", "completion", "completion_ids", "text", "label", "score", "chosen", "rejected", "group",
+    "tags", "instruction", "completions", "source", "response", "score_chosen", "score_rejected", *HELPSTEER,
 }  # fmt: skip
 """Columns that some row format or layout has. Of a table no other column is decoded: it may hold images."""
 UNREAD = "(a column that is not read)"

@@ -33,6 +33,8 @@ class Example:
     score: float | None = None
     side: Side | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    completion_ids: tuple[int, ...] | None = None
+    """Tokens that the model wrote, where the tokenizer would make others of the completion's text."""
     place: str = field(default="", compare=False)
     """File and line that the row was read from, for messages."""
 

@@ -10,6 +10,7 @@ from typing import Any
 from probekit.data.fields import (
     kind_of,
     missing,
+    read_ids,
     read_label,
     read_messages,
     read_name,
@@ -81,6 +82,7 @@ def to_examples(
         label=read_label(record, place) if kind == "label" else None,
         score=read_score(record, place) if kind == "rating" else None,
         tags=own_tags,
+        completion_ids=read_ids(record, place),
         place=place,
     )
     return [example]

@@ -8,8 +8,9 @@ import json
 import pytest
 
 from probekit.activations.store import ActivationStore
+from probekit.data import open_dataset
 from probekit.data.rows import Example, Message
-from probekit.errors import ModelError
+from probekit.errors import DataError, ModelError
 from probekit.models import dates
 from probekit.models.chat import render
 from probekit.models.load import at_date_of, load_model
@@ -173,3 +174,30 @@ def test_a_run_of_another_day_is_continued_at_its_own_date(tmp_path, monkeypatch
     assert again.template_date == begun and again.tokenizer.decode(row.ids).startswith(day)
     asked = load_model(str(model), template_date="2020-02-02")
     assert at_date_of(asked, {"template_date": begun}).template_date == "2020-02-02"
+
+
+def test_tokens_that_a_model_wrote_otherwise_than_the_tokenizer_come_along(tmp_path):
+    """A model may write a word in other pieces than the tokenizer does; a head is read on its own."""
+    tokenizer = tokenizer_with(GEMMA)
+    pieces = tokenizer("the film", add_special_tokens=False)["input_ids"]
+    letters = [i for c in "the film" for i in tokenizer(c, add_special_tokens=False)["input_ids"]]
+    assert len(letters) > len(pieces)
+    prompt = (Message("user", "a"),)
+    row = render(Example("r", "g", prompt, "the film", completion_ids=tuple(letters)), tokenizer)
+    assert row.ids[row.start : row.stop].tolist() == letters
+    assert tokenizer.decode(row.ids[row.turn_end]) == "<|end|>"
+    for text, ids in (("the films", letters), ("the film", (5, 6))):  # not this text's
+        row = render(Example("r", "g", prompt, text, completion_ids=tuple(ids)), tokenizer)
+        own = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert row.ids[row.start : row.stop].tolist() == own
+    data = tmp_path / "rows.jsonl"
+    line = {"prompt": "a", "completion": "the film", "label": 1, "completion_ids": letters}
+    data.write_text(json.dumps(line) + "\n" + json.dumps({**line, "completion_ids": ["x"]}))
+    with pytest.raises(
+        DataError, match=r"rows.jsonl:2: completion_ids is .*expected a list of token"
+    ):
+        open_dataset(data)
+    data.write_text(
+        json.dumps(line) + "\n" + json.dumps({**line, "label": 2, "completion_ids": None})
+    )
+    assert [e.completion_ids for e in open_dataset(data).examples()] == [tuple(letters), None]
