@@ -17,6 +17,7 @@ from probekit.behaviours import Behaviours, Wanted
 from probekit.container import disk_errors, refuse_existing, write_json
 from probekit.data.rows import Example
 from probekit.errors import DataError, OutputError, ProbeError, StoreError
+from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel
 from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
@@ -129,6 +130,7 @@ def train_run(
     config, out = config or RLConfig(), Path(out)
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
     _check_out(out, resume=resume, force=force)
+    check_decoding(loaded.model)
     heads, data = open_heads(
         loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows, log=log
     )

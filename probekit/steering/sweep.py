@@ -17,6 +17,7 @@ from probekit.behaviours import Behaviours, Judge
 from probekit.container import atomic_directory, refuse_existing, write_json
 from probekit.data.rows import Example
 from probekit.errors import SteeringError
+from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
@@ -186,6 +187,7 @@ class _Plan:
         judge: Judge | None,
     ) -> _Plan:
         """Load the probes, check everything against the model, and measure its residual norms."""
+        check_decoding(loaded.model)
         if not prompts:
             raise SteeringError("prompts: there are none. Expected at least one.")
         if len({prompt.id for prompt in prompts}) < len(prompts):

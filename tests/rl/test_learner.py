@@ -50,11 +50,11 @@ def test_log_probabilities_and_gradients_are_those_of_whole_rows_and_of_peft(wri
     (wanted * weight).sum().backward()
     expected = gradients(policy)
 
-    shared = SharedPrefix(rollout.rows, policy.loaded.device)
+    shared = SharedPrefix(rollout.rows, policy.loaded.model)
     ids, mask = pad(shared.rows, policy.loaded.device)
     with policy.learning():
         short = NewTokens(shared.rows, rollout.n_new, ids)
-        found = short.of(short.distributions(model, model, ids, mask, **shared.inputs(model, mask)))
+        found = short.of(short.distributions(model, model, ids, mask, **shared.inputs(mask)))
         (found * weight).sum().backward()
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
     for a, b in zip(gradients(policy), expected, strict=True):
@@ -66,11 +66,12 @@ def test_log_probabilities_and_gradients_are_those_of_whole_rows_and_of_peft(wri
 
 
 def test_batches_keep_a_prompt_together_and_hold_every_row_once(written):
-    _, rollout = written
-    plan = plan_shared(rollout.rows, 40)
+    policy, rollout = written
+    model = policy.loaded.model
+    plan = plan_shared(rollout.rows, 40, model)
     assert sorted(np.concatenate(plan)) == list(range(18))
     for batch in plan:
         rows = [rollout.rows[i] for i in batch]
         widest = max(len(row.ids) - row.start + 1 for row in rows)
         assert len(rows) == 1 or widest * len(rows) <= 40
-    assert [len(b) for b in plan_shared(rollout.rows, 10**6)] == [18]
+    assert [len(b) for b in plan_shared(rollout.rows, 10**6, model)] == [18]

@@ -33,6 +33,7 @@ class HooksBackend:
         self._model: Any = loaded
         if isinstance(loaded, LoadedModel):
             self._model = loaded.model
+        _refuse_compiled(self._model)
         self._names = block_names(self._model, names)
         self._blocks = block_list(self._model, self._names)
         self.backbone: nn.Module = self._model.base_model
@@ -101,6 +102,17 @@ class HooksBackend:
         if path is None:
             raise ModelError(f"site {site!r}: unknown. Expected {', '.join(SITES)}.")
         return block.get_submodule(path)
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    """Raise `ModelError` for a model of which a part is compiled: it runs past hooks without a word."""
+    for name, module in model.named_modules():
+        whole = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None)
+        if whole or hasattr(module.forward, "_torchdynamo_orig_callable"):
+            raise ModelError(
+                f"model: {name or type(model).__name__} is compiled, so that its activations can be "
+                "neither read nor changed. Give the model before torch.compile."
+            )
 
 
 def _depth(place: Place) -> float:
