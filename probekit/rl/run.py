@@ -161,6 +161,8 @@ def _write_run(trainer: Trainer, record: dict[str, Any], *, resume: bool, log: L
     write_json(out / DOCUMENT.file, record)
     if trainer.wanted:
         log({"note": _can_show(trainer)})
+        if left := ", ".join(getattr(trainer.policy, "left_out", [])):
+            log({"note": f"note: the adapter leaves out {left}, which it cannot be merged into."})
     trainer.run(resume=continued, log=log)
     write_json(out / CURVE, _came_to(trainer))
 
