@@ -31,7 +31,7 @@ from probekit.errors import DataError, ModelError, OutputError, StoreError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
-from probekit.provenance import run_record
+from probekit.provenance import agrees, run_record
 
 if TYPE_CHECKING:
     from probekit.data.open import Dataset
@@ -308,7 +308,7 @@ def _default_rules(dataset: Dataset) -> tuple[PositionRule, ...]:
 def _already_whole(out: Path, settings: dict[str, Any]) -> ActivationStore:
     """Return a store that needs no resuming, if it is the one these settings would make."""
     store = ActivationStore.open(out)
-    if store.provenance.get("settings") != settings:
+    if not agrees(store.provenance.get("settings"), settings):
         store.close()
         raise StoreError(
             f"{out}: is complete, but was made with other settings or data. Pass --force to "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ from probekit.models.registry import BUILTIN, pull
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+OF_NO_EFFECT = re.compile(
+    r"^_|version$|dtype$|^architectures$|^use_cache$|^return_dict|^output_|token_ids?$|dropout|pdrop$"
+    r"|^initializer_|label|^problem_type$|^quantization_config$|^auto_map$|^pretraining_tp$"
+)
+"""Keys of a configuration that change nothing a model in evaluation computes."""
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -31,10 +38,12 @@ class LoadedModel:
     """What the user asked for: built-in name, folder, GGUF file or hub id."""
     revision: str | None
     fingerprint: str
-    """SHA-256 over the configuration and a sample of every weight, 16 hex digits."""
+    """SHA-256 over a sample of every weight, 16 hex digits."""
     tokenizer_hash: str
     template_hash: str | None
     """Hash of the chat template; None when the tokenizer has none."""
+    config_hash: str | None = None
+    """Hash of what the configuration says of the computation, such as the scaling of positions."""
 
     @property
     def dtype(self) -> str:
@@ -59,6 +68,7 @@ class LoadedModel:
             "revision": self.revision,
             "model_type": self.model.config.model_type,
             "weights_fingerprint": self.fingerprint,
+            "config_hash": self.config_hash,
             "tokenizer_hash": self.tokenizer_hash,
             "template_hash": self.template_hash,
             "forward_dtype": self.dtype,
@@ -112,6 +122,7 @@ def load_model(
         fingerprint=weights_fingerprint(model),
         tokenizer_hash=_digest(_vocabulary(tokenizer)),
         template_hash=_digest(tokenizer.chat_template) if tokenizer.chat_template else None,
+        config_hash=config_hash(model.config),
     )
 
 
@@ -180,7 +191,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def weights_fingerprint(model: Any) -> str:  # noqa: ANN401 - a transformers model
-    """Return 16 hex digits that change with the architecture or the weights, not with the dtype.
+    """Return 16 hex digits that change with the names, shapes or values of weights, not with the dtype.
 
     Every parameter gives its name, shape and 64 evenly spaced values, rounded to bfloat16 so that
     the same checkpoint has the same fingerprint whatever dtype it was loaded in.
@@ -193,6 +204,26 @@ def weights_fingerprint(model: Any) -> str:  # noqa: ANN401 - a transformers mod
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def config_hash(config: Any) -> str:  # noqa: ANN401 - a transformers configuration
+    """Return 16 hex digits that change with what the configuration says of the computation.
+
+    The same weights compute something else under another scaling of positions, window or norm. Paths,
+    dtypes, special tokens, dropout and versions do not count, nor do settings that are at their defaults:
+    a version of the library that knows a new one keeps the hash.
+    """
+    return _digest(json.dumps(_computation(config.to_diff_dict()), sort_keys=True))
+
+
+def _computation(value: Any) -> Any:  # noqa: ANN401 - a JSON value
+    if isinstance(value, dict):
+        said = {str(k): _computation(v) for k, v in value.items() if v is not None}
+        return {k: v for k, v in said.items() if not OF_NO_EFFECT.search(k)}
+    if isinstance(value, (list, tuple)):
+        return [_computation(item) for item in value]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number else value if isinstance(value, (bool, str)) else str(value)
 
 
 def _read(

@@ -70,6 +70,7 @@ class Scorer:
             )
         for key, here in (
             ("weights_fingerprint", self.loaded.fingerprint),
+            ("config_hash", self.loaded.config_hash),  # which older probes lack
             ("tokenizer_hash", self.loaded.tokenizer_hash),
             ("template_hash", self.loaded.template_hash),
         ):

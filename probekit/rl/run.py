@@ -22,7 +22,7 @@ from probekit.models.load import LoadedModel
 from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
-from probekit.provenance import run_record
+from probekit.provenance import agrees, run_record
 from probekit.results.goodhart import CURVE, detectable
 from probekit.results.rl import RLRun
 from probekit.results.rl_files import BEST_OF, DOCUMENT
@@ -308,7 +308,7 @@ def _same_run(out: Path, record: dict[str, Any]) -> bool:
     for key in ("settings", "identity"):
         then, now = (dict(part.get(key, {})) for part in (before, record))
         for name in sorted(now.keys() - {"steps"}):
-            if then.get(name) != now[name]:
+            if not agrees(then, {**then, name: now[name]}):
                 raise OutputError(
                     f"{out}: was started with {name} {then.get(name)!r}, now {now[name]!r}. "
                     "Resume with the same settings, or pass --force."
@@ -331,6 +331,7 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
         "behaviours": digest(json.dumps(behaviours, default=str).encode()),
         "behaviour": str(trainer.wanted) if trainer.wanted else None,
         "model": model.get("weights_fingerprint"),
+        "config_hash": model.get("config_hash"),
         "dtype": str(trainer.loaded.dtype),
     }
 

@@ -286,6 +286,7 @@ class _Plan:
             "shuffled": _digest(Probe.load_shuffled(self.path).tolist()),
             "prompts": _digest(rows),
             "model": writer.loaded.fingerprint,
+            "config_hash": writer.loaded.config_hash,
             "dtype": writer.loaded.dtype,
             "behaviours": writer.behaviours and _digest(writer.behaviours.describe()),
             "judge": judge and [judge.url, judge.model],
@@ -370,6 +371,12 @@ def _same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
         raise SteeringError(
             f"steering vector: was made for weights {fingerprint} ({vector.model.get('model')!r}), the "
             f"model's are {loaded.fingerprint}. Use a vector of this model."
+        )
+    config = vector.model.get("config_hash", loaded.config_hash)
+    if config != loaded.config_hash:
+        raise SteeringError(
+            f"steering vector: was made under another configuration of the same weights ({config}, here "
+            f"{loaded.config_hash}), such as another scaling of positions. Use the same config.json."
         )
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import shutil
 import subprocess
 import threading
 import zipfile
 
 import pytest
+import torch
+import transformers
 
 from probekit.errors import ModelError
 from probekit.models import load, registry
+from probekit.models.pretrained import read_gguf
+from probekit.provenance import agrees
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -147,3 +153,74 @@ def test_the_fingerprint_follows_the_weights_not_the_dtype(tiny_llama):
     other = tiny_model()
     other.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1.0
     assert load.weights_fingerprint(other) != one.fingerprint
+
+
+def changed(folder, target, **options):
+    """Copy a model folder with another configuration over the same weights."""
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, **options}))
+    return load.load_model(str(target), dtype="float32")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0}},
+        {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+        {"rms_norm_eps": 1e-3},
+        {"hidden_act": "gelu"},
+    ],
+    ids=str,
+)
+def test_the_config_hash_follows_what_changes_the_computation(tiny_llama, tmp_path, options):
+    plain = load.load_model(str(tiny_llama), dtype="float32")
+    other = changed(tiny_llama, tmp_path / "other", **options)
+    ids = torch.arange(5, 60)[None]
+    assert not torch.equal(plain.model(ids).logits, other.model(ids).logits)
+    assert plain.fingerprint == other.fingerprint
+    assert plain.config_hash != other.config_hash
+
+
+def test_the_config_hash_does_not_follow_place_dtype_or_version(tiny_llama, tmp_path):
+    plain = load.load_model(str(tiny_llama), dtype="bfloat16")
+    options = {
+        "transformers_version": "5.1.0",
+        "dtype": "float16",
+        "use_cache": False,
+        "eos_token_id": [2, 3],
+        "attention_dropout": 0.1,
+        "mlp_bias": False,  # a default, said
+        "rope_parameters": {"rope_theta": 10000, "rope_type": "default"},
+        "_name_or_path": "elsewhere",
+    }
+    assert changed(tiny_llama, tmp_path / "o", **options).config_hash == plain.config_hash
+    assert plain.describe()["config_hash"] == plain.config_hash
+
+
+def test_a_file_from_before_the_config_hash_is_not_held_against_it():
+    now = {"model": {"weights_fingerprint": "a", "config_hash": "b"}, "seed": 1}
+    assert agrees({"model": {"weights_fingerprint": "a"}, "seed": 1}, now)
+    assert agrees(now, now)
+    assert not agrees({**now, "model": {"weights_fingerprint": "a", "config_hash": "c"}}, now)
+    assert not agrees({"model": {"weights_fingerprint": "c"}, "seed": 1}, now)
+    assert not agrees({**now, "more": 1}, now)
+
+
+def test_a_gguf_file_is_unpacked_by_request(tmp_path, monkeypatch):
+    """By itself the library unpacks only where no kernel for packed weights is installed."""
+    asked = []
+
+    def read(spec, **options):
+        asked.append(options)
+        return tiny_model()
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", read)
+    given = []
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda spec, **options: given.append(options)
+    )
+    read_gguf(tmp_path / "m.gguf", dtype=torch.float32)
+    assert asked[0]["quantization_config"].dequantize is True
+    assert asked[0]["gguf_file"] == "m.gguf"
+    assert given == [{"gguf_file": "m.gguf"}]
