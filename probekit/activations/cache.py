@@ -125,6 +125,7 @@ class _Capture:
                 key: value
                 for key, value in asdict(config).items()
                 if key not in ("layers", "sites", "positions", "max_length")
+                and (key != "reproducible" or value)  # so that older captures go on
             },
             "max_length": self.max_length,
         }
@@ -155,7 +156,8 @@ class _Capture:
         with h5py.File(self.examples_file, "r") as file:
             reader = TokenTable(file["examples"])
             self._check_space(reader)
-            batches = plan_batches(reader.lengths, self.config.batch_tokens)
+            size = 1 if self.config.reproducible else self.config.batch_tokens
+            batches = plan_batches(reader.lengths, size)
             start = self.work.batches_done
             self.work.create(self.cells, self.config.store_dtype)
             if start < len(batches):

@@ -21,6 +21,11 @@ import probekit.cli.options as opt
 @click.option("--position", help="Score with the probe of this position of the same fit.")
 @opt.SAME_MODEL
 @opt.batch_tokens_option()
+@click.option(
+    "--reproducible",
+    is_flag=True,
+    help="Score every row alone, so that its score does not depend on the rows beside it; slower.",
+)
 @opt.READING
 @opt.FORCE
 @opt.JSON
@@ -41,7 +46,8 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     fitted = Probe.load(probe, layer=options["layer"], position=options["position"])
     dataset = opt.read_data(data, options)
     loaded = opt.open_model(options, fitted)
-    scorer = Scorer(fitted, loaded, batch_tokens=options["batch_tokens"])
+    size = 1 if options["reproducible"] else options["batch_tokens"]
+    scorer = Scorer(fitted, loaded, batch_tokens=size)
     with opt.progress_bar() as progress:
         rows = score_examples(
             scorer,

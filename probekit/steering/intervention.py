@@ -13,9 +13,9 @@ from transformers.cache_utils import DynamicCache
 
 from probekit.activations.backends.base import Backend, Edit, Forward
 from probekit.activations.backends.hooks import HooksBackend
-from probekit.errors import SteeringError
+from probekit.errors import ModelError, SteeringError
 from probekit.models.chat import Rendered
-from probekit.models.kv_cache import has_keys
+from probekit.models.kv_cache import check_decoding, has_keys
 from probekit.models.load import LoadedModel
 from probekit.steering.operators import MODES, ablate, add, clamp
 from probekit.steering.vector import SteeringVector
@@ -233,6 +233,10 @@ def steered(
     below = model.model if isinstance(model, LoadedModel) else model
     with contextlib.ExitStack() as stack:
         if hasattr(below, "generate"):
+            with contextlib.suppress(
+                ModelError
+            ):  # of those who sample; it cannot be proved under edits
+                check_decoding(below)
             stack.enter_context(steering.told_of_prompts(below))
         handle = backend.backbone.register_forward_pre_hook(steering.watch, with_kwargs=True)
         stack.callback(handle.remove)
