@@ -200,6 +200,7 @@ class _Capture:
         """Return whether a row (or both sides of a pair) is kept; raise where it cannot be."""
         for example, row in rows:
             where = f"{self.dataset.source}: row {example.id}"
+            self.loaded.check_ids(row.ids, where)
             if len(row.ids) > self.max_length:
                 if self.config.too_long == "drop":
                     self.dropped += len(rows)

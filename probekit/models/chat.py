@@ -51,7 +51,10 @@ def render(example: Example, tokenizer: Any) -> Rendered:  # noqa: ANN401 - a tr
         return _render_text(example, tokenizer)
     head, full, begin, end = _chat_text(example, tokenizer)
     if example.completion is None:
-        ids = _encode(tokenizer, head, special=not tokenizer.chat_template)[0]
+        ids, offsets = _encode(tokenizer, head, special=not tokenizer.chat_template)
+        left, right = offsets[-1] if len(ids) else (0, 1)
+        if left == right and int(ids[-1]) == tokenizer.eos_token_id:
+            ids = ids[:-1]  # this tokenizer closes every text, but a prompt goes on
         return Rendered(ids, start=len(ids), stop=len(ids), turn_end=None)
     # Without a template nothing has written the BOS that this tokenizer would add.
     ids, offsets = _encode(tokenizer, full, special=not tokenizer.chat_template)

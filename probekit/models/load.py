@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from probekit.errors import ModelError
 from probekit.models.pretrained import from_pretrained, read_gguf
@@ -60,6 +62,23 @@ class LoadedModel:
         """Longest sequence the model was configured for, in tokens."""
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
+
+    def check_ids(self, ids: NDArray[np.integer], row: str) -> None:
+        """Refuse a row with a token that the model has no embedding of, ids of shape (n_tokens,).
+
+        Raises
+        ------
+        ModelError
+            With the token and the row's name.
+        """
+        known = int(self.model.get_input_embeddings().weight.shape[0])
+        if len(ids) and int(ids.max()) >= known:
+            worst = int(ids.max())
+            raise ModelError(
+                f"{row}: has the token {self.tokenizer.convert_ids_to_tokens(worst)!r} of id {worst}, the "
+                f"model's embedding has {known} rows: the tokenizer was extended and the model was not. "
+                "Leave such rows out, or use the model's own tokenizer."
+            )
 
     def describe(self) -> dict[str, Any]:
         """Return the identity of the model for an artefact's provenance."""
@@ -113,6 +132,7 @@ def load_model(
     kind = resolve_dtype(dtype, place)
     model, tokenizer = _read(spec, kind, revision, trust_remote_code=trust_remote_code, log=log)
     model = model.to(place).eval()
+    _check_finite(model, spec)
     model.requires_grad_(False)  # noqa: FBT003 - torch's own signature
     return LoadedModel(
         model=model,
@@ -224,6 +244,22 @@ def _computation(value: Any) -> Any:  # noqa: ANN401 - a JSON value
         return [_computation(item) for item in value]
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if number else value if isinstance(value, (bool, str)) else str(value)
+
+
+@torch.inference_mode()
+def _check_finite(model: Any, spec: str) -> None:  # noqa: ANN401
+    for name, weight in model.named_parameters():
+        if not weight.is_floating_point() or weight.dtype.itemsize < 2 or weight.is_meta:  # noqa: PLR2004
+            continue
+        # Half the cost of looking at every value; a sum in float32 of halves does not overflow.
+        if not bool(torch.isfinite(weight.sum(dtype=torch.float32))):
+            n = int((~torch.isfinite(weight)).sum())
+            if n:
+                raise ModelError(
+                    f"model {spec!r}: {n} of {weight.numel()} values of {name} are not finite in "
+                    f"{str(weight.dtype).removeprefix('torch.')}. Load it with --dtype bfloat16 or float32; "
+                    "if they still are not, the file is damaged."
+                )
 
 
 def _read(

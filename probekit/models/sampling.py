@@ -130,7 +130,8 @@ def check_context(loaded: LoadedModel, prompts: Sequence[Rendered], config: Samp
     ModelError
         With the length of the first of them.
     """
-    for prompt in prompts:
+    for number, prompt in enumerate(prompts, 1):
+        loaded.check_ids(prompt.ids, f"prompt {number}")
         if len(prompt.ids) + config.max_new_tokens > loaded.max_length:
             raise ModelError(
                 f"a prompt has {len(prompt.ids)} tokens and {config.max_new_tokens} new ones were "

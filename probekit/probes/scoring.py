@@ -157,6 +157,7 @@ def score_examples(
 
 def _checked(example: Example, scorer: Scorer, source: str) -> Rendered:
     row = render(example, scorer.loaded.tokenizer)
+    scorer.loaded.check_ids(row.ids, f"{source}: row {example.id}")
     limit = scorer.loaded.max_length
     if len(row.ids) > limit:
         raise DataError(

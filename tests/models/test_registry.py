@@ -14,10 +14,15 @@ import pytest
 import torch
 import transformers
 
+from probekit.activations.cache import cache_activations
+from probekit.data.rows import Example, Message
 from probekit.errors import ModelError
 from probekit.models import load, registry
+from probekit.models.chat import render
 from probekit.models.pretrained import read_gguf
+from probekit.models.sampling import SamplingConfig, sample
 from probekit.provenance import agrees
+from tests.activations.memory import labels
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -224,3 +229,42 @@ def test_a_gguf_file_is_unpacked_by_request(tmp_path, monkeypatch):
     assert asked[0]["quantization_config"].dequantize is True
     assert asked[0]["gguf_file"] == "m.gguf"
     assert given == [{"gguf_file": "m.gguf"}]
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float32"), (1e6, "float16")])
+def test_weights_that_are_not_finite_are_named_at_load(tmp_path, value, dtype):
+    """Damaged ones, and those that a narrower dtype makes infinite."""
+    model = tiny_model()
+    model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
+    model.save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    message = rf"1 of 512 values of model.layers.1.mlp.up_proj.weight are not finite in {dtype}"
+    with pytest.raises(ModelError, match=message):
+        load.load_model(str(tmp_path / "m"), dtype=dtype)
+    if dtype == "float16":
+        load.load_model(str(tmp_path / "m"), dtype="bfloat16")
+
+
+def test_a_token_without_an_embedding_is_named(tmp_path):
+    folder = tmp_path / "m"
+    tiny_model().save_pretrained(folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f"<new-{i}>" for i in range(12)])
+    tokenizer.save_pretrained(folder)
+    loaded = load.load_model(
+        str(folder), dtype="float32"
+    )  # for texts without such a token it is right
+    rows = [
+        render(Example("a", "a", (Message("user", text),)), loaded.tokenizer)
+        for text in ("hi", "<new-9>")
+    ]
+    assert sample(loaded, rows[:1], SamplingConfig(max_new_tokens=1))
+    with pytest.raises(
+        ModelError, match=r"prompt 2: has the token '<new-9>' of id 268, .* 264 rows"
+    ):
+        sample(loaded, rows, SamplingConfig(max_new_tokens=1))
+    with pytest.raises(ModelError, match="row row-1: has the token '<new-5>'"):
+        texts = labels(2)
+        texts.rows[1] = dataclasses.replace(texts.rows[1], prompt=(Message("user", "<new-5>"),))
+        cache_activations(loaded, texts, tmp_path / "x.h5")
+    assert not list(tmp_path.glob("x.h5*"))
