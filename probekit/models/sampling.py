@@ -112,7 +112,6 @@ def sample(
         When a prompt and its completion would not fit the model's context.
     """
     check_context(loaded, prompts, config)
-    check_decoding(loaded.model)
     completions: dict[tuple[int, int], Completion] = {}
     for group, samples in _batches(prompts, config):
         batch = _Batch(loaded, [prompts[i] for i in group], group, samples, config, forward)
@@ -123,13 +122,14 @@ def sample(
 
 
 def check_context(loaded: LoadedModel, prompts: Sequence[Rendered], config: SamplingConfig) -> None:
-    """Refuse prompts that do not fit the model's context together with what is to be written.
+    """Refuse a model that cannot be sampled from, and prompts that do not fit it with what is to be written.
 
     Raises
     ------
     ModelError
-        With the length of the first of them.
+        With the first of them, and its length or its token.
     """
+    check_decoding(loaded.model)
     for number, prompt in enumerate(prompts, 1):
         loaded.check_ids(prompt.ids, f"prompt {number}")
         if len(prompt.ids) + config.max_new_tokens > loaded.max_length:
