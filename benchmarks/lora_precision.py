@@ -106,11 +106,11 @@ def ways(policy):
 @torch.no_grad()
 def logprobs(policy, rollout):
     model, found = policy.loaded.model, []
-    for batch in plan_shared(rollout.rows, 512):
-        shared = SharedPrefix([rollout.rows[i] for i in batch], policy.loaded.device)
+    for batch in plan_shared(rollout.rows, 512, model):
+        shared = SharedPrefix([rollout.rows[i] for i in batch], model)
         ids, mask = pad(shared.rows, policy.loaded.device)
         tokens = NewTokens(shared.rows, [rollout.n_new[i] for i in batch], ids)
-        found.append(tokens.logprobs(model, model, ids, mask, **shared.inputs(model, mask)))
+        found.append(tokens.logprobs(model, model, ids, mask, **shared.inputs(mask)))
     return torch.cat(found).double()
 
 
@@ -199,7 +199,7 @@ def times(policy, writer, learner, many, options) -> None:
 
 def gradient(policy, learner, rollout, advantage) -> None:
     with grouped_attention(policy.loaded):
-        for batch in plan_shared(rollout.rows, learner._budget):
+        for batch in plan_shared(rollout.rows, learner._budget, policy.loaded.model):
             learner._part([int(i) for i in batch], rollout, advantage, None, {})
     for master in policy.masters.all:
         master.grad = None

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from probekit.container import disk_errors, write_json
 from probekit.errors import OutputError, ProbekitError
+from probekit.provenance import agrees
 
 LOCK = "lock"
 """File of a folder that a process holds."""
@@ -109,7 +110,8 @@ class PartialFolder:
 
     def _same(self, known: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key in sorted(known.keys() | wanted.keys()):
-            if known.get(key) != wanted.get(key):
+            then, now = ({key: d[key]} if key in d else {} for d in (known, wanted))
+            if not agrees(then, now):
                 raise self.ERROR(
                     f"{self.path}: was started with {key} {known.get(key)!r}, now "
                     f"{wanted.get(key)!r}. Resume with the same settings, or pass --force."

@@ -22,6 +22,8 @@ LIBRARIES = (
     "numpy",
     "h5py",
 )
+YOUNGER = {"config_hash"}
+"""Parts of an identity that files of earlier versions lack."""
 
 
 def versions() -> dict[str, str]:
@@ -61,3 +63,14 @@ def git_commit(folder: Path | None = None) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return head.stdout.strip() or None
+
+
+def agrees(then: Any, now: Any) -> bool:  # noqa: ANN401 - JSON values
+    """Return whether an identity that was written earlier is today's.
+
+    A part that is younger than the file, such as `config_hash`, is not held against it.
+    """
+    if not (isinstance(then, dict) and isinstance(now, dict)):
+        return bool(then == now)
+    known = {key for key in now.keys() | then.keys() if key in then or key not in YOUNGER}
+    return all(agrees(then.get(key), now.get(key)) for key in known)

@@ -32,7 +32,7 @@ from probekit.errors import DataError, ModelError, OutputError, StoreError, Temp
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel, at_date_of
-from probekit.provenance import run_record
+from probekit.provenance import agrees, run_record
 
 if TYPE_CHECKING:
     from probekit.data.open import Dataset
@@ -128,6 +128,7 @@ class _Capture:
                 key: value
                 for key, value in asdict(config).items()
                 if key not in ("layers", "sites", "positions", "max_length")
+                and (key != "reproducible" or value)  # so that older captures go on
             },
             "max_length": self.max_length,
         }
@@ -159,7 +160,8 @@ class _Capture:
         with h5py.File(self.examples_file, "r") as file:
             reader = TokenTable(file["examples"])
             self._check_space(reader)
-            batches = plan_batches(reader.lengths, self.config.batch_tokens)
+            size = 1 if self.config.reproducible else self.config.batch_tokens
+            batches = plan_batches(reader.lengths, size)
             start = self.work.batches_done
             self.work.create(self.cells, self.config.store_dtype)
             if start < len(batches):
@@ -211,6 +213,7 @@ class _Capture:
             raise TemplateRefusal(f"{error} Leave such rows out with --skip-refused.") from error
         for example, row in rows:
             where = example.where
+            self.loaded.check_ids(row.ids, where)
             if len(row.ids) > self.max_length:
                 if self.config.too_long == "drop":
                     self.left_out["too long"] += len(rows)
@@ -333,7 +336,7 @@ def _at_date_of(loaded: LoadedModel, out: Path) -> LoadedModel:
 def _already_whole(out: Path, settings: dict[str, Any]) -> ActivationStore:
     """Return a store that needs no resuming, if it is the one these settings would make."""
     store = ActivationStore.open(out)
-    if store.provenance.get("settings") != settings:
+    if not agrees(store.provenance.get("settings"), settings):
         store.close()
         raise StoreError(
             f"{out}: is complete, but was made with other settings or data. Pass --force to "

@@ -34,6 +34,8 @@ class CacheConfig(Settings):
     """Type that the store keeps: float16, with float32 where values are beyond its range, or float32."""
     batch_tokens: int = _how(4096, "Padded tokens a forward pass", ge=1, common=True)
     """Padded tokens of a forward pass, which bounds the memory."""
+    reproducible: bool = _how(default=False, title="One text a forward pass", common=True)
+    """Run every row alone, so that its values do not depend, by rounding, on the rows beside it; slower."""
     max_length: int | None = _how(None, "Longest row", ge=1, common=True)
     """Longest row in tokens; without it the model's context."""
     too_long: Literal["error", "drop"] = _how("error", "Longer rows", common=True)

@@ -26,6 +26,11 @@ import probekit.cli.options as opt
 )
 @opt.SAME_MODEL
 @opt.batch_tokens_option()
+@click.option(
+    "--reproducible",
+    is_flag=True,
+    help="Score every row alone, so that its score does not depend on the rows beside it; slower.",
+)
 @opt.READING
 @opt.FORCE
 @opt.JSON
@@ -48,7 +53,8 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     loaded = opt.open_model(options, fitted)
     for line in opt.positive_line(fitted.positive_class):
         opt.log(line)
-    scorer = Scorer(fitted, loaded, batch_tokens=options["batch_tokens"])
+    size = 1 if options["reproducible"] else options["batch_tokens"]
+    scorer = Scorer(fitted, loaded, batch_tokens=size)
     refused: list[str] = []
     with opt.progress_bar() as progress:
         rows = score_examples(

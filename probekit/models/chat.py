@@ -175,7 +175,7 @@ def _render_joined(example: Example, tokenizer: Any) -> Rendered:  # noqa: ANN40
     text = "".join(turn.content + "\n\n" for turn in example.prompt or ())
     ids, offsets = _encode(tokenizer, text, special=True)
     # Nothing has written the BOS that this tokenizer adds; the EOS that it adds would end the prompt.
-    while len(ids) > 1 and offsets[len(ids) - 1][1] == 0:
+    while len(ids) > 1 and offsets[len(ids) - 1][0] == offsets[len(ids) - 1][1]:
         ids = ids[:-1]
     if example.completion is None:
         return Rendered(ids, start=len(ids), stop=len(ids), turn_end=None)

@@ -6,13 +6,16 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from probekit.errors import ModelError
 from probekit.models.chat import Turn, turn_of
@@ -22,6 +25,12 @@ from probekit.models.pretrained import from_pretrained, read_gguf, read_tokenize
 from probekit.models.registry import BUILTIN, pull
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+OF_NO_EFFECT = re.compile(
+    r"^_|version$|dtype$|^architectures$|^use_cache$|^return_dict|^output_|token_ids?$|dropout|pdrop$"
+    r"|^initializer_|label|^problem_type$|^quantization_config$|^auto_map$|^pretraining_tp$"
+)
+"""Keys of a configuration that change nothing a model in evaluation computes."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +44,12 @@ class LoadedModel:
     """What the user asked for: built-in name, folder, GGUF file or hub id."""
     revision: str | None
     fingerprint: str
-    """SHA-256 over the configuration and a sample of every weight, 16 hex digits."""
+    """SHA-256 over a sample of every weight, 16 hex digits."""
     tokenizer_hash: str
     template_hash: str | None
     """Hash of the chat template; None when the tokenizer has none."""
+    config_hash: str | None = None
+    """Hash of what the configuration says of the computation, such as the scaling of positions."""
     template_date: str | None = None
     """Day that the template prints, `YYYY-MM-DD`; None when the template prints none."""
 
@@ -63,6 +74,23 @@ class LoadedModel:
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
 
+    def check_ids(self, ids: NDArray[np.integer], row: str) -> None:
+        """Refuse a row with a token that the model has no embedding of, ids of shape (n_tokens,).
+
+        Raises
+        ------
+        ModelError
+            With the token and the row's name.
+        """
+        known = int(self.model.get_input_embeddings().weight.shape[0])
+        if len(ids) and int(ids.max()) >= known:
+            worst = int(ids.max())
+            raise ModelError(
+                f"{row}: has the token {self.tokenizer.convert_ids_to_tokens(worst)!r} of id {worst}, the "
+                f"model's embedding has {known} rows: the tokenizer was extended and the model was not. "
+                "Leave such rows out, or use the model's own tokenizer."
+            )
+
     def describe(self) -> dict[str, Any]:
         """Return the identity of the model for an artefact's provenance."""
         return {
@@ -70,6 +98,7 @@ class LoadedModel:
             "revision": self.revision,
             "model_type": self.model.config.model_type,
             "weights_fingerprint": self.fingerprint,
+            "config_hash": self.config_hash,
             "tokenizer_hash": self.tokenizer_hash,
             "template_hash": self.template_hash,
             **({"template_date": self.template_date} if self.template_date else {}),
@@ -123,6 +152,7 @@ def load_model(
     else:
         model, tokenizer = from_pretrained(where, dtype=kind, **options)
     model = model.to(place).eval()
+    _check_finite(model, spec)
     model.requires_grad_(False)  # noqa: FBT003 - torch's own signature
     _one_template(tokenizer, spec)
     template = tokenizer.chat_template
@@ -136,6 +166,7 @@ def load_model(
         tokenizer_hash=_digest(_vocabulary(tokenizer)),
         template_hash=_digest(template) if template else None,
         template_date=date,
+        config_hash=config_hash(model.config),
     )
     if date is not None:
         log(f"{spec}: its chat template prints the date; it is {date} (--template-date)")
@@ -225,7 +256,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def weights_fingerprint(model: Any) -> str:  # noqa: ANN401 - a transformers model
-    """Return 16 hex digits that change with the architecture or the weights, not with the dtype.
+    """Return 16 hex digits that change with the names, shapes or values of weights, not with the dtype.
 
     Every parameter gives its name, shape and 64 evenly spaced values, rounded to bfloat16 so that
     the same checkpoint has the same fingerprint whatever dtype it was loaded in.
@@ -238,6 +269,42 @@ def weights_fingerprint(model: Any) -> str:  # noqa: ANN401 - a transformers mod
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def config_hash(config: Any) -> str:  # noqa: ANN401 - a transformers configuration
+    """Return 16 hex digits that change with what the configuration says of the computation.
+
+    The same weights compute something else under another scaling of positions, window or norm. Paths,
+    dtypes, special tokens, dropout and versions do not count, nor do settings that are at their defaults:
+    a version of the library that knows a new one keeps the hash.
+    """
+    return _digest(json.dumps(_computation(config.to_diff_dict()), sort_keys=True))
+
+
+def _computation(value: Any) -> Any:  # noqa: ANN401 - a JSON value
+    if isinstance(value, dict):
+        said = {str(k): _computation(v) for k, v in value.items() if v is not None}
+        return {k: v for k, v in said.items() if not OF_NO_EFFECT.search(k)}
+    if isinstance(value, (list, tuple)):
+        return [_computation(item) for item in value]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number else value if isinstance(value, (bool, str)) else str(value)
+
+
+@torch.inference_mode()
+def _check_finite(model: Any, spec: str) -> None:  # noqa: ANN401
+    for name, weight in model.named_parameters():
+        if not weight.is_floating_point() or weight.dtype.itemsize < 2 or weight.is_meta:  # noqa: PLR2004
+            continue
+        # Half the cost of looking at every value; a sum in float32 of halves does not overflow.
+        if not bool(torch.isfinite(weight.sum(dtype=torch.float32))):
+            n = int((~torch.isfinite(weight)).sum())
+            if n:
+                raise ModelError(
+                    f"model {spec!r}: {n} of {weight.numel()} values of {name} are not finite in "
+                    f"{str(weight.dtype).removeprefix('torch.')}. Load it with --dtype bfloat16 or float32; "
+                    "if they still are not, the file is damaged."
+                )
 
 
 def load_tokenizer(

@@ -13,23 +13,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from probekit.models.chat import Rendered
+from probekit.models.kv_cache import decode_inputs, is_recurrent, new_cache, select_rows
 
 
 class SharedPrefix:
     """What is left of rows behind the prompts that they share, all but the prompts' last token.
 
-    With gradient or without: the cached keys and values are part of the graph.
+    With gradient or without: the cached keys and values are part of the graph. Recurrent layers change
+    their states in place, and not all go on from one with several tokens, so their rows stay whole.
 
     Parameters
     ----------
     rows
         Prompt and completion as one row each.
-    device
-        Device of the model.
+    model
+        A transformers model.
     """
 
-    def __init__(self, rows: Sequence[Rendered], device: torch.device | str) -> None:
-        cut = 0 if min(row.new for row in rows) < 2 else 1
+    def __init__(self, rows: Sequence[Rendered], model: Any) -> None:  # noqa: ANN401
+        self._model, device = model, model.device
+        cut = 0 if min(row.new for row in rows) < 2 or is_recurrent(model) else 1
         prefixes = [row.ids[: cut * (row.new - 1)] for row in rows]
         place: dict[bytes, int] = {}
         of = [place.setdefault(prefix.tobytes(), len(place)) for prefix in prefixes]
@@ -39,47 +42,37 @@ class SharedPrefix:
         self._ids, self._mask = left_pad(first, device)
         self._of = torch.tensor(of, device=device)
 
-    def inputs(self, model: Any, mask: Tensor) -> dict[str, Any]:  # noqa: ANN401
+    def inputs(self, mask: Tensor) -> dict[str, Any]:
         """Run the prompts; return what a forward pass of the padded short rows needs beside ids.
 
         Parameters
         ----------
-        model
-            A transformers model.
         mask
             Mask of the short rows, right-padded, shape (n_rows, n_tokens).
         """
-        from transformers.cache_utils import DynamicCache
-
         if not self._ids.shape[1]:
             return {"attention_mask": mask, "use_cache": False}
-        cache = DynamicCache(config=model.config)
-        with head_input(model, Tensor.contiguous):
-            model(
-                input_ids=self._ids,
-                attention_mask=self._mask,
-                position_ids=token_positions(self._mask),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        for layer in cache.layers:
-            layer.batch_select_indices(self._of)
+        cache, width = new_cache(self._model), self._mask.shape[1]
+        prompts = decode_inputs(self._model, self._mask, cache, width)
+        with head_input(self._model, Tensor.contiguous):
+            self._model(input_ids=self._ids, **prompts, logits_to_keep=1)
+        select_rows(cache, self._of)
         whole = torch.cat([self._mask[self._of], mask], dim=1)
-        return {
-            "attention_mask": whole,
-            "position_ids": token_positions(whole)[:, -mask.shape[1] :],
-            "past_key_values": cache,
-            "use_cache": True,
-        }
+        return decode_inputs(self._model, whole, cache, mask.shape[1])
 
 
-def plan_shared(rows: Sequence[Rendered], batch_tokens: int) -> list[NDArray[np.int64]]:
+def plan_shared(
+    rows: Sequence[Rendered],
+    batch_tokens: int,
+    model: Any,  # noqa: ANN401
+) -> list[NDArray[np.int64]]:
     """Return batches of row indices, (n_batch,) each, that keep rows of the same prompt together.
 
-    Each has at most `batch_tokens` padded tokens, those of its different prompts counted once, or one row.
+    Each has at most `batch_tokens` padded tokens, or one row. Those of its different prompts count once,
+    unless `model` is recurrent and shares none.
     """
-    tail = np.array([len(row.ids) - row.new + 1 for row in rows])
+    whole = is_recurrent(model)
+    tail = np.array([len(row.ids) - (0 if whole else row.new - 1) for row in rows])
     keys = [row.ids[: row.new].tobytes() for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (-rows[i].new, keys[i], -tail[i]))
     batches: list[NDArray[np.int64]] = []
@@ -88,7 +81,11 @@ def plan_shared(rows: Sequence[Rendered], batch_tokens: int) -> list[NDArray[np.
     for i in order:
         widest, longest = max(widest, int(tail[i])), max(longest, rows[i].new)
         prompts.add(keys[i])
-        if current and widest * (len(current) + 1) + longest * len(prompts) > batch_tokens:
+        if (
+            current
+            and widest * (len(current) + 1) + (0 if whole else longest * len(prompts))
+            > batch_tokens
+        ):
             batches.append(np.array(current))
             current, widest, longest, prompts = [], int(tail[i]), rows[i].new, {keys[i]}
         current.append(i)
@@ -111,11 +108,6 @@ def left_pad(
         ids[i, width - len(row) :] = row
         mask[i, width - len(row) :] = 1
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-
-
-def token_positions(mask: Tensor) -> Tensor:
-    """Return every token's position among the real ones, shape of `mask`."""
-    return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,18 @@ from probekit.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+OF_WEIGHTS = ("dtype", "quantization_config")
+
 
 def read_gguf(path: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
     """Load a GGUF file through transformers, dequantised to `dtype`; return model and tokenizer."""
-    return from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
+    from transformers import GgufConfig
+
+    # With the package `kernels` the library would leave the weights packed, and no site to read.
+    packing = GgufConfig(dequantize=True)
+    return from_pretrained(
+        str(path.parent), gguf_file=path.name, dtype=dtype, quantization_config=packing
+    )
 
 
 def read_tokenizer(spec: str, **options: Any) -> Any:  # noqa: ANN401 - passed on whole
@@ -38,7 +46,7 @@ def from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN4
     spec
         Folder or hub id.
     options
-        For transformers; all but the dtype are for the tokenizer too.
+        For transformers; all but those of `OF_WEIGHTS` are for the tokenizer too.
 
     Raises
     ------
@@ -48,7 +56,7 @@ def from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN4
     from transformers import AutoModelForCausalLM
 
     use_safetensors = None if "gguf_file" in options else True
-    tokenizer = read_tokenizer(spec, **{k: v for k, v in options.items() if k != "dtype"})
+    tokenizer = read_tokenizer(spec, **{k: v for k, v in options.items() if k not in OF_WEIGHTS})
     try:
         model = AutoModelForCausalLM.from_pretrained(
             spec, **options, use_safetensors=use_safetensors

@@ -158,8 +158,8 @@ def _convert(gguf: Path, target: Path, entry: BuiltinModel) -> None:
     import torch
 
     model, tokenizer = read_gguf(gguf, dtype=torch.float32)
-    # transformers refuses to save a model that still says it is quantised; it no longer is.
-    del model.config.quantization_config
+    # transformers refuses to save a model that still says it is quantised, as some versions leave it.
+    vars(model.config).pop("quantization_config", None)
     model.hf_quantizer = None
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

@@ -19,8 +19,15 @@ from torch import Tensor
 
 from probekit.errors import ModelError
 from probekit.models.chat import Rendered, Turn
+from probekit.models.kv_cache import (
+    check_decoding,
+    decode_inputs,
+    new_cache,
+    preallocate,
+    select_rows,
+)
 from probekit.models.load import LoadedModel
-from probekit.models.prefix import head_input, left_pad, token_positions
+from probekit.models.prefix import head_input, left_pad
 from probekit.models.sampling_config import SamplingConfig
 
 COMPACT_AT = 0.25
@@ -130,14 +137,16 @@ def sample(
 
 
 def check_context(loaded: LoadedModel, prompts: Sequence[Rendered], config: SamplingConfig) -> None:
-    """Refuse prompts that do not fit the model's context together with what is to be written.
+    """Refuse a model that cannot be sampled from, and prompts that do not fit it with what is to be written.
 
     Raises
     ------
     ModelError
-        With the length of the first of them.
+        With the first of them, and its length or its token.
     """
-    for prompt in prompts:
+    check_decoding(loaded.model)
+    for number, prompt in enumerate(prompts, 1):
+        loaded.check_ids(prompt.ids, f"prompt {number}")
         if len(prompt.ids) + config.max_new_tokens > loaded.max_length:
             raise ModelError(
                 f"a prompt has {len(prompt.ids)} tokens and {config.max_new_tokens} new ones were "
@@ -202,40 +211,26 @@ class _Batch:
                 break
             if float(done.float().mean()) >= COMPACT_AT:
                 keep = (~done).nonzero()[:, 0]
-                for layer in cache.layers:
-                    layer.batch_select_indices(keep)
+                select_rows(cache, keep)
                 rows, token, mask, done = rows[keep], token[keep], mask[keep], done[keep]
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-            logits = self._step(token, mask, cache)
+            logits = self._forward(token[:, None], mask, cache)
         return self._completions(lengths)
 
     def _prefill(self) -> tuple[Tensor, Any, Tensor]:
         """Run every prompt once; return last logits, cache and mask, repeated for the samples."""
-        from transformers.cache_utils import DynamicCache
-
-        from probekit.models.kv_cache import preallocate
-
         ids, mask = left_pad([prompt.ids for prompt in self.prompts], self.device)
-        cache = DynamicCache(config=self.loaded.model.config)
+        cache = new_cache(self.loaded.model)
         with head_input(self.loaded.model, torch.Tensor.contiguous):
-            logits = self._forward(ids, mask, token_positions(mask), cache)
+            logits = self._forward(ids, mask, cache)
         preallocate(cache, self.samples, self.config.max_new_tokens)
         repeat = self.samples
         return logits.repeat_interleave(repeat, 0), cache, mask.repeat_interleave(repeat, 0)
 
-    def _step(self, token: Tensor, mask: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
-        return self._forward(token[:, None], mask, token_positions(mask)[:, -1:], cache)
-
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
-        """Return the logits after the last column, (n, n_vocabulary)."""
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
+    def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
+        """Return the logits after the last column, (n_rows, n_vocabulary)."""
+        inputs = decode_inputs(self.loaded.model, mask, cache, ids.shape[1])
+        logits = self.model(input_ids=ids, **inputs, logits_to_keep=1).logits
         return logits[:, -1]  # type: ignore[no-any-return]
 
     def _completions(self, lengths: Tensor) -> list[Completion]:

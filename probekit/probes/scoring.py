@@ -70,6 +70,7 @@ class Scorer:
             )
         for key, here in (
             ("weights_fingerprint", self.loaded.fingerprint),
+            ("config_hash", self.loaded.config_hash),  # which older probes lack
             ("tokenizer_hash", self.loaded.tokenizer_hash),
             ("template_hash", self.loaded.template_hash),
             ("template_date", self.loaded.template_date),
@@ -182,6 +183,7 @@ def _checked(
             raise TemplateRefusal(f"{error} Leave such rows out with --skip-refused.") from error
         refused.append(str(error))
         return None
+    scorer.loaded.check_ids(row.ids, where)
     limit = scorer.loaded.max_length
     if len(row.ids) > limit:
         raise DataError(

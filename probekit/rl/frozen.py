@@ -86,7 +86,7 @@ class FrozenReader:
             lengths = np.array([len(rows[i].ids) for i in index])
             plan = plan_batches(lengths, budget) if index and not logprobs else []
             if index and logprobs:
-                plan = plan_shared([rows[i] for i in index], budget)
+                plan = plan_shared([rows[i] for i in index], budget, self.loaded.model)
             for batch in plan:
                 chosen = [index[i] for i in batch]
                 part = [rows[i] for i in chosen]
@@ -122,10 +122,10 @@ class FrozenReader:
     def _both(
         self, rows: list[Rendered], n_new: list[int], *, scored: bool
     ) -> tuple[dict[Cell, NDArray[np.float32]], list[NDArray[np.float32]]]:
-        shared = SharedPrefix(rows, self.loaded.device)
+        shared = SharedPrefix(rows, self.loaded.model)
         rows = shared.rows
         ids, mask = pad(rows, self.loaded.device)
-        inputs = shared.inputs(self.loaded.model, mask)
+        inputs = shared.inputs(mask)
         acts: dict[Cell, NDArray[np.float32]] = {}
         selections = (
             [Selection.build(rule, rows, self.loaded.device) for rule in self.rules]

@@ -99,7 +99,7 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             sums = np.zeros(5)
             with grouped_attention(self.policy.loaded):
-                for batch in plan_shared(rollout.rows, self._budget):
+                for batch in plan_shared(rollout.rows, self._budget, self.policy.loaded.model):
                     sums += self._part([int(i) for i in batch], rollout, advantage, reference, old)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.masters.all, self.config.max_norm)
             if not bool(torch.isfinite(norm)):
@@ -135,12 +135,12 @@ class Learner:
     ) -> NDArray[np.float64]:
         """Add the gradient of some completions; return sums over their tokens."""
         device, model = self.policy.loaded.device, self.policy.loaded.model
-        shared = SharedPrefix([rollout.rows[i] for i in index], device)
+        shared = SharedPrefix([rollout.rows[i] for i in index], model)
         n_new = [rollout.n_new[i] for i in index]
         ids, mask = pad(shared.rows, device)
         tokens = NewTokens(shared.rows, n_new, ids)
         bonus = self.entropy_weight.value > 0
-        inputs = {"temperature": self._temperature, **shared.inputs(model, mask)}
+        inputs = {"temperature": self._temperature, **shared.inputs(mask)}
         if bonus:
             logprob, entropy = tokens.logprobs_and_entropies(model, model, ids, mask, **inputs)
         else:

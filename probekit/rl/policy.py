@@ -16,6 +16,7 @@ from probekit.errors import ModelError
 from probekit.models.load import LoadedModel
 from probekit.models.low_rank import ADAPTER, compute_unrounded, parts
 from probekit.rl.config import RLConfig
+from probekit.rl.lora_targets import all_linear, check_mergeable
 
 MASTERS = "float32.safetensors"
 
@@ -174,7 +175,8 @@ class Policy:
         from peft import LoraConfig, get_peft_model
 
         self.loaded = loaded
-        names = targets if targets == "all-linear" else targets.split(",")
+        work, self.left_out = all_linear(loaded.model)
+        names = work if targets == "all-linear" else targets.split(",")
         config = LoraConfig(
             r=rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM", lora_dropout=0.0
         )
@@ -185,6 +187,8 @@ class Policy:
                     warnings.simplefilter("ignore", FutureWarning)
                     # GPT-2's transposed linear layers, which peft then handles.
                     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+                    # Of experts, which are refused below.
+                    warnings.filterwarnings("ignore", message="The following .*_pattern keys")
                     # In the model's own dtype: casting to float32 and back costs more than LoRA.
                     self.peft: Any = get_peft_model(
                         loaded.model, config, autocast_adapter_dtype=False
@@ -202,6 +206,7 @@ class Policy:
         self._layers: list[Any] = [
             m for m in self.peft.modules() if hasattr(m, "lora_A") and m.lora_A
         ]
+        check_mergeable(self._layers, targets, work)
         self._check_layers(targets)
         compute_unrounded(self.peft)
         self.masters = Masters([p for _, p in named])

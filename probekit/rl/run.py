@@ -17,11 +17,12 @@ from probekit.behaviours import Behaviours, Wanted
 from probekit.container import disk_errors, refuse_existing, write_json
 from probekit.data.rows import Example
 from probekit.errors import DataError, OutputError, ProbeError, StoreError
+from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel
 from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
-from probekit.provenance import run_record
+from probekit.provenance import agrees, run_record
 from probekit.results.goodhart import CURVE, detectable
 from probekit.results.rl import RLRun
 from probekit.results.rl_files import BEST_OF, DOCUMENT
@@ -129,6 +130,7 @@ def train_run(
     config, out = config or RLConfig(), Path(out)
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
     _check_out(out, resume=resume, force=force)
+    check_decoding(loaded.model)
     heads, data = open_heads(
         loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows, log=log
     )
@@ -159,6 +161,8 @@ def _write_run(trainer: Trainer, record: dict[str, Any], *, resume: bool, log: L
     write_json(out / DOCUMENT.file, record)
     if trainer.wanted:
         log({"note": _can_show(trainer)})
+        if left := ", ".join(getattr(trainer.policy, "left_out", [])):
+            log({"note": f"note: the adapter leaves out {left}, which it cannot be merged into."})
     trainer.run(resume=continued, log=log)
     write_json(out / CURVE, _came_to(trainer))
 
@@ -305,7 +309,7 @@ def _same_run(out: Path, record: dict[str, Any]) -> bool:
     for key in ("settings", "identity"):
         then, now = (dict(part.get(key, {})) for part in (before, record))
         for name in sorted(now.keys() - {"steps"}):
-            if then.get(name) != now[name]:
+            if not agrees(then, {**then, name: now[name]}):
                 raise OutputError(
                     f"{out}: was started with {name} {then.get(name)!r}, now {now[name]!r}. "
                     "Resume with the same settings, or pass --force."
@@ -328,6 +332,7 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
         "behaviours": digest(json.dumps(behaviours, default=str).encode()),
         "behaviour": str(trainer.wanted) if trainer.wanted else None,
         "model": model.get("weights_fingerprint"),
+        "config_hash": model.get("config_hash"),
         "dtype": str(trainer.loaded.dtype),
     }
 

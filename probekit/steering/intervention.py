@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from probekit.activations.backends.base import Backend, Edit, Forward
 from probekit.activations.backends.hooks import HooksBackend
-from probekit.errors import SteeringError
+from probekit.errors import ModelError, SteeringError
 from probekit.models.chat import Rendered
+from probekit.models.kv_cache import check_decoding, has_keys
 from probekit.models.load import LoadedModel
 from probekit.steering.operators import MODES, ablate, add, clamp
 from probekit.steering.vector import SteeringVector
@@ -42,6 +45,7 @@ class Steering:
         self._where = where
         self._rows: Sequence[Rendered] | None = None
         self._start = self._seen = 0
+        self._prompt: int | None = None
         self._covered: bool | Tensor = True
 
     @contextlib.contextmanager
@@ -80,25 +84,69 @@ class Steering:
         self._covered = everything if whole else torch.from_numpy(columns)[None].to(device)
 
     def _follow(self, kwargs: Any, n: int) -> None:  # noqa: ANN401
-        """Keep account of where the prompt ends, from the key-value cache before each pass."""
-        cache = kwargs.get("past_key_values")
-        if cache is None and not kwargs.get("use_cache"):
+        """Keep account of where the prompt ends, from the cache before each pass."""
+        cache = kwargs.get("past_key_values", kwargs.get("cache_params"))
+        if cache is None and not kwargs.get("use_cache") and self._prompt is None:
             raise SteeringError(
                 f"where {self._where.name!r}: without a key-value cache prompt and completion can "
                 "not be told apart. Generate with use_cache=True, or name the texts with "
                 "reading(rows)."
             )
-        offset = 0 if cache is None else int(cache.get_seq_length())
-        if offset not in (0, self._seen):
+        offset = self._cached(cache)
+        # Of candidates that were refused nothing stays, so within `generate` a cache may be shorter.
+        known = self._prompt is not None and self._seen >= self._prompt
+        if offset not in (0, self._seen) and not (known and offset < self._seen):
             raise SteeringError(
                 f"where {self._where.name!r}: the key-value cache holds {offset} tokens that were "
                 "not written inside the block. Begin the text inside it, or steer both."
             )
         # An empty cache begins a new text. More than one column at once is prompt, in one piece or
         # in chunks; after the first new token there is no more prompt.
-        if offset == 0 or (n > 1 and offset == self._start):
+        if self._prompt is not None:
+            self._start = self._prompt
+        elif offset == 0 or (n > 1 and offset == self._start):
             self._start = offset + n
         self._seen = offset + n
+
+    def _cached(self, cache: Any) -> int:  # noqa: ANN401 - a transformers cache
+        if cache is None:
+            return 0
+        if isinstance(cache, DynamicCache) and cache.layers and not has_keys(cache):
+            return self._seen if cache.has_previous_state() else 0  # states alone count no tokens
+        return int(cache.get_seq_length())
+
+    @contextlib.contextmanager
+    def told_of_prompts(self, model: Any) -> Iterator[None]:  # noqa: ANN401 - a transformers model
+        """Let the model's `generate` say where its prompt ends while the block lasts.
+
+        Its passes do not show it: with candidates that are checked together (prompt lookup, an
+        assistant), the first holds prompt and candidates, and a text may have no cache.
+        """
+        inner, own = model.generate, model.__dict__.get("generate")
+
+        @functools.wraps(inner)
+        def generate(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            given = (kwargs.get(name) for name in ("inputs_embeds", "input_ids", "inputs"))
+            text = next((t for t in (*given, *args[:1]) if t is not None), None)
+            kwargs.setdefault(
+                "disable_compile", True
+            )  # as is done for static caches: see `HooksBackend`
+            outermost = self._prompt is None and text is not None
+            if self._prompt is None and text is not None:
+                self._prompt = int(text.shape[1])
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                if outermost:
+                    self._prompt = None
+
+        model.generate = generate
+        try:
+            yield
+        finally:
+            del model.generate
+            if own is not None:
+                model.generate = own
 
     def edit(self, change: Callable[[Tensor], Tensor]) -> Edit:
         """Return `change` restricted to the tokens that are to be edited."""
@@ -126,8 +174,9 @@ def steered(
     """Edit a model's residual stream along a vector while the block lasts.
 
     The model is as it was afterwards, also when an exception ends the block. Blocks nest: the
-    inner one edits what the outer one left. Works with `generate` and its key-value cache, with
-    left-padded batches of unequal prompts, and with single forward passes.
+    inner one edits what the outer one left. Works with `generate` and every cache, with candidates
+    that it checks together (they count as generated), with left-padded batches of unequal prompts,
+    and with single forward passes. A compiled model is refused: it runs past the edits.
 
     Parameters
     ----------
@@ -181,7 +230,14 @@ def steered(
         (vector.site, layer): steering.edit(change)
         for layer, change in _changes(vector, float(coeff), mode, parameter).items()
     }
+    below = model.model if isinstance(model, LoadedModel) else model
     with contextlib.ExitStack() as stack:
+        if hasattr(below, "generate"):
+            with contextlib.suppress(
+                ModelError
+            ):  # of those who sample; it cannot be proved under edits
+                check_decoding(below)
+            stack.enter_context(steering.told_of_prompts(below))
         handle = backend.backbone.register_forward_pre_hook(steering.watch, with_kwargs=True)
         stack.callback(handle.remove)
         steering.forward = stack.enter_context(backend.editing(edits))

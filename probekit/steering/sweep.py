@@ -17,6 +17,7 @@ from probekit.behaviours import Behaviours, Judge
 from probekit.container import atomic_directory, refuse_existing, write_json
 from probekit.data.rows import Example
 from probekit.errors import SteeringError
+from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
@@ -186,6 +187,7 @@ class _Plan:
         judge: Judge | None,
     ) -> _Plan:
         """Load the probes, check everything against the model, and measure its residual norms."""
+        check_decoding(loaded.model)
         if not prompts:
             raise SteeringError("prompts: there are none. Expected at least one.")
         if len({prompt.id for prompt in prompts}) < len(prompts):
@@ -284,6 +286,7 @@ class _Plan:
             "shuffled": _digest(Probe.load_shuffled(self.path).tolist()),
             "prompts": _digest(rows),
             "model": writer.loaded.fingerprint,
+            "config_hash": writer.loaded.config_hash,
             "dtype": writer.loaded.dtype,
             "behaviours": writer.behaviours and _digest(writer.behaviours.describe()),
             "judge": judge and [judge.url, judge.model],
@@ -368,6 +371,12 @@ def _same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
         raise SteeringError(
             f"steering vector: was made for weights {fingerprint} ({vector.model.get('model')!r}), the "
             f"model's are {loaded.fingerprint}. Use a vector of this model."
+        )
+    config = vector.model.get("config_hash", loaded.config_hash)
+    if config != loaded.config_hash:
+        raise SteeringError(
+            f"steering vector: was made under another configuration of the same weights ({config}, here "
+            f"{loaded.config_hash}), such as another scaling of positions. Use the same config.json."
         )
 
 

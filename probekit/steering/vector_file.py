@@ -17,7 +17,7 @@ from probekit.errors import SteeringError
 FORMAT = "probekit.steering_vector"
 FORMAT_VERSION = 1
 ARCHITECTURE = "controlvector"
-IDENTITY = ("model", "revision", "model_type", "weights_fingerprint")
+IDENTITY = ("model", "revision", "model_type", "weights_fingerprint", "config_hash")
 
 
 class VectorFile(NamedTuple):

@@ -28,7 +28,7 @@ from probekit.models.load import LoadedModel, at_date_of
 from probekit.models.sampling import check_context, sample
 from probekit.models.sampling_config import SamplingConfig
 from probekit.partial import hold
-from probekit.provenance import run_record
+from probekit.provenance import agrees, run_record
 from probekit.results.elicit import COMPLETIONS, DOCUMENT, LEAKS, PAIRS
 from probekit.studies.familiarity import familiar, summary
 from probekit.studies.leaks import leak_check, without_telling_words
@@ -306,6 +306,7 @@ def _identity(
     )
     return {
         "model": loaded.describe().get("weights_fingerprint"),
+        "config_hash": loaded.describe().get("config_hash"),
         "dtype": str(loaded.dtype),
         **({"template_date": loaded.template_date} if loaded.template_date else {}),
         "recipe": _digest(json.dumps(recipe.describe(), sort_keys=True)),
@@ -320,7 +321,7 @@ def _may_write(out: Path, identity: dict[str, Any], *, resume: bool, force: bool
     if resume and started.is_file():
         known = json.loads(started.read_text(encoding="utf-8"))
         for key, value in identity.items():
-            if known.get(key) != value:
+            if not agrees(known, {**known, key: value}):
                 raise OutputError(
                     f"{out}: was started with another {key}. Resume with the same settings, or pass "
                     "--force."

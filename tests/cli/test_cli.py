@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -431,3 +432,39 @@ def test_the_console_script_is_installed():
         [Path(sys.executable).parent / "probekit", "--version"], capture_output=True, text=True
     )
     assert done.stdout.startswith("probekit, version ")
+
+
+def test_reproducible_scores_do_not_depend_on_the_other_rows(fitted, tmp_path, capsys):
+    kind, folder = fitted
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(lines[:2]) + "\n")
+
+    def scores(data, *options):
+        command = ["score", "--probe", folder / "sweep", "--data", data, "--dtype", "float32"]
+        assert run(*command, *options) == 0
+        return [json.loads(line)["score"] for line in capsys.readouterr().out.splitlines()]
+
+    found = scores(few, "--reproducible")
+    assert found == scores(folder / "rows.jsonl", "--reproducible")[: len(found)]
+    assert found == pytest.approx(scores(few), abs=1e-4)
+
+
+def test_scoring_under_another_configuration_of_the_same_weights_is_refused(
+    fitted, tiny_llama, tmp_path, capsys
+):
+    _, folder = fitted
+    other = tmp_path / "scaled"
+    shutil.copytree(tiny_llama, other)
+    config = json.loads((other / "config.json").read_text())
+    config["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0}
+    (other / "config.json").write_text(json.dumps(config))
+    command = ["score", "--probe", folder / "sweep", "--data", folder / "rows.jsonl"]
+    assert run(*command, "--model", other) == 1
+    assert "config_hash is" in capsys.readouterr().err
+    old = tmp_path / "old"  # a probe from before there was one is judged by its reference rows
+    shutil.copytree(folder / "sweep", old)
+    for path in old.rglob("*.json"):
+        path.write_text(path.read_text().replace('"config_hash"', '"unknown"'))
+    command[2] = old
+    assert run(*command, "--model", tiny_llama) == 0

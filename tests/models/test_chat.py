@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from probekit.activations.positions import PositionRule, parse_positions
 from probekit.data.rows import Example, Message
@@ -143,3 +144,19 @@ def test_a_missing_token_and_unknown_rules_say_what_was_expected():
         with pytest.raises(DataError, match="Expected last, turn_end"):
             parse_positions(bad)
     assert [rule.name for rule in parse_positions("last, mean,last")] == ["last", "mean"]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_prompt_stays_open_under_a_tokenizer_that_closes_every_text(written):
+    """The end token that the tokenizer adds is taken off, one that the prompt itself ends with is not."""
+    plain, closing = tiny_tokenizer(chat=False), tiny_tokenizer(chat=False)
+    closing.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
+    )
+    turn = example(None, prompt="One, two" + ("<|im_end|>" if written else ""))
+    expected = [1, *render(turn, plain).ids]
+    row = render(turn, closing)
+    assert list(row.ids) == expected
+    assert row.start == row.stop == len(expected)
+    whole = render(example("three", prompt="One, two"), closing)
+    assert whole.ids[-1] == 2 and whole.turn_end == len(whole.ids) - 1

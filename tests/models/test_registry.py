@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import shutil
 import subprocess
 import threading
 import zipfile
 
 import pytest
+import torch
+import transformers
 
+from probekit.activations.cache import cache_activations
+from probekit.data.rows import Example, Message
 from probekit.errors import ModelError
 from probekit.models import load, registry
+from probekit.models.chat import render
+from probekit.models.pretrained import read_gguf
+from probekit.models.sampling import SamplingConfig, sample
+from probekit.provenance import agrees
+from tests.activations.memory import labels
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -147,3 +158,113 @@ def test_the_fingerprint_follows_the_weights_not_the_dtype(tiny_llama):
     other = tiny_model()
     other.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1.0
     assert load.weights_fingerprint(other) != one.fingerprint
+
+
+def changed(folder, target, **options):
+    """Copy a model folder with another configuration over the same weights."""
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, **options}))
+    return load.load_model(str(target), dtype="float32")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0}},
+        {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+        {"rms_norm_eps": 1e-3},
+        {"hidden_act": "gelu"},
+    ],
+    ids=str,
+)
+def test_the_config_hash_follows_what_changes_the_computation(tiny_llama, tmp_path, options):
+    plain = load.load_model(str(tiny_llama), dtype="float32")
+    other = changed(tiny_llama, tmp_path / "other", **options)
+    ids = torch.arange(5, 60)[None]
+    assert not torch.equal(plain.model(ids).logits, other.model(ids).logits)
+    assert plain.fingerprint == other.fingerprint
+    assert plain.config_hash != other.config_hash
+
+
+def test_the_config_hash_does_not_follow_place_dtype_or_version(tiny_llama, tmp_path):
+    plain = load.load_model(str(tiny_llama), dtype="bfloat16")
+    options = {
+        "transformers_version": "5.1.0",
+        "dtype": "float16",
+        "use_cache": False,
+        "eos_token_id": [2, 3],
+        "attention_dropout": 0.1,
+        "mlp_bias": False,  # a default, said
+        "rope_parameters": {"rope_theta": 10000, "rope_type": "default"},
+        "_name_or_path": "elsewhere",
+    }
+    assert changed(tiny_llama, tmp_path / "o", **options).config_hash == plain.config_hash
+    assert plain.describe()["config_hash"] == plain.config_hash
+
+
+def test_a_file_from_before_the_config_hash_is_not_held_against_it():
+    now = {"model": {"weights_fingerprint": "a", "config_hash": "b"}, "seed": 1}
+    assert agrees({"model": {"weights_fingerprint": "a"}, "seed": 1}, now)
+    assert agrees(now, now)
+    assert not agrees({**now, "model": {"weights_fingerprint": "a", "config_hash": "c"}}, now)
+    assert not agrees({"model": {"weights_fingerprint": "c"}, "seed": 1}, now)
+    assert not agrees({**now, "more": 1}, now)
+
+
+def test_a_gguf_file_is_unpacked_by_request(tmp_path, monkeypatch):
+    """By itself the library unpacks only where no kernel for packed weights is installed."""
+    asked = []
+
+    def read(spec, **options):
+        asked.append(options)
+        return tiny_model()
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", read)
+    given = []
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda spec, **options: given.append(options)
+    )
+    read_gguf(tmp_path / "m.gguf", dtype=torch.float32)
+    assert asked[0]["quantization_config"].dequantize is True
+    assert asked[0]["gguf_file"] == "m.gguf"
+    assert given == [{"gguf_file": "m.gguf"}]
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float32"), (1e6, "float16")])
+def test_weights_that_are_not_finite_are_named_at_load(tmp_path, value, dtype):
+    """Damaged ones, and those that a narrower dtype makes infinite."""
+    model = tiny_model()
+    model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
+    model.save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    message = rf"1 of 512 values of model.layers.1.mlp.up_proj.weight are not finite in {dtype}"
+    with pytest.raises(ModelError, match=message):
+        load.load_model(str(tmp_path / "m"), dtype=dtype)
+    if dtype == "float16":
+        load.load_model(str(tmp_path / "m"), dtype="bfloat16")
+
+
+def test_a_token_without_an_embedding_is_named(tmp_path):
+    folder = tmp_path / "m"
+    tiny_model().save_pretrained(folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f"<new-{i}>" for i in range(12)])
+    tokenizer.save_pretrained(folder)
+    loaded = load.load_model(
+        str(folder), dtype="float32"
+    )  # for texts without such a token it is right
+    rows = [
+        render(Example("a", "a", (Message("user", text),)), loaded.tokenizer)
+        for text in ("hi", "<new-9>")
+    ]
+    assert sample(loaded, rows[:1], SamplingConfig(max_new_tokens=1))
+    with pytest.raises(
+        ModelError, match=r"prompt 2: has the token '<new-9>' of id 268, .* 264 rows"
+    ):
+        sample(loaded, rows, SamplingConfig(max_new_tokens=1))
+    with pytest.raises(ModelError, match="row row-1: has the token '<new-5>'"):
+        texts = labels(2)
+        texts.rows[1] = dataclasses.replace(texts.rows[1], prompt=(Message("user", "<new-5>"),))
+        cache_activations(loaded, texts, tmp_path / "x.h5")
+    assert not list(tmp_path.glob("x.h5*"))

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from transformers.cache_utils import LinearAttentionLayer
 
 from probekit.data.rows import Example, Message
 from probekit.errors import ModelError
 from probekit.models.chat import Rendered, render
 from probekit.models.load import load_model
 from probekit.models.sampling import SamplingConfig, choose, closing_id, sample, stop_ids, uniforms
-from tests.tiny import ARCHITECTURES, save_tiny
+from tests.tiny import ARCHITECTURES, UNUSUAL, save_tiny
 
 QUESTIONS = ["hi", "hello there, how are you?", "a b", "what?"]
 
 
-@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, *UNUSUAL])
 def loaded(request, tmp_path_factory):
     folder = save_tiny(tmp_path_factory.mktemp("models") / request.param, request.param)
     return load_model(str(folder), dtype="float32")
@@ -183,3 +184,26 @@ def test_settings_that_make_no_sense_are_refused(options, message):
 def test_what_does_not_fit_the_context_is_refused(llama):
     with pytest.raises(ModelError, match="the model's context is 512"):
         sample(llama, prompts_of(llama), SamplingConfig(max_new_tokens=510))
+
+
+@pytest.mark.parametrize("break_it", ["kind", "numbers"])
+def test_a_cache_that_cannot_be_used_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, break_it
+):
+    loaded = load_model(str(save_tiny(tmp_path, "lfm2")), dtype="float32")
+    if break_it == "kind":
+        no = classmethod(lambda cls: False)
+        monkeypatch.setattr(type(loaded.model), "_supports_default_dynamic_cache", no)
+        message = "keeps a cache of its own kind"
+    else:  # as where a state is lost between two steps
+        update = LinearAttentionLayer.update_conv_state
+
+        def lossy(layer, states, *args, **kwargs):
+            whole = update(layer, states, *args, **kwargs)
+            layer.conv_states[0].zero_()
+            return whole
+
+        monkeypatch.setattr(LinearAttentionLayer, "update_conv_state", lossy)
+        message = "other logits than a pass over the whole text"
+    with pytest.raises(ModelError, match=message):
+        sample(loaded, prompts_of(loaded), SamplingConfig(max_new_tokens=3))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from probekit.activations.gather import pad
+from probekit.errors import ModelError
 from probekit.models.load import load_model
 from probekit.models.low_rank import low_rank_linear
 from probekit.models.new_tokens import NewTokens
@@ -15,9 +16,11 @@ from probekit.models.sampling import SamplingConfig
 from probekit.rl import Policy
 from probekit.rl.rollout import Writer
 from tests.steering.conftest import prompts
-from tests.tiny import save_tiny
+from tests.tiny import UNUSUAL, save_tiny
 
 ARCHITECTURES = ["llama", "qwen3", "gpt2", "gemma2", "gemma3_text", "gpt_neox", "phi3"]
+# In float32 the gradients of qwen3_next's delta rule behind experts are not known to three digits.
+ARCHITECTURES += sorted(UNUSUAL.keys() - {"qwen3_next"})
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -54,10 +57,10 @@ def test_log_probabilities_and_gradients_are_those_of_whole_rows_and_of_peft(wri
     (wanted * weight).sum().backward()
     expected = gradients(policy)
 
-    shared = SharedPrefix(rollout.rows, policy.loaded.device)
+    shared = SharedPrefix(rollout.rows, policy.loaded.model)
     ids, mask = pad(shared.rows, policy.loaded.device)
     short = NewTokens(shared.rows, rollout.n_new, ids)
-    found = short.of(short.distributions(model, model, ids, mask, **shared.inputs(model, mask)))
+    found = short.of(short.distributions(model, model, ids, mask, **shared.inputs(mask)))
     (found * weight).sum().backward()
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
     for a, b in zip(gradients(policy), expected, strict=True):
@@ -156,11 +159,38 @@ def row_logprobs(model, rollout):
 
 
 def test_batches_keep_a_prompt_together_and_hold_every_row_once(written):
-    _, rollout = written
-    plan = plan_shared(rollout.rows, 40)
+    policy, rollout = written
+    model = policy.loaded.model
+    plan = plan_shared(rollout.rows, 40, model)
     assert sorted(np.concatenate(plan)) == list(range(18))
     for batch in plan:
         rows = [rollout.rows[i] for i in batch]
         widest = max(len(row.ids) - row.start + 1 for row in rows)
         assert len(rows) == 1 or widest * len(rows) <= 40
-    assert [len(b) for b in plan_shared(rollout.rows, 10**6)] == [18]
+    assert [len(b) for b in plan_shared(rollout.rows, 10**6, model)] == [18]
+
+
+@pytest.mark.parametrize(
+    ("kind", "left", "kept"),
+    [
+        ("qwen3_moe", {"experts.gate_up_proj", "experts.down_proj"}, {"q_proj", "o_proj"}),
+        ("gpt_oss", {"experts.gate_up_proj", "experts.down_proj"}, {"q_proj", "o_proj"}),
+        ("deepseek_v3", {"experts.gate_up_proj", "gate_proj"}, {"q_a_proj", "kv_b_proj"}),
+        ("gemma3", {"vision_tower"}, {"q_proj", "down_proj"}),
+        ("mamba", {"out_proj", "dt_proj"}, {"in_proj", "x_proj"}),
+        ("lfm2", set(), {"w1", "in_proj", "out_proj"}),
+    ],
+)
+def test_experts_are_left_out_of_the_adapter_by_name(tmp_path, kind, left, kept):
+    policy = Policy(load_model(str(save_tiny(tmp_path, kind)), dtype="float32"), rank=2)
+    names = {name.split(".lora_")[0].rpartition(".")[2] for name in policy._names}
+    assert left <= set(policy.left_out)
+    assert kept <= names
+    assert not names & {name.rpartition(".")[2] for name in policy.left_out}
+
+
+@pytest.mark.parametrize("targets", ["gate_proj,up_proj,down_proj", "q_proj,gate"])
+def test_targets_that_name_experts_are_refused_with_some_that_work(tmp_path, targets):
+    loaded = load_model(str(save_tiny(tmp_path, "qwen3_moe")), dtype="float32")
+    with pytest.raises(ModelError, match="of experts. Expected all-linear, k_proj, o_proj"):
+        Policy(loaded, targets=targets)

@@ -8,8 +8,9 @@ import torch
 
 from probekit.activations.backends import BACKENDS, make_backend
 from probekit.activations.backends.hooks import HooksBackend
-from probekit.errors import SteeringError
+from probekit.errors import ModelError, SteeringError
 from probekit.models.chat import render
+from probekit.models.load import load_model
 from probekit.models.sampling import SamplingConfig, sample
 from probekit.steering import SteeringVector, residual_norms, steered
 from tests.steering.conftest import prompts
@@ -287,3 +288,92 @@ def test_a_prompt_in_chunks_is_one_prompt(loaded, rendered, vector, where):
         pieces = loaded.model.generate(ids, attention_mask=mask, prefill_chunk_size=4, **options)
     if where != "prompt_end":  # which chunk is the last is not known while it runs
         assert pieces.tolist() == whole.tolist()
+
+
+def steered_columns(model, run, vector):
+    """Return the columns whose residual before the last block is as large as the vector makes it."""
+    columns = set()
+
+    def watch(module, args, kwargs, output):
+        residual = output[0] if isinstance(output, tuple) else output
+        large = (residual[0].norm(dim=-1) > 0.1 * vector.norm()).tolist()
+        columns.update(c for c, is_large in zip(seen(kwargs), large, strict=True) if is_large)
+
+    def seen(kwargs):
+        return kwargs["position_ids"][0].tolist()
+
+    handle = model.model.layers[2].register_forward_hook(watch, with_kwargs=True)
+    try:
+        run()
+    finally:
+        handle.remove()
+    return columns
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt_lookup_num_tokens": 3},
+        {"cache_implementation": "static"},
+        {"use_cache": False},
+        {"num_beams": 2},
+        {"assistant": True},
+        {"assistant_early_exit": 1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_every_way_to_generate_steers_the_columns_behind_the_prompt(tiny_llama, options):
+    """Candidates that are checked together with the prompt are generated, not prompt."""
+    loaded = load_model(str(tiny_llama), dtype="float32")
+    if "assistant" in options:
+        options = {"assistant_model": load_model(str(tiny_llama), dtype="float32").model}
+    ids = torch.tensor([[5, 6, 7, 7, 7, 7, 7, 7]])  # which prompt lookup goes on at once
+    vector = SteeringVector({1: np.full(D_MODEL, 1000.0)})
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 10, **options}
+
+    def run():
+        found = loaded.model.generate(
+            ids, do_sample=False, pad_token_id=0, eos_token_id=None, **options
+        )
+        assert found.shape == (1, 18)
+        return found
+
+    for where, expected in (("generated", set(range(8, 17))), ("prompt", set(range(8)))):
+        with steered(loaded, vector, 1.0, where=where):
+            columns = steered_columns(loaded.model, run, vector)
+        # The last token written need not be read; candidates beyond it may be.
+        assert expected <= columns | {16}
+        assert columns - expected <= ({*range(17, 30)} if where == "generated" else set())
+    assert "generate" not in loaded.model.__dict__
+    assert steered_columns(loaded.model, run, vector) == set()
+
+
+def test_assisted_generation_writes_what_plain_generation_does(tiny_llama):
+    loaded = load_model(str(tiny_llama), dtype="float32")
+    ids = torch.tensor([[5, 6, 9, 5, 6, 9, 5, 6, 9, 5, 6]])
+    vector = SteeringVector({1: np.random.default_rng(0).standard_normal(D_MODEL)})
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 12, "do_sample": False}
+    options |= {"pad_token_id": 0, "eos_token_id": None}
+    for where in ("generated", "prompt", "first:3"):
+        inner = steered(loaded, vector, -1.5, where="first:5")
+        with steered(loaded, vector, 2.0, where=where), inner:
+            plain = loaded.model.generate(ids, **options)
+            for way in ({"prompt_lookup_num_tokens": 3}, {"cache_implementation": "static"}):
+                assert torch.equal(loaded.model.generate(ids, **options, **way), plain)
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place", "forward", "a block"])
+def test_a_compiled_model_is_refused(tiny_llama, vector, how):
+    model = load_model(str(tiny_llama), dtype="float32").model
+    if how == "wrapped":
+        model = torch.compile(model, backend="eager")
+    elif how == "in place":
+        model.compile(backend="eager")
+    elif how == "forward":
+        model.forward = torch.compile(model.forward, backend="eager")
+    else:
+        model.model.layers[1] = torch.compile(model.model.layers[1], backend="eager")
+    with pytest.raises(ModelError, match=r"is compiled.*before torch\.compile"):
+        HooksBackend(model)
+    with pytest.raises(ModelError, match="is compiled"), steered(model, vector, 1.0):
+        pass

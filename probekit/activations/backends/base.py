@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from probekit.errors import ModelError
 
+WRITES = ("attn_out", "mlp_out")
 Place = tuple[str, int]
 """A site and a layer, for example `("resid_post", 12)`."""
 
@@ -33,6 +34,8 @@ class Backend(Protocol):
 
     n_layers: int
     d_model: int
+    writes: tuple[str, ...]
+    """The sites that together are what a block adds to the residual stream."""
     backbone: nn.Module
     """The module whose call runs all blocks once."""
 
@@ -51,6 +54,9 @@ class Backend(Protocol):
             Called with each place and its activation.
         """
 
+    def suggestion(self, ids: Tensor) -> str | None:
+        """Return names whose writes add up on these ids (n_sequences, n_tokens), None without any."""
+
     def editing(self, edits: Mapping[Place, Edit]) -> AbstractContextManager[Forward]:
         """Give a forward pass in which every activation named is replaced as its edit says.
 
@@ -61,14 +67,18 @@ class Backend(Protocol):
 def prove(backend: Backend, places: Sequence[Place], device: torch.device) -> None:
     """Show by experiment that each site is where the backend says: changing it changes the logits.
 
-    The shallowest and the deepest layer of every site are tried on four tokens.
+    The shallowest and the deepest layer of every site are tried on four tokens, and what blocks write
+    is held against the residual stream: see `check_writes`.
 
     Raises
     ------
     ModelError
-        When a change at a site leaves the logits as they were.
+        When a change at a site leaves the logits as they were, or writes do not add up.
     """
-    ids = torch.arange(4, device=device)[None] + 5
+    ids = _ids(device)
+    written = sorted({layer for site, layer in places if site in WRITES})
+    if written and backend.writes:
+        check_writes(backend, written, device)
     plain = _logits(backend, ids, {})
     for site in sorted({site for site, _ in places}):
         layers = [layer for name, layer in places if name == site]
@@ -80,6 +90,47 @@ def prove(backend: Backend, places: Sequence[Place], device: torch.device) -> No
                     f"site {site} of layer {layer}: changing it does not change the logits, so it "
                     "is not on the model's path. Name the blocks with --blocks PATH:ATTN,MLP."
                 )
+
+
+def check_writes(backend: Backend, layers: Iterable[int], device: torch.device) -> None:
+    """Show that resid_post = resid_pre + attn_out + mlp_out, by one pass over four tokens.
+
+    Raises
+    ------
+    ModelError
+        At the first of `layers` where it is not so, with the names of modules that do add up.
+    """
+    layers, ids = list(layers), _ids(device)
+    seen: dict[Place, Tensor] = {}
+    places = [(s, n) for n in layers for s in ("resid_pre", *backend.writes, "resid_post")]
+    backend.run(ids, torch.ones_like(ids), places, lambda p, a: seen.update({p: a.clone()}))
+    for n in layers:
+        writes = [seen[site, n] for site in backend.writes if (site, n) in seen]
+        if len(writes) < len(backend.writes) or not adds_up(
+            seen["resid_pre", n], writes, seen["resid_post", n]
+        ):
+            better = backend.suggestion(ids)
+            raise ModelError(
+                f"layer {n}: resid_pre and {' and '.join(backend.writes)} do not add up to resid_post, so "
+                "they are not what the block writes. "
+                + (f"Name the blocks --blocks '{better}'." if better else "Read resid_post alone.")
+            )
+
+
+def adds_up(before: Tensor, writes: Sequence[Tensor], after: Tensor) -> bool:
+    """Return whether writes lead from one residual to another, each (n_texts, n_tokens, d_model).
+
+    Every entry may be off by the rounding of its terms, whatever the others' size.
+    """
+    terms = [before.float(), *(write.float() for write in writes)]
+    dtype = min((t.dtype for t in (before, *writes)), key=lambda kind: -torch.finfo(kind).eps)
+    off = (sum(terms) - after.float()).abs()
+    bound = 4 * torch.finfo(dtype).eps * torch.stack(terms).abs().sum(0)
+    return bool((off > bound).float().mean() < 0.01)  # noqa: PLR2004
+
+
+def _ids(device: torch.device) -> Tensor:
+    return torch.arange(4, device=device)[None] + 5
 
 
 def _logits(backend: Backend, ids: Tensor, edits: Mapping[Place, Edit]) -> Tensor:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probekit.activations.backends.base import Edit, Forward, Place, Reader
+from probekit.activations.backends.base import (
+    WRITES,
+    Edit,
+    Forward,
+    Place,
+    Reader,
+    adds_up,
+    check_writes,
+)
 from probekit.errors import ModelError
-from probekit.models.blocks import BlockNames, block_list, block_names
+from probekit.models.blocks import BlockNames, block_list, block_names, write_factor
 from probekit.models.load import LoadedModel
 
-SITES = ("resid_post", "resid_pre", "attn_out", "mlp_out")
+SITES = ("resid_post", "resid_pre", *WRITES)
+SUGGESTED_DEPTH = 2
 
 
 class _Stop(Exception):  # noqa: N818 - a signal, not an error
@@ -33,11 +43,20 @@ class HooksBackend:
         self._model: Any = loaded
         if isinstance(loaded, LoadedModel):
             self._model = loaded.model
+        _refuse_compiled(self._model)
         self._names = block_names(self._model, names)
         self._blocks = block_list(self._model, self._names)
+        self._factor = write_factor(self._model)
+        self.writes = tuple(self._names.writes)
         self.backbone: nn.Module = self._model.base_model
         self.n_layers = len(self._blocks)
         self.d_model = int(self._model.config.get_text_config().hidden_size)
+        self._unfit: ModelError | None = None
+        if names is not None and self.writes:
+            try:  # names that a user gave: those of the table are tested
+                check_writes(self, range(self.n_layers), self._model.device)
+            except ModelError as error:
+                self._unfit = error
 
     def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
         """Run ids and mask (n_rows, n_tokens), stop after the deepest place, skip the LM head.
@@ -71,19 +90,22 @@ class HooksBackend:
         """Call `act(place, activation)` during a forward pass; what it returns replaces it."""
         site, layer = place
         block = self._blocks[layer]
+        factor = self._factor if site in WRITES else 1.0
 
         def before(module: nn.Module, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
             if args:
-                new = act(place, args[0])
+                new = act(place, _three(place, args[0]))
                 return None if new is None else ((new, *args[1:]), kwargs)
-            new = act(place, kwargs["hidden_states"])
+            new = act(place, _three(place, kwargs["hidden_states"]))
             return None if new is None else (args, {**kwargs, "hidden_states": new})
 
         def after(module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ANN401
-            if not isinstance(output, tuple):
-                return act(place, output)
-            new = act(place, output[0])
-            return None if new is None else (new, *output[1:])
+            whole = output if isinstance(output, tuple) else (output,)
+            new = act(place, _three(place, whole[0]) if factor == 1 else whole[0] * factor)
+            if new is None:
+                return None
+            new = new if factor == 1 else new / factor
+            return (new, *whole[1:]) if isinstance(output, tuple) else new
 
         if site == "resid_pre":
             handle = block.register_forward_pre_hook(before, with_kwargs=True)
@@ -97,10 +119,58 @@ class HooksBackend:
     def _module(self, site: str, block: nn.Module) -> nn.Module:
         if site == "resid_post":
             return block
-        path = {"attn_out": self._names.attn_out, "mlp_out": self._names.mlp_out}.get(site)
-        if path is None:
+        if site not in WRITES:
             raise ModelError(f"site {site!r}: unknown. Expected {', '.join(SITES)}.")
-        return block.get_submodule(path)
+        if self._unfit is not None:
+            raise self._unfit
+        return block.get_submodule(self._names.write(site, block))
+
+    def suggestion(self, ids: Tensor) -> str | None:
+        """Return names whose writes add up on these ids (n_rows, n_tokens), as --blocks takes them."""
+        block, seen = self._blocks[-1], dict[str, Tensor]()
+        with contextlib.ExitStack() as stack, torch.inference_mode():
+
+            def watch(name: str) -> Any:  # noqa: ANN401 - a forward hook
+                def keep(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401
+                    output = output[0] if isinstance(output, tuple) else output
+                    if isinstance(output, Tensor) and output.shape == (*ids.shape, self.d_model):
+                        seen[name] = output.clone() * self._factor
+
+                return keep
+
+            for name, module in block.named_modules():
+                if name and name.count(".") < SUGGESTED_DEPTH:
+                    handle = module.register_forward_hook(watch(name))
+                    stack.callback(handle.remove)
+            ends: dict[Place, Tensor] = {}
+            places = [("resid_pre", self.n_layers - 1), ("resid_post", self.n_layers - 1)]
+            self.run(ids, torch.ones_like(ids), places, lambda p, a: ends.update({p: a.clone()}))
+        before, after = (ends[place] for place in places)
+        shallow = sorted(seen, key=lambda name: name.count("."))
+        for pair in [*itertools.permutations(shallow, 2), *((name, "-") for name in shallow)]:
+            if adds_up(before, [seen[name] for name in pair if name in seen], after):
+                return f"{self._names.blocks}:{pair[0]},{pair[1]}"
+        return None
+
+
+def _three(place: Place, acts: Tensor) -> Tensor:
+    if acts.ndim != 3:  # noqa: PLR2004
+        raise ModelError(
+            f"site {place[0]} of layer {place[1]}: has shape {tuple(acts.shape)}. Expected (n_texts, "
+            "n_tokens, d_model), so it cannot be read."
+        )
+    return acts
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    """Raise `ModelError` for a model of which a part is compiled: it runs past hooks without a word."""
+    for name, module in model.named_modules():
+        whole = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None)
+        if whole or hasattr(module.forward, "_torchdynamo_orig_callable"):
+            raise ModelError(
+                f"model: {name or type(model).__name__} is compiled, so that its activations can be "
+                "neither read nor changed. Give the model before torch.compile."
+            )
 
 
 def _depth(place: Place) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probekit.activations.backends.base import Edit, Forward, Place, Reader
+from probekit.activations.backends.base import WRITES, Edit, Forward, Place, Reader
 from probekit.errors import ModelError
 from probekit.models.load import LoadedModel
 
@@ -41,6 +41,7 @@ class TransformerLensBackend:
             )
         self.n_layers = int(self._bridge.cfg.n_layers)
         self.d_model = int(self._bridge.cfg.d_model)
+        self.writes: tuple[str, ...] = WRITES
         self.backbone: nn.Module = self._bridge.original_model.base_model
 
     def run(self, ids: Tensor, mask: Tensor, places: Sequence[Place], read: Reader) -> None:
@@ -54,6 +55,9 @@ class TransformerLensBackend:
             self._bridge.run_with_hooks(
                 ids, attention_mask=mask, return_type=None, stop_at_layer=stop, fwd_hooks=hooks
             )
+
+    def suggestion(self, ids: Tensor) -> None:
+        """Return None: the names are the library's, whatever the ids (n_rows, n_tokens)."""
 
     @contextlib.contextmanager
     def editing(self, edits: Mapping[Place, Edit]) -> Iterator[Forward]:

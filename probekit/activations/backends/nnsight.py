@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from probekit.activations.backends.base import Edit, Forward, Place, Reader
 from probekit.activations.backends.hooks import _depth
 from probekit.errors import ModelError
-from probekit.models.blocks import BlockNames, block_names
+from probekit.models.blocks import BlockNames, block_list, block_names, write_factor
 from probekit.models.load import LoadedModel
 
 
@@ -33,7 +33,14 @@ class NNsightBackend:
                 f"backend 'nnsight': not importable ({error}). Install nnsight>=0.8,<0.9."
             ) from error
         self._names = block_names(loaded.model, names)
+        if write_factor(loaded.model) != 1:
+            raise ModelError(
+                f"backend 'nnsight': {loaded.model.config.model_type} multiplies what blocks write, which "
+                "it does not read. Use --backend hooks."
+            )
         model = copy.deepcopy(loaded.model)
+        self._blocks = block_list(model, self._names)
+        self.writes = tuple(self._names.writes)
         self._traced: Any = TransformersModel(model, tokenizer=copy.deepcopy(loaded.tokenizer))
         self.n_layers = len(self._envoy(self._names.blocks))
         self.d_model = int(model.config.get_text_config().hidden_size)
@@ -49,6 +56,9 @@ class NNsightBackend:
             for place in ordered:
                 read(place, self._activation(place))
             tracer.stop()
+
+    def suggestion(self, ids: Tensor) -> None:
+        """Return None, whatever the ids (n_rows, n_tokens): the hooks backend says it."""
 
     @contextlib.contextmanager
     def editing(self, edits: Mapping[Place, Edit]) -> Iterator[Forward]:
@@ -92,7 +102,7 @@ class NNsightBackend:
         if site == "resid_post":
             activation = block.output
         else:
-            path = self._names.attn_out if site == "attn_out" else self._names.mlp_out
+            path = self._names.write(site, self._blocks[layer])
             activation = self._envoy(path, block).output
         return activation[0] if isinstance(activation, tuple) else activation  # type: ignore[no-any-return]
 
