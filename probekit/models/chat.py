@@ -96,9 +96,9 @@ def turn_of(tokenizer: Any) -> Turn:  # noqa: ANN401 - a transformers tokenizer
         return Turn.closed_by(tokenizer.eos_token_id)
     headers = {}
     for begin in FIRST if frame.header else ():
-        ids, offsets = continuation(tokenizer, frame.header + begin)
-        own = ids[: _inside(offsets, len(frame.header))[0]]
-        headers[own.tobytes()] = own
+        ids, offsets = continuation(tokenizer, frame.header + begin, frame.ids)
+        for first in _inside(offsets, len(frame.header))[:1]:  # white space may have no token
+            headers[ids[:first].tobytes()] = ids[:first]
     return Turn(tuple(headers.values()), frame.closing, frame.ends, frame.header, frame.opened)
 
 
@@ -195,7 +195,7 @@ def _joined(
     closing: Ids,
 ) -> Rendered:
     """Return the row of its parts: prompt, header with content as one continuation, end of turn."""
-    rest, offsets = continuation(tokenizer, header + content)
+    rest, offsets = continuation(tokenizer, header + content, head)
     if not header and example.completion_ids is not None:
         own = list(example.completion_ids)
         # Of another tokenizer, or of a text that was changed since, they are not this completion's.

@@ -91,7 +91,8 @@ def _frame(
     added = tokenizer.added_tokens_decoder
     takes = [int(i) in added and added[int(i)].rstrip for i in ids[-1:]]
     inner = [
-        int(i) in added and added[int(i)].rstrip for i in continuation(tokenizer, header)[0][-1:]
+        int(i) in added and added[int(i)].rstrip
+        for i in continuation(tokenizer, header, ids)[0][-1:]
     ]
     first = [int(i) in added and added[int(i)].lstrip for i in closing[:1]]
     left = any(inner if header else takes)
@@ -202,24 +203,37 @@ def _closing(tokenizer: Any, after: str) -> tuple[Ids, bool]:  # noqa: ANN401
     What follows the end of the turn (a template's final newline) is left out: it cannot influence
     anything before it.
     """
-    ids = continuation(tokenizer, after)[0] if after else _NONE
+    ids, offsets = continuation(tokenizer, after) if after else (_NONE, [])
     ending = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ending |= set(tokenizer.all_special_ids)
-    for at, token in enumerate(ids):
-        if int(token) in ending:
-            return ids[: at + 1], True
+    at = next((at for at, token in enumerate(ids) if int(token) in ending), None)
+    if at is not None:
+        names = tokenizer.convert_ids_to_tokens(ids[at:].tolist())
+        for more, name in enumerate(names, at):  # the end of an answer and that of the turn
+            if after[slice(*offsets[more])] != name or int(ids[more]) not in ending:
+                break
+            if int(ids[more]) == tokenizer.eos_token_id:
+                return ids[: more + 1], True
+        return ids[: at + 1], True
     if tokenizer.eos_token_id is not None:  # what a written turn ends with
         return np.array([tokenizer.eos_token_id], dtype=np.int32), True
     return ids[:1], False
 
 
-def continuation(tokenizer: Any, text: str) -> tuple[Ids, list[tuple[int, int]]]:  # noqa: ANN401
+def continuation(
+    tokenizer: Any,  # noqa: ANN401
+    text: str,
+    before: Ids = _NONE,
+) -> tuple[Ids, list[tuple[int, int]]]:
     """Tokenise a text as it continues another, and return ids and character offsets.
 
-    Some tokenizers put a space before what begins a text, so it is tokenised after a short other one;
-    the first of `BARRIERS` that it does not merge with.
+    Some tokenizers put a space before what begins a text, so it is tokenised after a short other one:
+    the last of the ids `before`, shape (n_before,), where that is a token of the template's own, or the
+    first of `BARRIERS` that it does not merge with.
     """
-    for barrier in BARRIERS:
+    added = tokenizer.added_tokens_decoder
+    own = [added[int(i)].content for i in before[-1:] if int(i) in added]
+    for barrier in (*own, *BARRIERS):
         alone = _alone(tokenizer, barrier)
         ids, offsets = encode(tokenizer, barrier + text, special=False)
         n, cut = len(alone), len(barrier)

@@ -293,7 +293,7 @@ def _asked(prompt: Example, variant: Variant, loaded: LoadedModel) -> Rendered:
     asked = render(dataclasses.replace(prompt, prompt=turns), loaded.tokenizer)
     if not variant.prefill:
         return asked
-    begun, _ = continuation(loaded.tokenizer, variant.prefill)
+    begun, _ = continuation(loaded.tokenizer, variant.prefill, asked.ids)
     ids = np.concatenate([asked.ids, begun])
     return Rendered(ids, len(ids), len(ids), None, asked.has_prompt)
 

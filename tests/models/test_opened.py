@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from probekit.data.rows import Example, Message
 from probekit.models.chat import render, turn_of
@@ -106,3 +108,42 @@ def test_a_raw_text_with_its_first_and_last_token_has_one_of_each():
     assert tokenizer.decode(row.ids) == "<s>It is.</s>"
     assert tokenizer.decode(row.ids[row.start : row.stop]) == "It is."
     assert [bare.start, bare.stop, bare.turn_end] == [row.start, row.stop, row.turn_end]
+
+
+def test_the_end_of_an_answer_and_of_its_turn_are_told_apart():
+    """Command R7B closes an answer and then the turn; Phi-3 prints the end of the text after the last."""
+    for after, eos, closing in (
+        ("<|return|><|end|>", "<|end|>", "<|return|><|end|>"),
+        ("<|end|>\n</s>", "</s>", "<|end|>"),
+    ):
+        tokenizer = tokenizer_with(TEMPLATES["opens nothing"].replace("<|end|>\n", after))
+        tokenizer.eos_token = eos
+        row = render(Example("r", "g", QUESTION, "Paris."), tokenizer)
+        assert tokenizer.decode(row.ids[row.stop :]) == closing
+        assert row.turn_end == len(row.ids) - 1
+        assert turn_of(tokenizer).closing.tolist() == row.ids[row.stop :].tolist()
+
+
+@pytest.mark.parametrize("text", ["Paris", "the film was good", " good", "42."])
+def test_an_answer_right_after_a_token_of_the_template_is_tokenised_as_there(text):
+    """A tokenizer that begins texts with a space does so behind each of them, also in training."""
+    chat = metaspace_tokenizer(
+        "{% for m in messages %}<|start|>{{ m['role'] }}<|message|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant<|message|>{% endif %}"
+    )
+    row = render(Example("r", "g", QUESTION, text), chat)
+    turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": text}]
+    assert row.ids.tolist() == chat.apply_chat_template(turns, return_dict=False)
+    assert chat.convert_ids_to_tokens(int(row.ids[row.start - 1])) == "<|message|>"
+
+
+def test_white_space_without_tokens_is_no_header():
+    core = Tokenizer(models.WordPiece({"<unk>": 0, "paris": 1, "where": 2}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.normalizer = normalizers.Lowercase()
+    words = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="</s>")
+    words.chat_template = "{% for m in messages %} {{ m['content'] }}{% endfor %}"
+    turn = turn_of(words)
+    row = render(Example("r", "g", (Message("user", "Where"),), "Paris"), words)
+    assert row.ids.tolist() == [2, 1, *turn.closing] and (row.start, row.header) == (1, 0)
+    assert turn.header_of(row.ids[1:]) == 0
