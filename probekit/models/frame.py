@@ -17,6 +17,7 @@ from probekit.errors import ModelError, TemplateRefusal
 Ids = NDArray[np.int32]
 
 _TAG = re.compile(r"<[^<>\s]+>")
+_LAST_TAG = re.compile(r"(<[^<>\s]+>)\s*$")
 _NONE = np.array([], dtype=np.int32)
 
 MARKER = "\ue0f1\ue0f0"
@@ -85,7 +86,7 @@ def _frame(
     alone = (Message("user", QUESTION),)
     if not before.startswith(head) and prompt != alone:
         header = _header_of(_plain(tokenizer, template, alone), head, before)
-    tags = [] if before.startswith(head) or header else _TAG.findall(head)
+    opens = None if before.startswith(head) or header else _LAST_TAG.search(head)
     ids = encode(tokenizer, head, special=False)[0]
     closing, ends = _closing(tokenizer, after)
     added = tokenizer.added_tokens_decoder
@@ -102,7 +103,7 @@ def _frame(
         before,
         after,
         header,
-        (tags or [""])[-1],
+        opens[1] if opens else "",
         closing,
         ends,
         left,
