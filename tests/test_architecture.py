@@ -22,9 +22,9 @@ LEVEL = {
 """A room imports only rooms of a lower level, inside functions too."""
 REPORTS_KNOW = {"results", "container", "errors", "lazy"}
 BUDGET = {
-    "activations": 2_000, "analyses": 1_080, "behaviours": 765, "cli": 2_200, "data": 1_820,
-    "models": 2_400, "probes": 3_950, "reports": 4_500, "results": 3_730, "rl": 4_800, "steering": 2_720,
-    "studies": 2_110,
+    "activations": 2_010, "analyses": 1_080, "behaviours": 765, "cli": 2_200, "data": 1_820,
+    "models": 2_515, "probes": 3_950, "reports": 4_500, "results": 3_730, "rl": 4_800, "steering": 2_720,
+    "studies": 2_115,
 }  # fmt: skip
 """Lines of a room (of reports and results templates, style and tables too). A budget is raised only in a
 commit that says why; `reports` and `results` are to come down to 4,200 together."""

@@ -51,7 +51,9 @@ class Seen:
 
     def add(self, example: Example, place: str) -> None:
         """Take in one example; the sides of a pair must follow one another."""
-        prompt = "\x1f".join(f"{turn.role}\x1e{turn.content}" for turn in example.prompt or ())
+        # As for groups, white space around a text makes no other of it.
+        turns = [(turn.role, turn.content.strip()) for turn in example.prompt or ()]
+        prompt = "\x1f".join(f"{role}\x1e{content}" for role, content in turns if content)
         text = example.completion or ""
         shown = text if example.completion is not None else example.prompt[-1].content  # type: ignore[index]
         self.all.add(shown)
@@ -71,9 +73,10 @@ class Seen:
                 self.same_sides += 1
                 self.first_same = self.first_same or place
             # The same two answers in the other order are the same texts with another target.
-            target = str(self._chosen < text)
-            text = "\x1d".join(sorted((self._chosen, text)))
-        self._row(f"{prompt}\x1d{text}", target, example, place)
+            sides = [self._chosen.strip(), text.strip()]
+            target = str(sides[0] < sides[1])
+            text = "\x1d".join(sorted(sides))
+        self._row(f"{prompt}\x1d{text.strip()}", target, example, place)
 
     def _row(self, content: str, target: str, example: Example, place: str) -> None:
         """Count what belongs to a row once."""
@@ -100,7 +103,7 @@ class Seen:
             if self._prompt_group.setdefault(key, group) != group:
                 self.leaking_prompts.add(key)
         if text and (not prompt or len(text.split()) >= LEAK_WORDS):
-            key = _hash(text)
+            key = _hash(text.strip())
             if self._text_group.setdefault(key, group) != group:
                 self.leaking_texts.add(key)
 

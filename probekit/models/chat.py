@@ -7,29 +7,26 @@ the text: the template is rendered once with a marker in its place.
 
 from __future__ import annotations
 
-import functools
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2.exceptions import TemplateError
-from numpy.typing import NDArray
 
 from probekit.data.rows import Example, Message
-from probekit.errors import ModelError, TemplateRefusal
+from probekit.errors import TemplateRefusal
+from probekit.models.frame import (
+    Ids,
+    answer_of,
+    continuation,
+    encode,
+    encode_whole,
+    frame_of,
+    printed_whole,
+    unclosed,
+)
 
-Ids = NDArray[np.int32]
-
-_TAG = re.compile(r"<[^<>\s]+>")
-_NONE = np.array([], dtype=np.int32)
-
-MARKER = "\ue0f1\ue0f0"
-"""Stands for the answer: private characters, which no template reads."""
 FIRST = ("a", "A", "1", " a", "  a", "\n", "\na", "\n\na", "\ta", "/", ".")
 """Texts that an answer may begin with, of all kinds that tokenizers tell apart."""
-BARRIERS = ("\n", "a", ".", "0", " a")
-"""Texts that a continuation is tokenised after: the first with which it does not merge is used."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +91,15 @@ def turn_of(tokenizer: Any) -> Turn:  # noqa: ANN401 - a transformers tokenizer
         return Turn.closed_by(tokenizer.eos_token_id)
     dummy = Example("turn", "turn", (Message("user", "a"),), "a")
     try:
-        frame = _frame_of(dummy, tokenizer)
+        frame = frame_of(dummy, tokenizer)
     except TemplateRefusal:  # its conversations have more than a question
         return Turn.closed_by(tokenizer.eos_token_id)
     headers = {}
     for begin in FIRST if frame.header else ():
-        ids, offsets = continuation(tokenizer, frame.header + begin)
-        own = ids[: _inside(offsets, len(frame.header))[0]]
-        headers[own.tobytes()] = own
-    goes_on = not frame.before.startswith(frame.head)
-    opened = _TAG.findall(frame.head)[-1] if goes_on and _TAG.search(frame.head) else ""
-    return Turn(tuple(headers.values()), frame.closing, frame.ends, frame.header, opened)
+        ids, offsets = continuation(tokenizer, frame.header + begin, frame.ids)
+        for first in _inside(offsets, len(frame.header))[:1]:  # white space may have no token
+            headers[ids[:first].tobytes()] = ids[:first]
+    return Turn(tuple(headers.values()), frame.closing, frame.ends, frame.header, frame.opened)
 
 
 def render(example: Example, tokenizer: Any) -> Rendered:  # noqa: ANN401 - a transformers tokenizer
@@ -138,10 +133,11 @@ def render(example: Example, tokenizer: Any) -> Rendered:  # noqa: ANN401 - a tr
     if not tokenizer.chat_template:
         return _render_joined(example, tokenizer)
     if example.completion is None:
-        ids = _encode(tokenizer, _apply(tokenizer, example, None), special=False)[0]
+        ids = encode(tokenizer, printed_whole(tokenizer, example, None), special=False)[0]
         return Rendered(ids, start=len(ids), stop=len(ids), turn_end=None)
-    frame = _frame_of(example, tokenizer)
-    header, content = _answer(example, tokenizer, frame)
+    frame = frame_of(example, tokenizer)
+    header, content = answer_of(example, tokenizer, frame)
+    content = unclosed(content, tokenizer, frame.closing) if frame.ends else content
     if frame.left if header else frame.left_without_header:
         content = content.lstrip()
     if frame.right:
@@ -158,8 +154,14 @@ def text_of(tokenizer: Any, row: Rendered, turn: Turn) -> str:  # noqa: ANN401 -
 
 def _render_text(example: Example, tokenizer: Any) -> Rendered:  # noqa: ANN401
     text = example.completion or ""
-    ids, offsets = _encode(tokenizer, text, special=True)
+    ids, offsets = encode_whole(tokenizer, text)
+    # A text that went through a template has its first and last token in it; they are no content.
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     inside = [i for i, (left, right) in enumerate(offsets) if right > left]
+    while inside and ids[inside[0]] in ends:
+        inside = inside[1:]
+    while inside and ids[inside[-1]] in ends:
+        inside = inside[:-1]
     if not inside:
         raise TemplateRefusal(f"{example.where}: the completion has no tokens. Expected some text.")
     start, stop = inside[0], inside[-1] + 1
@@ -173,13 +175,15 @@ def _render_text(example: Example, tokenizer: Any) -> Rendered:  # noqa: ANN401
 def _render_joined(example: Example, tokenizer: Any) -> Rendered:  # noqa: ANN401
     """Join the turns with blank lines, for a tokenizer without a template."""
     text = "".join(turn.content + "\n\n" for turn in example.prompt or ())
-    ids, offsets = _encode(tokenizer, text, special=True)
+    ids, offsets = encode_whole(tokenizer, text)
     # Nothing has written the BOS that this tokenizer adds; the EOS that it adds would end the prompt.
     while len(ids) > 1 and offsets[len(ids) - 1][0] == offsets[len(ids) - 1][1]:
         ids = ids[:-1]
     if example.completion is None:
         return Rendered(ids, start=len(ids), stop=len(ids), turn_end=None)
-    return _joined(example, tokenizer, ids, "", example.completion, turn_of(tokenizer).closing)
+    closing = turn_of(tokenizer).closing
+    content = unclosed(example.completion, tokenizer, closing)
+    return _joined(example, tokenizer, ids, "", content, closing)
 
 
 def _joined(
@@ -191,7 +195,7 @@ def _joined(
     closing: Ids,
 ) -> Rendered:
     """Return the row of its parts: prompt, header with content as one continuation, end of turn."""
-    rest, offsets = continuation(tokenizer, header + content)
+    rest, offsets = continuation(tokenizer, header + content, head)
     if not header and example.completion_ids is not None:
         own = list(example.completion_ids)
         # Of another tokenizer, or of a text that was changed since, they are not this completion's.
@@ -209,173 +213,3 @@ def _joined(
 def _inside(offsets: list[tuple[int, int]], begin: int) -> list[int]:
     """Return the tokens that cover any character from `begin` on."""
     return [i for i, (left, right) in enumerate(offsets) if right > max(left, begin)]
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """What stands around the answer to one prompt, whatever the answer is."""
-
-    head: str
-    """The prompt with the generation prompt."""
-    ids: Ids
-    before: str
-    """What the template prints before an answer of the history."""
-    after: str
-    header: str
-    """What of `before` follows `head`."""
-    closing: Ids
-    ends: bool
-    left: bool
-    """Whether a special token before the answer takes in white space that the answer begins with."""
-    left_without_header: bool
-    right: bool
-
-
-def _frame_of(example: Example, tokenizer: Any) -> _Frame:  # noqa: ANN401
-    marker = MARKER
-    while any(marker in turn.content for turn in example.prompt or ()):
-        marker += MARKER[0]
-    try:
-        frame = _frame(tokenizer, tokenizer.chat_template, example.prompt, marker)
-    except TemplateError as error:
-        raise _refused(example, error) from error
-    if frame is None:
-        raise _rewritten(example)
-    return frame
-
-
-@functools.lru_cache(maxsize=64)
-def _frame(
-    tokenizer: Any,  # noqa: ANN401
-    template: str,  # noqa: ARG001 - part of the key: a tokenizer may be given another
-    prompt: tuple[Message, ...],
-    marker: str,
-) -> _Frame | None:
-    """Return the frame of a prompt, None where the template does not print the answer once."""
-    head, whole = _print(tokenizer, prompt, None), _print(tokenizer, prompt, marker)
-    before, found, after = whole.partition(marker)
-    if not found or marker in after:
-        return None
-    header = before[len(head) :] if before.startswith(head) else ""
-    ids = _encode(tokenizer, head, special=False)[0]
-    closing, ends = _closing(tokenizer, after)
-    added = tokenizer.added_tokens_decoder
-    takes = [int(i) in added and added[int(i)].rstrip for i in ids[-1:]]
-    inner = [
-        int(i) in added and added[int(i)].rstrip for i in continuation(tokenizer, header)[0][-1:]
-    ]
-    first = [int(i) in added and added[int(i)].lstrip for i in closing[:1]]
-    left = any(inner if header else takes)
-    return _Frame(head, ids, before, after, header, closing, ends, left, any(takes), any(first))
-
-
-def _answer(example: Example, tokenizer: Any, frame: _Frame) -> tuple[str, str]:  # noqa: ANN401
-    """Return header and content of an answer: as the template prints it, which may trim it."""
-    completion = example.completion or ""
-    if frame.header and _brings(completion, frame.header):
-        return "", completion
-    whole = _apply(tokenizer, example, completion)
-    printed = _between(whole, frame.before, frame.after)
-    if printed is not None and printed.split() == completion.split():
-        return frame.header, printed
-    # The template drops the reasoning from an answer; the model would write it after the prompt.
-    if printed and completion.rstrip().endswith(printed.rstrip()):
-        return "", completion
-    raise _rewritten(example)
-
-
-def _brings(completion: str, header: str) -> bool:
-    """Return whether a completion has a think block or a channel of its own, in the header's place."""
-    tags = _TAG.findall(header)
-    if not tags:
-        return False
-    closes = tags[-1].startswith("</") and tags[-1] in completion
-    return closes or completion.lstrip().startswith(tags[0])
-
-
-def _between(text: str, before: str, after: str) -> str | None:
-    """Return what stands in a text between its known beginning and end, None where they differ."""
-    if len(text) < len(before) + len(after):
-        return None
-    fits = text.startswith(before) and text.endswith(after)
-    return text[len(before) : len(text) - len(after)] if fits else None
-
-
-def _rewritten(example: Example) -> TemplateRefusal:
-    return TemplateRefusal(
-        f"{example.where}: the model's chat template rewrites the completion, so its tokens can "
-        "not be located. Store the completion as the template prints it."
-    )
-
-
-def _closing(tokenizer: Any, after: str) -> tuple[Ids, bool]:  # noqa: ANN401
-    """Return the tokens that follow an answer up to the one that ends the turn, and whether one does.
-
-    What follows the end of the turn (a template's final newline) is left out: it cannot influence
-    anything before it.
-    """
-    ids = continuation(tokenizer, after)[0] if after else _NONE
-    ending = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ending |= set(tokenizer.all_special_ids)
-    for at, token in enumerate(ids):
-        if int(token) in ending:
-            return ids[: at + 1], True
-    if tokenizer.eos_token_id is not None:  # what a written turn ends with
-        return np.array([tokenizer.eos_token_id], dtype=np.int32), True
-    return ids[:1], False
-
-
-def continuation(tokenizer: Any, text: str) -> tuple[Ids, list[tuple[int, int]]]:  # noqa: ANN401
-    """Tokenise a text as it continues another, and return ids and character offsets.
-
-    Some tokenizers put a space before what begins a text, so it is tokenised after a short other one;
-    the first of `BARRIERS` that it does not merge with.
-    """
-    for barrier in BARRIERS:
-        alone = _alone(tokenizer, barrier)
-        ids, offsets = _encode(tokenizer, barrier + text, special=False)
-        n, cut = len(alone), len(barrier)
-        if len(ids) >= n and (ids[:n] == alone).all() and (n == len(ids) or offsets[n][0] >= cut):
-            return ids[n:], [(left - cut, right - cut) for left, right in offsets[n:]]
-    return _encode(tokenizer, text, special=False)
-
-
-@functools.lru_cache(maxsize=64)
-def _alone(tokenizer: Any, barrier: str) -> Ids:  # noqa: ANN401
-    return _encode(tokenizer, barrier, special=False)[0]
-
-
-def _apply(tokenizer: Any, example: Example, answer: str | None) -> str:  # noqa: ANN401
-    try:
-        return _print(tokenizer, example.prompt or (), answer)
-    except TemplateError as error:
-        raise _refused(example, error) from error
-
-
-def _print(tokenizer: Any, prompt: tuple[Message, ...], answer: str | None) -> str:  # noqa: ANN401
-    """Return the prompt with the generation prompt, or with an answer in its place."""
-    turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
-    if answer is not None:
-        turns.append({"role": "assistant", "content": answer})
-    return str(
-        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
-    )
-
-
-def _refused(example: Example, error: Exception) -> TemplateRefusal:
-    return TemplateRefusal(
-        f"{example.where}: the model's chat template refuses the conversation ({error}). "
-        "Roles must be ones it knows, usually user and assistant in turn."
-    )
-
-
-def _encode(tokenizer: Any, text: str, *, special: bool) -> tuple[Ids, Any]:  # noqa: ANN401
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"tokenizer {type(tokenizer).__name__}: is a slow one without character offsets, which "
-            "completion spans need. Use a model with a tokenizer.json."
-        )
-    encoded = tokenizer(
-        text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
-    )
-    return np.asarray(encoded["input_ids"], dtype=np.int32), encoded["offset_mapping"]

@@ -129,8 +129,8 @@ def check_decoding(model: Any) -> None:  # noqa: ANN401 - a transformers model
         _PROVEN[model] = not is_recurrent(model) or _decodes(model)
     if not _PROVEN[model]:
         raise ModelError(
-            f"model type {model.config.model_type!r}: cannot be sampled from: a step with its {name} "
-            "gives other logits than a pass over the whole text. Write with another model."
+            f"model type {model.config.model_type!r}: cannot be sampled from: a step with its {name} fails "
+            "or gives other logits than a pass over the whole text. Write with another model."
         )
 
 
@@ -142,10 +142,13 @@ def _decodes(model: Any) -> bool:  # noqa: ANN401
     mask = torch.ones_like(padded)
     mask[1, :3] = 0
     cache = new_cache(model)
-    model(input_ids=padded[:, :-1], **decode_inputs(model, mask[:, :-1], cache, len(ids) - 1))
-    preallocate(cache, 2, 1)
-    rows, mask = (columns.repeat_interleave(2, 0) for columns in (padded[:, -1:], mask))
-    logits = model(input_ids=rows, **decode_inputs(model, mask, cache, 1)).logits[::2, -1]
+    try:
+        model(input_ids=padded[:, :-1], **decode_inputs(model, mask[:, :-1], cache, len(ids) - 1))
+        preallocate(cache, 2, 1)
+        rows, mask = (columns.repeat_interleave(2, 0) for columns in (padded[:, -1:], mask))
+        logits = model(input_ids=rows, **decode_inputs(model, mask, cache, 1)).logits[::2, -1]
+    except (LookupError, RuntimeError, TypeError, ValueError, AttributeError):
+        return False  # some models of recurrent layers alone ask their cache for its length
     tolerance = 0.1 if model.dtype.itemsize < 4 else 1e-3  # noqa: PLR2004 - bytes of float32
     pairs = zip(whole, logits, strict=True)
     return all(float((got - to).norm()) <= tolerance * float(to.norm()) for to, got in pairs)

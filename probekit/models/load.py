@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from probekit.errors import ModelError
 from probekit.models.chat import Turn, turn_of
 from probekit.models.dates import set_date, today
-from probekit.models.low_rank import compute_unrounded
+from probekit.models.low_rank import compute_unrounded, refuse_steered_by_prompt
 from probekit.models.pretrained import from_pretrained, read_gguf, read_tokenizer
 from probekit.models.registry import BUILTIN, pull
 
@@ -211,16 +211,18 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # keys that fit nothing are a warning to peft
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore")  # such as of merging, which is not done
+            warnings.filterwarnings("error", message=".*missing adapter keys")
             adapted = PeftModel.from_pretrained(
                 loaded.model, folder, autocast_adapter_dtype=False, torch_device=str(loaded.device)
             )
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             saved = set(file.keys())
-        # Layers that the model lacks are passed over in silence.
-        if other := sorted(saved ^ get_peft_model_state_dict(adapted).keys()):
+        # Layers that the model lacks are passed over in silence. Some files hold weights below too.
+        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        if other := sorted(name for name in saved ^ own.keys() if ".base_layer." not in name):
             raise ValueError(f"{len(other)} layers are in one of them only, such as {other[0]}")
+        refuse_steered_by_prompt(adapted)
         compute_unrounded(adapted)
         return dataclasses.replace(loaded, model=adapted.get_base_model())
     except (OSError, RuntimeError, ValueError, UserWarning) as error:

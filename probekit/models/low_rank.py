@@ -21,13 +21,26 @@ def parts(layer: Any) -> tuple[Any, Tensor, Tensor, float]:  # noqa: ANN401 - pe
 def compute_unrounded(model: Any) -> None:  # noqa: ANN401 - a model with peft's layers in it
     """Give every LoRA layer of a linear one the forward of `low_rank_linear`, in place.
 
-    Variants of LoRA (DoRA, a bias of its own) keep peft's.
+    Variants of LoRA (DoRA, a bias of its own, weights of experts) keep peft's.
     """
     for layer in model.modules():
+        if hasattr(layer, "parameter_name"):  # peft's wrapper of a single weight
+            continue
         if getattr(layer, "lora_A", None) and layer.get_base_layer().weight.ndim == 2:
             if ADAPTER in layer.lora_variant or layer.lora_B[ADAPTER].bias is not None:
                 continue
             layer.forward = _low_rank_forward(layer)
+
+
+def refuse_steered_by_prompt(model: Any) -> None:  # noqa: ANN401 - peft's model
+    """Raise `ValueError` for an adapter that peft's own model applies, and no layer below it.
+
+    Learned prompts and prefixes, and LoRA that is on only after certain tokens.
+    """
+    for config in model.peft_config.values():
+        if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
+            kind = "aLoRA" if not config.is_prompt_learning else str(config.peft_type.value)
+            raise ValueError(f"{kind} changes prompts and not layers, expected LoRA")
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,31 @@ def read_tokenizer(spec: str, **options: Any) -> Any:  # noqa: ANN401 - passed o
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(spec, **options)
+        tokenizer = AutoTokenizer.from_pretrained(spec, **options)
+        if not tokenizer.chat_template and "gguf_file" not in options:
+            tokenizer.chat_template = _of_processor(spec, options.get("revision"))
+        return tokenizer
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"model {spec!r}: its tokenizer could not be loaded ({reason}). Expected a model with a "
             "tokenizer.json."
         ) from error
+
+
+def _of_processor(spec: str, revision: str | None) -> Any:  # noqa: ANN401 - one template or several
+    """Return the chat template that a multimodal model keeps beside its tokenizer, None without one."""
+    from transformers.utils import cached_file
+
+    missing = dict.fromkeys(
+        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
+    )
+    for name in ("chat_template.json", "processor_config.json"):
+        path = cached_file(spec, name, revision=revision, **missing)
+        found = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        if found.get("chat_template"):
+            return found["chat_template"]
+    return None
 
 
 def from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - passed on whole

@@ -262,7 +262,9 @@ class Policy:
         exact = {
             n: p.detach().contiguous() for n, p in zip(self._names, self.masters.all, strict=True)
         }
-        self.peft.save_pretrained(folder, safe_serialization=True, state_dict=exact)
+        self.peft.save_pretrained(
+            folder, safe_serialization=True, state_dict=exact, save_embedding_layers=False
+        )
 
     def load(self, folder: Path) -> None:
         """Set the adapter's weights to those of a saved one."""

@@ -23,7 +23,8 @@ from probekit.container import (
 )
 from probekit.data.rows import Example, Message
 from probekit.errors import DataError, OutputError
-from probekit.models.chat import Rendered, continuation, render
+from probekit.models.chat import Rendered, render
+from probekit.models.frame import continuation
 from probekit.models.load import LoadedModel, at_date_of
 from probekit.models.sampling import check_context, sample
 from probekit.models.sampling_config import SamplingConfig
@@ -292,7 +293,7 @@ def _asked(prompt: Example, variant: Variant, loaded: LoadedModel) -> Rendered:
     asked = render(dataclasses.replace(prompt, prompt=turns), loaded.tokenizer)
     if not variant.prefill:
         return asked
-    begun, _ = continuation(loaded.tokenizer, variant.prefill)
+    begun, _ = continuation(loaded.tokenizer, variant.prefill, asked.ids)
     ids = np.concatenate([asked.ids, begun])
     return Rendered(ids, len(ids), len(ids), None, asked.has_prompt)
 

@@ -68,11 +68,12 @@ def test_what_is_wanted_of_no_prompt_is_left_out(tiny_llama, files):
     assert {row["tags"]["half"] for row in rows} == {"1"}
 
 
+@pytest.mark.parametrize("targets", ["all-linear", "lm_head"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_saved_adapter_is_the_policy_that_saved_it(tiny_llama, files, dtype):
+def test_a_saved_adapter_is_the_policy_that_saved_it(tiny_llama, files, dtype, targets):
     """Also where it is smaller than the last digit of the weights, which it stays beside."""
     ids = torch.arange(3, 260)[None]
-    policy = Policy(load_model(str(tiny_llama), dtype=dtype), rank=2)
+    policy = Policy(load_model(str(tiny_llama), dtype=dtype), rank=2, targets=targets)
     generator = torch.Generator().manual_seed(0)
     policy.masters.set([torch.randn(p.shape, generator=generator) for p in policy.masters.all])
     folder = files / "adapter"

@@ -124,6 +124,26 @@ def test_contradictions_are_counted_and_the_first_is_named(tmp_path):
     assert check(open_dataset(write(tmp_path / "p.jsonl", other))).conflicts == 0
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "q ", "chosen": "b\n", "rejected": " a"},
+        {"prompt": [{"role": "user", "content": "\nq"}], "chosen": "b", "rejected": "a"},
+        {
+            "prompt": [{"role": "system", "content": ""}, {"role": "user", "content": "q"}],
+            "chosen": "b", "rejected": "a", "group": "another",
+        },
+    ],
+)  # fmt: skip
+def test_white_space_hides_no_contradiction(tmp_path, other):
+    """It makes no other group of a prompt either."""
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    found = check(open_dataset(write(tmp_path / "p.jsonl", [pair, other])))
+    assert (found.duplicates, found.conflicts) == (1, 1)
+    rows = [{"prompt": "q", "completion": f"a{end}", "label": i} for i, end in enumerate(" \n")]
+    assert check(open_dataset(write(tmp_path / "l.jsonl", rows))).conflicts == 1
+
+
 def test_identical_sides_and_mixed_rows_are_named(tmp_path):
     pairs = [{"prompt": f"q{i}", "chosen": "a b", "rejected": "a c"} for i in range(3)]
     pairs += [{"prompt": "q9", "chosen": "a", "rejected": "a"}]

@@ -108,8 +108,11 @@ class Format:
 
     def answer(self, text):
         """Return header and content after the generation prompt."""
+        if self.opened and text.startswith("<think>"):
+            return "", text.removeprefix(self.opened)  # the prompt has opened it already
         if self.opened and not self.header.startswith(self.opened):
-            return "", self.printed(text)  # the prompt goes on where the history does not
+            # The prompt goes on where the history does not.
+            return "", text if "</think>" in text else self.printed(text)
         if "think" in self.header and ("</think>" in text or text.lstrip().startswith("<think>")):
             return "", text  # the text brings its own
         if "channel" in self.header and text.lstrip().startswith("<|channel|>"):

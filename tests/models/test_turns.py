@@ -201,3 +201,15 @@ def test_tokens_that_a_model_wrote_otherwise_than_the_tokenizer_come_along(tmp_p
         json.dumps(line) + "\n" + json.dumps({**line, "label": 2, "completion_ids": None})
     )
     assert [e.completion_ids for e in open_dataset(data).examples()] == [tuple(letters), None]
+
+
+@pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json"])
+def test_a_template_that_stands_with_the_processor_is_the_models(tmp_path, name):
+    """Models of images and text keep it there; without it turns would be joined with blank lines."""
+    folder = folder_with(tmp_path, None)
+    assert load_model(str(folder)).tokenizer.chat_template is None
+    (folder / name).write_text(json.dumps({"chat_template": GEMMA}))
+    loaded = load_model(str(folder))
+    assert loaded.template_hash == load_model(str(folder_with(tmp_path / "b", GEMMA))).template_hash
+    row = render(Example("r", "g", (Message("user", "hi"),)), loaded.tokenizer)
+    assert loaded.tokenizer.decode(row.ids).endswith("<|start|>model\n")

@@ -362,6 +362,19 @@ def test_assisted_generation_writes_what_plain_generation_does(tiny_llama):
                 assert torch.equal(loaded.model.generate(ids, **options, **way), plain)
 
 
+def test_a_compiled_function_around_the_model_runs_the_edits(tiny_llama, vector):
+    """It was compiled before the block, without them, and runs as before after it."""
+    model = load_model(str(tiny_llama), dtype="float32").model
+    ids = torch.arange(5, 12)[None]
+    logits = torch.compile(lambda ids: model(ids, use_cache=False).logits, backend="eager")
+    with torch.no_grad():
+        plain = logits(ids)
+        with steered(model, vector, 2.0):
+            assert torch.equal(logits(ids), model(ids, use_cache=False).logits)
+            assert not torch.equal(logits(ids), plain)
+        assert torch.equal(logits(ids), plain)
+
+
 @pytest.mark.parametrize("how", ["wrapped", "in place", "forward", "a block"])
 def test_a_compiled_model_is_refused(tiny_llama, vector, how):
     model = load_model(str(tiny_llama), dtype="float32").model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -81,6 +82,10 @@ class HooksBackend:
     def editing(self, edits: Mapping[Place, Edit]) -> Iterator[Forward]:
         """See `Backend.editing`."""
         with contextlib.ExitStack() as stack:
+            if "torch._dynamo" in sys.modules:
+                # A compiled function around the model would run as it was before the hooks. Without
+                # the module, which takes seconds to load, there is none.
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             for place, edit in edits.items():
                 stack.enter_context(self._hooked(place, lambda _, acts, edit=edit: edit(acts)))
             yield self._model
