@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1] / "probekit"
 FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 LEVEL = {
-    "errors": 0, "lazy": 0, "settings": 1, "container": 1, "provenance": 1, "partial": 2, "tables": 2,
+    "foreign": -1, "errors": 0, "lazy": 0, "settings": 1, "container": 1, "provenance": 1, "partial": 2,
+    "tables": 2,
     "results": 3, "data": 4, "models": 5, "behaviours": 6, "activations": 6, "reports": 6, "probes": 7,
     "steering": 8, "rl": 8, "analyses": 9, "studies": 10, "cli": 11, "__init__": 12, "__main__": 12,
 }  # fmt: skip
