@@ -39,5 +39,9 @@ class SteeringError(ProbekitError):
     """A steering vector, strength or place cannot be used on the model at hand."""
 
 
+class PatternError(ProbekitError):
+    """A regular expression takes too long on a text."""
+
+
 class BehaviourError(ProbekitError):
     """A behaviours file is malformed, or a judge cannot be asked as it says."""

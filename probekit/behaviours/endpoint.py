@@ -20,7 +20,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect is an error: the key would go to whatever host it names."""
 
     def redirect_request(self, *_: Any) -> None:  # noqa: ANN401 - urllib's own
-        return None
+        """Follow nothing."""
 
 
 class _Watched(urllib.request.HTTPHandler):
@@ -31,9 +31,11 @@ class _Watched(urllib.request.HTTPHandler):
         self.opened: list[http.client.HTTPConnection] = []
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Open `http://`."""
         return self.do_open(self._keep(http.client.HTTPConnection), req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Open `https://`."""
         return self.do_open(self._keep(http.client.HTTPSConnection), req)
 
     def _keep(self, kind: Callable[..., http.client.HTTPConnection]) -> Callable[..., Any]:
@@ -44,6 +46,7 @@ class _Watched(urllib.request.HTTPHandler):
         return make
 
     def cut(self) -> None:
+        """Shut what is open, so that a read of it ends."""
         for connection in self.opened:
             with suppress(OSError, AttributeError):
                 connection.sock.shutdown(socket.SHUT_RDWR)

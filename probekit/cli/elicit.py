@@ -32,6 +32,7 @@ import probekit.cli.options as opt
     show_default=True,
     help="Sequences that are decoded together, which bounds the memory.",
 )
+@opt.ALLOW_CODE
 @opt.LIMIT
 @opt.DTYPE
 @opt.LOADING
@@ -62,7 +63,7 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
     from probekit.studies import elicit as run
 
     opt.refuse_both(options)
-    recipe = Recipe.load(source)
+    recipe = Recipe.load(source, allow_code=options["allow_code"])
     given = {k: options[k] for k in ("samples", "max_new_tokens") if options[k] is not None}
     recipe = dataclasses.replace(recipe, **given)
     where = options["prompts"] or recipe.prompts

@@ -60,10 +60,19 @@ STORE = click.option(
 )
 DATA = click.option("--data", required=True, help=f"Rows to read: {SOURCE}.")
 LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Use only the first N prompts.")
-BEHAVIOURS = click.option(
-    "--behaviours",
-    help="Behaviours file, or the name of a shipped one, that sorts completions into categories.",
+ALLOW_CODE = click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Import and run the module:function that a behaviours file, recipe or reward names.",
 )
+BEHAVIOURS = with_options(
+    click.option(
+        "--behaviours",
+        help="Behaviours file, or the name of a shipped one, that sorts completions into categories.",
+    ),
+    ALLOW_CODE,
+)
+"""What completions do."""
 FORCE = click.option("--force", is_flag=True, help="Replace what is already at --out.")
 RESUME = click.option(
     "--resume", is_flag=True, help="Continue an interrupted run with the same settings."
@@ -137,6 +146,14 @@ SAME_MODEL = with_options(
     LOADING,
 )
 """How the model of a probe is loaded."""
+
+
+def read_behaviours(options: dict[str, Any]) -> Any:  # noqa: ANN401 - Behaviours or None
+    """Return the behaviours that the options of `BEHAVIOURS` name."""
+    from probekit.behaviours import Behaviours
+
+    source = options["behaviours"]
+    return Behaviours.load(source, allow_code=options["allow_code"]) if source else None
 
 
 def refuse_both(options: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
       probekit sample --model smollm2-135m --prompts demo:sentiment --out rows.jsonl \\
         --behaviours sentiment --behaviour positive
     """
-    from probekit.behaviours import Behaviours, Wanted
+    from probekit.behaviours import Wanted
     from probekit.behaviours.sampled import sampled_rows
     from probekit.container import refuse_existing, write_jsonl
     from probekit.data.prompts import open_prompts
@@ -59,7 +59,7 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
 
     target = Path(out)
     refuse_existing(target, force=options["force"])
-    behaviours = Behaviours.load(options["behaviours"]) if options["behaviours"] else None
+    behaviours = opt.read_behaviours(options)
     wanted = Wanted.parse(options["behaviour"], behaviours)
     prompts = open_prompts(source, limit=options["limit"])
     loaded = opt.open_model(options)

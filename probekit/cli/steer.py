@@ -155,10 +155,10 @@ def _kept(out: Path) -> Iterator[None]:
 
 def _classifiers(options: dict[str, Any]) -> tuple[Any, Any]:
     """Return the behaviours and the judge that were asked for."""
-    from probekit.behaviours import Behaviours, Judge
+    from probekit.behaviours import Judge
     from probekit.errors import BehaviourError
 
-    behaviours = Behaviours.load(options["behaviours"]) if options["behaviours"] else None
+    behaviours = opt.read_behaviours(options)
     if not options["judge_url"]:
         return behaviours, None
     if behaviours is None:

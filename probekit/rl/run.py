@@ -85,6 +85,7 @@ def train_run(
     toward: str | None = None,
     ensemble_layers: Sequence[int] = (),
     store: str | Path | None = None,
+    allow_code: bool = False,
     resume: bool = False,
     force: bool = False,
     arguments: Mapping[str, Any] | None = None,
@@ -114,8 +115,9 @@ def train_run(
     ensemble_layers, store
         Layers of the first fit whose heads join the ensemble; what the first probe was fitted on,
         where it is not at the path that its fit recorded.
-    resume, force
-        Continue from the last checkpoint; replace what is at `out`.
+    allow_code, resume, force
+        Import the functions that `config.rewards` names; continue from the last checkpoint; replace
+        what is at `out`.
     arguments, log
         For the run record; receives every row of metrics and every evaluation.
     finish
@@ -139,10 +141,9 @@ def train_run(
         config,
         out,
         independent=_others(probes[0], heads),
-        behaviours=behaviours,
-        wanted=wanted,
-        data=data,
-    )
+        behaviours=behaviours, wanted=wanted,
+        data=data, allow_code=allow_code,
+    )  # fmt: skip
     record = _record(trainer, probes, arguments)
     with hold(out):
         _write_run(trainer, record, resume=resume, log=log)
