@@ -6,6 +6,7 @@ import os
 import re
 import site
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -13,8 +14,11 @@ from urllib.parse import urlsplit, urlunsplit
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _ADDRESS = re.compile(r"https?://[^\s'\"]+", re.IGNORECASE)
 _PLACE = re.compile(
-    r"(?<![\w.~:/\\-])(?:~|/|[A-Za-z]:[\\/])[^\s,:;'\"()\[\]{}=]*[^\s,:;'\"()\[\]{}=.]"
+    r"(?<![\w.~:/\\-])(?:file:/{1,3}|~|/|[A-Za-z]:[\\/])[^\s,:;'\"()\[\]{}=]*[^\s,:;'\"()\[\]{}=.]"
 )
+_WHOLE = re.compile(r"(?:file:/{1,3}|~/|/|[A-Za-z]:[\\/])[^\n]+")
+PATHS = "PROBEKIT_RECORD_PATHS"
+"""Environment variable of `--record-paths`: children have it too."""
 GONE = "***"
 """Stands where a key was."""
 
@@ -22,6 +26,11 @@ GONE = "***"
 def shown(text: str) -> str:
     """Return text without what moves a terminal's cursor, colours it or turns its letters round."""
     return _UNSEEN.sub("", text)
+
+
+def escaped(line: str) -> str:
+    """Return JSON in which `\\u009b` and the like stand for what `shown` leaves out."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def public(address: str) -> str:
@@ -41,15 +50,51 @@ def without_keys(text: str, *keys: str) -> str:
     return _ADDRESS.sub(lambda found: public(found[0]), text)
 
 
-def without_places(value: Any) -> Any:  # noqa: ANN401 - any JSON-like value
-    """Return a value with the last name in place of every absolute path in it."""
+def recorded(value: Any) -> Any:  # noqa: ANN401 - any JSON-like value
+    """Return a value as records and pages hold it: without keys, and without paths unless asked."""
+    if _asked():
+        return _mapped(value, without_keys)
+    return _mapped(value, lambda text: without_places(without_keys(text)))
+
+
+def without_places(text: str) -> str:
+    """Return text with the last name in place of every absolute path in it."""
+    home = str(Path.home())
+    text = text.replace(home, "~") if len(home) > 1 else text
+    if _WHOLE.fullmatch(text) and " /" not in text:  # one path, with spaces in it maybe
+        return _last(text)
+    return _PLACE.sub(lambda found: _last(found[0]), text)
+
+
+def beside(path: str | Path, folder: str | Path) -> str:
+    """Return how what lies in `folder` names a path: by the way from there, or by its last name.
+
+    The way is named where it goes through nothing above the folder's parent or the current folder:
+    what lies above says who somebody is. With `--record-paths` it is the whole path.
+    """
+    there, here = Path(os.path.abspath(path)), Path(os.path.abspath(folder))  # noqa: PTH100
+    if _asked():
+        return str(there)
+    common = Path(os.path.commonpath([there, here]))
+    if common == here.parent or common.is_relative_to(Path.cwd()) or common == here:
+        return Path(os.path.relpath(there, here)).as_posix()
+    return there.name
+
+
+def _asked() -> bool:
+    return os.environ.get(PATHS, "").lower() not in ("", "0", "false", "no")
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:  # noqa: ANN401 - any JSON-like value
     if isinstance(value, dict):
-        return {key: without_places(item) for key, item in value.items()}
+        return {_mapped(key, change): _mapped(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_places(item) for item in value]
-    if isinstance(value, str):
-        return _PLACE.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("/\\"))[-1], value)
-    return value
+        return [_mapped(item, change) for item in value]
+    return change(value) if type(value) is str else value  # Markup stays
+
+
+def _last(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("/\\"))[-1]
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from probekit import __version__
+from probekit.foreign import recorded
 
 LIBRARIES = (
     "torch",
@@ -43,9 +44,9 @@ def run_record(
     """Return the run record: command, arguments, seed, versions, probekit's own commit, time."""
     return {
         "command": command,
-        "arguments": arguments,
+        "arguments": recorded(arguments),
         "seed": seed,
-        "argv": sys.argv[1:],
+        "argv": recorded(sys.argv[1:]),
         "versions": versions(),
         "git_commit": own_commit(),
         "platform": platform.platform(),

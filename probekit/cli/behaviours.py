@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import ALLOW_CODE, JSON, echo_json
+from probekit.cli.options import ALLOW_CODE, JSON, echo, echo_json
 
 
 @click.command()
@@ -58,7 +58,7 @@ def behaviours(source: str, labelled: str | None, *, allow_code: bool, as_json: 
     if as_json:
         return echo_json(summary)
     for line in summary_lines(summary):
-        click.echo(line)
+        echo(line)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from probekit.foreign import escaped, shown
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
@@ -193,18 +195,23 @@ def open_model(options: dict[str, Any], probe: Any = None) -> Any:  # noqa: ANN4
     )
 
 
+def echo(text: object, *, nl: bool = True, err: bool = False) -> None:
+    """Print text without what moves a terminal's cursor or colours it: parts of it are others'."""
+    click.echo(shown(str(text)), nl=nl, err=err)
+
+
 def echo_json(value: object) -> None:
     """Print one JSON object on stdout."""
     import json
 
     from probekit.container import jsonable
 
-    click.echo(json.dumps(jsonable(value), ensure_ascii=False))
+    click.echo(escaped(json.dumps(jsonable(value), ensure_ascii=False)))
 
 
 def log(line: str) -> None:
     """Print a line of log on stderr."""
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 def quiet_libraries(threads: int | None = None) -> None:

@@ -78,6 +78,6 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
         counts[name] = counts.get(name, 0) + 1
     if options["as_json"]:
         return opt.echo_json({"n_rows": len(rows), "counts": counts, "path": str(target)})
-    click.echo(f"{target}: {len(rows)} completions of {len(prompts)} prompts")
+    opt.echo(f"{target}: {len(rows)} completions of {len(prompts)} prompts")
     for name, n in sorted(counts.items()):
-        click.echo(f"  {name:<12} {n:>6}  {n / len(rows):.0%}")
+        opt.echo(f"  {name:<12} {n:>6}  {n / len(rows):.0%}")

@@ -134,8 +134,8 @@ def steer(
     if options["as_json"]:
         return opt.echo_json(summary)
     for line in summary_lines(result.summary, target):
-        click.echo(line)
-    click.echo(f"report   {summary['paths']['report']}")
+        opt.echo(line)
+    opt.echo(f"report   {summary['paths']['report']}")
 
 
 @contextlib.contextmanager

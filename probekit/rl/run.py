@@ -17,6 +17,7 @@ from probekit.behaviours import Behaviours, Wanted
 from probekit.container import disk_errors, refuse_existing, write_json
 from probekit.data.rows import Example
 from probekit.errors import DataError, OutputError, ProbeError, StoreError
+from probekit.foreign import recorded
 from probekit.models.load import LoadedModel
 from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
@@ -261,7 +262,7 @@ def _record(
     return {
         **run_record(DOCUMENT.command, dict(arguments or settings), seed=trainer.config.seed),
         "settings": settings,
-        "probes": [str(directory) for directory in probes],
+        "probes": recorded([str(directory) for directory in probes]),
         "behaviour": str(trainer.wanted) if trainer.wanted else None,
         **trainer.loaded.describe(),
         "labels": trainer.config.labels(),
