@@ -355,3 +355,18 @@ def test_code_that_ships_with_a_model_is_not_run(tmp_path, tiny_llama):
     with pytest.raises(ModelError):
         load_model(str(folder))
     assert not (tmp_path / "mark").exists()
+
+
+def test_no_loader_of_pickles_is_called():
+    import ast
+
+    import probekit
+
+    for path in Path(probekit.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in {"torch.load", "np.load", "pd.read_pickle", "eval", "exec"}, path
+                given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                assert given.get("allow_pickle", "False") == "False", path
+                assert given.get("trust_remote_code", "False") != "True", path

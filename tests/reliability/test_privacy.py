@@ -1,4 +1,4 @@
-"""What is written down names no folder of the user's, no user and no key, unless asked; text is fit for a terminal."""
+"""What is written down names no folder, user or key unless asked, and what is shown is fit for a terminal."""
 
 from __future__ import annotations
 
@@ -60,7 +60,13 @@ def test_whole_paths_are_kept_when_asked_and_keys_never(monkeypatch):
 
 
 def test_a_run_record_tells_no_place_and_no_key(monkeypatch):
-    words = ["steer", "--probe", f"{HOME}/sweep", "--judge-url", "https://u:s3cret@judge/v1?key=s3cret"]
+    words = [
+        "steer",
+        "--probe",
+        f"{HOME}/sweep",
+        "--judge-url",
+        "https://u:s3cret@judge/v1?key=s3cret",
+    ]
     monkeypatch.setattr("sys.argv", ["probekit", *words])
     record = provenance.run_record("steer", {"probe": words[2], "judge_url": words[4], "seed": 0})
     text = json.dumps(record)
@@ -132,3 +138,44 @@ def test_errors_of_every_room_do():
 
     for kind in below(ProbekitError):
         assert str(kind("a\x1b[2Jb\nc")) == "a[2Jb c"
+
+
+SECRET = f"{HOME}/private/models/llama"
+
+
+def with_places(value, key=""):
+    """Return a record with an absolute path in every value that names one."""
+    named = {"path", "model", "source", "store", "out", "probe", "data", "prompts"}
+    if isinstance(value, dict):
+        more = {"model": SECRET} if key == "store" else {}
+        return {name: with_places(item, name) for name, item in value.items()} | more
+    if isinstance(value, list):
+        return [
+            *map(with_places, value),
+            *([f"--out={SECRET}"] if key in ("argv", "probes") else []),
+        ]
+    return SECRET if isinstance(value, str) and key in named else value
+
+
+@pytest.mark.parametrize("name", ["fit", "steer", "rl", "dynamics", "study"])
+def test_a_page_shows_no_path_that_was_recorded(tmp_path, name, monkeypatch):
+    from tests.reliability.test_reports import write
+    from tests.reports import test_pages as pages
+
+    makers = {
+        "fit": pages.GOLDEN["sweep-label"], "steer": pages.GOLDEN["steer"],
+        "rl": lambda at: pages.rl(at, **pages.RL), "dynamics": lambda at: pages.dynamics(at, "sgd"),
+        "study": pages.GOLDEN["knowledge_awareness"],
+    }  # fmt: skip
+    folder, changed = makers[name](tmp_path).parent, 0
+    for file in folder.rglob("*.json"):
+        value = json.loads(file.read_text(encoding="utf-8"))
+        new = with_places(value)
+        changed += new != value
+        file.write_text(json.dumps(new), encoding="utf-8")
+    assert changed
+    html = write(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "llama" in html  # the last name is there
+    assert not re.search(r"ann smith|/home/|private", html.split("<body>")[1].split("</main>")[0])
+    monkeypatch.setenv(foreign.PATHS, "1")
+    assert SECRET in write(folder, tmp_path / "asked.html").read_text(encoding="utf-8")
