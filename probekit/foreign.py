@@ -90,7 +90,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:  # noqa: ANN401 - 
         return {_mapped(key, change): _mapped(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_mapped(item, change) for item in value]
-    return change(value) if type(value) is str else value  # Markup stays
+    return change(value) if type(value) is str else value  # markup stays as it is
 
 
 def _last(path: str) -> str:
