@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from probekit.foreign import shown
+
 
 class ProbekitError(Exception):
     """A mistake the user can fix; one line says where, what was found, expected, and the remedy."""
 
     def __str__(self) -> str:
-        """Return the message on one line, whatever was formatted into it."""
-        return " ".join(super().__str__().split())
+        """Return the message on one line, whatever was formatted into it; nothing in it moves a cursor."""
+        return " ".join(shown(super().__str__()).split())
 
 
 class DataError(ProbekitError):
@@ -37,6 +39,10 @@ class OutputError(ProbekitError):
 
 class SteeringError(ProbekitError):
     """A steering vector, strength or place cannot be used on the model at hand."""
+
+
+class PatternError(ProbekitError):
+    """A regular expression takes too long on a text."""
 
 
 class BehaviourError(ProbekitError):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import subprocess
+import re
 import sys
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from probekit import __version__
+from probekit.foreign import recorded
 
 LIBRARIES = (
     "torch",
@@ -24,6 +26,7 @@ LIBRARIES = (
 )
 YOUNGER = {"config_hash"}
 """Parts of an identity that files of earlier versions lack."""
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def versions() -> dict[str, str]:
@@ -40,29 +43,62 @@ def versions() -> dict[str, str]:
 def run_record(
     command: str, arguments: dict[str, Any], *, seed: int | None = None
 ) -> dict[str, Any]:
-    """Return the run record: command, arguments, seed, versions, git commit of the folder, time."""
+    """Return the run record: command, arguments, seed, versions, probekit's own commit, time."""
     return {
         "command": command,
-        "arguments": arguments,
+        "arguments": recorded(arguments),
         "seed": seed,
-        "argv": sys.argv[1:],
+        "argv": recorded(sys.argv[1:]),
         "versions": versions(),
-        "git_commit": git_commit(),
+        "git_commit": own_commit(),
         "platform": platform.platform(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def git_commit(folder: Path | None = None) -> str | None:
-    """Return the folder's commit, `-dirty` appended when changed, or None outside a checkout."""
+def own_commit() -> str | None:
+    """Return the commit of the checkout that probekit runs from; None where it is installed.
+
+    It is read from git's own files. To ask `git` would run what the settings of a folder name, and in
+    the folder that the user stands in it would tell a stranger's commit.
+    """
+    root = Path(__file__).parents[1]
     try:
-        head = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder, capture_output=True, text=True, timeout=5, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+        with (root / "pyproject.toml").open("rb") as file:
+            if tomllib.load(file)["project"]["name"] != "probekit":
+                return None
+        return head_of(root)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, LookupError, TypeError):
         return None
-    return head.stdout.strip() or None
+
+
+def head_of(checkout: Path) -> str | None:
+    """Return the commit that a checkout, or a worktree, stands at; None where git's files say none.
+
+    Whether files were changed since is not known.
+    """
+    git = checkout / ".git"
+    if git.is_file():  # a worktree
+        git = checkout / _read(git).removeprefix("gitdir:").strip()
+    common = git / _read(git / "commondir") if (git / "commondir").is_file() else git
+    head = _read(git / "HEAD")
+    if not head.startswith("ref:"):
+        return _checked(head)
+    name = head.removeprefix("ref:").strip()
+    for folder in (git, common):
+        if (folder / name).is_file():
+            return _checked(_read(folder / name))
+    packed = common / "packed-refs"
+    lines = _read(packed).splitlines() if packed.is_file() else []
+    return next((_checked(line.split()[0]) for line in lines if line.endswith(f" {name}")), None)
+
+
+def _checked(text: str) -> str | None:
+    return text if _COMMIT.fullmatch(text) else None
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip()
 
 
 def agrees(then: Any, now: Any) -> bool:  # noqa: ANN401 - JSON values

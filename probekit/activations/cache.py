@@ -29,6 +29,7 @@ from probekit.activations.writer import assemble, write_examples
 from probekit.container import disk_errors, refuse_existing
 from probekit.data.rows import Example
 from probekit.errors import DataError, ModelError, OutputError, StoreError, TemplateRefusal
+from probekit.foreign import recorded
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel, at_date_of
@@ -290,7 +291,7 @@ class _Capture:
             **self.loaded.describe(),
             "storage_dtype": self.config.store_dtype,
             "data": {
-                "source": self.dataset.source,
+                "source": recorded(self.dataset.source),
                 "fingerprint": self.dataset.fingerprint,
                 "kind": self.dataset.kind,
                 "rows": self.dataset.n_rows,

@@ -20,6 +20,9 @@ from probekit.models.chat import Rendered
 FORMAT = "probekit.activations"
 FORMAT_VERSION = 1
 RAGGED = "all"
+_ITS_OWN = (
+    "Expected a store that holds all of its data. Cache it again, or do not trust where it is from."
+)
 
 
 class ActivationStore:
@@ -45,6 +48,7 @@ class ActivationStore:
         path = Path(path)
         file = _open_hdf5(path)
         try:
+            _refuse_foreign_bytes(path, file)
             _check_header(path, file)
             store = cls(path, file)
             store._check_shapes()
@@ -181,6 +185,26 @@ def _open_hdf5(path: Path) -> h5py.File:
             f"{path}: is not a readable HDF5 file ({str(error).splitlines()[0]}). Expected a store "
             "written by probekit cache; if it was copied, the copy may be cut short."
         ) from error
+
+
+def _refuse_foreign_bytes(path: Path, file: h5py.File) -> None:
+    """Refuse a store any of whose data lie elsewhere: text of another file would end in a report."""
+    seen, groups = set(), [file["/"]]
+    while groups:
+        group = groups.pop()
+        for name in group:
+            place, link = f"{path}:{group.name.rstrip('/')}/{name}", group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise StoreError(f"{place}: is a link to elsewhere. {_ITS_OWN}")
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:
+                continue  # a group may hold itself
+            seen.add(address)
+            if isinstance(item, h5py.Group):
+                groups.append(item)
+            elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+                raise StoreError(f"{place}: keeps its data in other files. {_ITS_OWN}")
 
 
 def _check_header(path: Path, file: h5py.File) -> None:

@@ -5,32 +5,30 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 from pydantic.dataclasses import dataclass
 
+from probekit import patterns
 from probekit.errors import BehaviourError, ProbekitError
+from probekit.foreign import inside
 from probekit.tables import TABLE, TomlTable, named
 
 Function = Callable[[str, str], bool]
+OWN_FUNCTIONS = frozenset(
+    f"probekit.behaviours.functions:{name}"
+    for name in ("asserts_about_person", "tells_all_the_same", "positive", "negative")
+)
+"""Those that the shipped files name; all others are code that a user has to allow."""
 
 
 def _compiled(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        pattern = re.compile(_straight(value), re.IGNORECASE)
-    except re.error as error:
-        raise ValueError(
-            f"pattern {value!r} is not a regular expression ({error}). Escape what is meant literally "
-            "with a backslash."
-        ) from error
+    pattern = patterns.compiled(_straight(value) if isinstance(value, str) else value)
     if pattern.search(""):
         raise ValueError(f"pattern {value!r} matches every text, even an empty one.")
     return pattern
@@ -48,7 +46,7 @@ def _imported(spec: object) -> object:
         ) from error
 
 
-Pattern = Annotated[re.Pattern[str], BeforeValidator(_compiled)]
+Pattern = Annotated[InstanceOf[patterns.Pattern], BeforeValidator(_compiled)]
 
 
 @dataclass(frozen=True, config=TABLE)
@@ -131,15 +129,23 @@ class Behaviours:
         ]
 
     @classmethod
-    def load(cls, source: str | Path) -> Behaviours:
+    def load(cls, source: str | Path, *, allow_code: bool = False) -> Behaviours:
         """Read a behaviours file, or one that ships with probekit by its name.
+
+        Parameters
+        ----------
+        source
+            File or name.
+        allow_code
+            Whether functions that the file, or one that it extends, names are imported, which runs
+            their modules. Those of the shipped files always are.
 
         Raises
         ------
         BehaviourError
             When there is no such file, or it is malformed; a bad pattern is named with its line.
         """
-        return _read(find(str(source)))
+        return _read(find(str(source)), allow_code=allow_code)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +234,7 @@ class _File(TomlTable):
     default: Annotated[str, Field(min_length=1)] | None = None
 
 
-def _read(path: Path, above: tuple[Path, ...] = ()) -> Behaviours:
+def _read(path: Path, above: tuple[Path, ...] = (), *, allow_code: bool) -> Behaviours:
     """Read a file; `above` are those that extend it, from the first on."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -237,8 +243,10 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Behaviours:
         raise BehaviourError(
             f"{path}: cannot be read as TOML ({error}). See docs/behaviours.md."
         ) from error
+    if not allow_code:
+        _refuse_code(path, table.get("categories"))
     file = _File.parse(table, str(path), text)
-    base = _base(file.extends, path, above)
+    base = _base(file.extends, path, above, allow_code=allow_code)
     # Own categories come first, and stand for the other file's of the same name.
     categories = {**file.categories}
     for item in base.categories if base else ():
@@ -258,15 +266,31 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Behaviours:
     )
 
 
-def _base(source: str | None, path: Path, above: tuple[Path, ...]) -> Behaviours | None:
+def _refuse_code(path: Path, categories: object) -> None:
+    """Refuse functions that are not probekit's own before any is imported."""
+    for name, table in categories.items() if isinstance(categories, dict) else ():
+        spec = table.get("function") if isinstance(table, dict) else None
+        if isinstance(spec, str) and spec not in OWN_FUNCTIONS:
+            raise BehaviourError(
+                f"{path}: categories.{name}.function: {spec!r} is code, and is not run unless you say so. "
+                "Read it, then pass --allow-code (in Python allow_code=True)."
+            )
+
+
+def _base(
+    source: str | None, path: Path, above: tuple[Path, ...], *, allow_code: bool
+) -> Behaviours | None:
     """Return the file whose categories this one has too; a shipped one by its name."""
     if source is None:
         return None
-    found = find(source) if source in shipped() else find(str(path.parent / source))
+    try:
+        found = find(source if source in shipped() else str(inside(path.parent, source)))
+    except ValueError as error:
+        raise BehaviourError(f"{path}: extends: {error}. Put it beside this file.") from None
     chain = (*above, path)
     if found.resolve() in [one.resolve() for one in chain]:
         raise BehaviourError(f"{path}: extends itself. Expected another file.")
-    return _read(found, chain)
+    return _read(found, chain, allow_code=allow_code)
 
 
 def _source(function: Function) -> str:

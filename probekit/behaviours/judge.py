@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from probekit.behaviours.definitions import Behaviours
+from probekit.behaviours.endpoint import post
 from probekit.errors import BehaviourError
+from probekit.foreign import public, shown, without_keys
 
 INSTRUCTION = (
     "You sort replies of an assistant into categories. Read the question and the reply, then answer "
     "with the name of exactly one category and nothing else.\n\nCategories:\n{categories}\n\n"
     "If several fit, the first of them in this list counts."
 )
+
+LONGEST = 200
+"""Characters that are kept of what went wrong."""
 
 
 @dataclass
@@ -35,12 +39,15 @@ class Judge:
 
     behaviours: Behaviours
     url: str
-    """Base address such as `http://localhost:8000/v1`, or the whole `.../chat/completions`."""
+    """Base address such as `http://localhost:8000/v1`, or the whole `.../chat/completions`.
+
+    What may be a key in it (user, password, query) is sent, and taken out of this field.
+    """
     model: str
     key_variable: str = "PROBEKIT_JUDGE_KEY"
     """Environment variable with the key; no key is sent when it is not set."""
     timeout: float = 30.0
-    """Seconds to wait for one answer, from the first byte sent to the last received."""
+    """Seconds to wait for one answer, from the look-up of the host to the last byte received."""
     attempts: int = 2
     give_up_after: int = 5
     threads: int = 4
@@ -49,17 +56,28 @@ class Judge:
     problem: str | None = None
     """The last thing that went wrong, in words."""
     _in_a_row: int = 0
+    _target: str = field(default="", repr=False)
+    _login: str = field(default="", repr=False)
+    _keys: list[str] = field(default_factory=list, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        if not re.match(r"https?://[^/\s]+", self.url):
+        plain = public(self.url)
+        if not re.fullmatch(r"https?://[^/\s]+[^\s]*", self.url) or shown(self.url) != self.url:
             raise BehaviourError(
-                f"judge {self.url!r}: is not an address. Expected http://HOST:PORT/v1 or https://."
+                f"judge {plain!r}: is not an address. Expected http://HOST:PORT/v1 or https://."
             )
         if not 0 < self.timeout < float("inf"):
             raise BehaviourError(f"judge timeout {self.timeout}: expected seconds above 0.")
-        if not self.url.rstrip("/").endswith("/chat/completions"):
-            self.url = self.url.rstrip("/") + "/chat/completions"
+        parts = urlsplit(self.url)
+        user, _, host = parts.netloc.rpartition("@")
+        path = parts.path.rstrip("/")
+        path += "" if path.endswith("/chat/completions") else "/chat/completions"
+        self._target = urlunsplit((parts.scheme, host, path, parts.query, ""))
+        self._login = base64.b64encode(unquote(user).encode()).decode() if user else ""
+        query = [value for _, value in parse_qsl(parts.query)]
+        self._keys = [parts.query, *query, user, *user.split(":"), self._login]
+        self.url = public(self._target)
 
     @property
     def failed(self) -> int:
@@ -84,9 +102,16 @@ class Judge:
             try:
                 found, problem = self._ask(*row), None
                 break
-            # ValueError and the like: an answer that is not what the interface promises.
-            except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
-                problem = f"{type(error).__name__}: {error}"
+            # Those after HTTPException: an answer that is not what the interface promises.
+            except (
+                OSError,
+                HTTPException,
+                ValueError,
+                LookupError,
+                TypeError,
+                RecursionError,
+            ) as e:
+                problem = f"{type(e).__name__}: {self._kept(str(e))}"
         with self._lock:
             self._in_a_row = self._in_a_row + 1 if problem else 0
             self.problem = problem or self.problem
@@ -104,30 +129,30 @@ class Judge:
             ],
         }
         headers = {"Content-Type": "application/json"}
-        key = os.environ.get(self.key_variable)
-        if key:
+        if self._login:
+            headers["Authorization"] = f"Basic {self._login}"
+        if key := self._key():
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                reply = json.loads(self._read(answer))
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise
-        text = str(reply["choices"][0]["message"]["content"])
+        reply = json.loads(
+            post(self._target, json.dumps(body).encode(), headers, timeout=self.timeout)
+        )
+        text = reply["choices"][0]["message"]["content"]
+        if not isinstance(text, str):
+            raise ValueError("the answer's content is no text")
         found = self._category(text)
         if found is None:
-            self.problem = f"the judge answered {text[:60]!r}, which is no category"
+            said = self._kept(text, 60)
+            self.problem = f"the judge answered {said!r}, which is no category"
         return found
 
-    def _read(self, answer: Any) -> bytes:  # noqa: ANN401 - an HTTPResponse
-        """Return the body. The socket's timeout is for each read: a dripping answer needs another."""
-        deadline, parts = time.monotonic() + self.timeout, []
-        while part := answer.read1(1 << 16):
-            parts.append(part)
-            if time.monotonic() > deadline:
-                raise TimeoutError("timed out in the middle of the answer")
-        return b"".join(parts)
+    def _key(self) -> str:
+        return os.environ.get(self.key_variable, "").strip()
+
+    def _kept(self, text: str, limit: int = LONGEST) -> str:
+        """Return what is kept of a text from elsewhere: no key, nothing unseen, no more than a line."""
+        keys = [self._key(), *self._keys]
+        forms = [form for key in keys for form in (key, unquote(key), quote(key), repr(key)[1:-1])]
+        return " ".join(shown(without_keys(text, *forms)).split())[:limit]
 
     def _instruction(self) -> str:
         rows = [(c.name, c.description) for c in self.behaviours.categories]

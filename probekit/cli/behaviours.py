@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import JSON, echo_json
+from probekit.cli.options import ALLOW_CODE, JSON, echo, echo_json
 
 
 @click.command()
@@ -16,8 +16,9 @@ from probekit.cli.options import JSON, echo_json
     metavar="FILE",
     help="Rows of prompt, completion and label on which precision and recall are measured.",
 )
+@ALLOW_CODE
 @JSON
-def behaviours(source: str, labelled: str | None, *, as_json: bool) -> None:
+def behaviours(source: str, labelled: str | None, *, allow_code: bool, as_json: bool) -> None:
     """Show a behaviours file, and measure it against completions labelled by hand.
 
     \b
@@ -27,7 +28,7 @@ def behaviours(source: str, labelled: str | None, *, as_json: bool) -> None:
     from probekit.behaviours import Behaviours, measure_quality
     from probekit.behaviours.quality import read_labelled
 
-    found = Behaviours.load(source)
+    found = Behaviours.load(source, allow_code=allow_code)
     summary: dict[str, Any] = {
         "name": found.name,
         "path": str(found.path),
@@ -57,7 +58,7 @@ def behaviours(source: str, labelled: str | None, *, as_json: bool) -> None:
     if as_json:
         return echo_json(summary)
     for line in summary_lines(summary):
-        click.echo(line)
+        echo(line)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:

@@ -74,14 +74,14 @@ def _print(store: Any, *, as_json: bool) -> None:  # noqa: ANN401 - an Activatio
     }
     if as_json:
         return opt.echo_json(summary)
-    click.echo(
+    opt.echo(
         f"{store.path}: {store.n_examples} {store.kind} examples, {len(cells)} matrices of width "
         f"{store.d_model} ({summary['model']}, {summary['forward_dtype']})"
     )
     for reason, n in summary["left_out"].items():
-        click.echo(f"  left out: {n} {reason}")
+        opt.echo(f"  left out: {n} {reason}")
     for line in opt.positive_line(summary["positive_class"], summary["classes"]):
-        click.echo(line)
+        opt.echo(line)
 
 
 def _classes(store: Any) -> dict[str, int] | None:  # noqa: ANN401 - an ActivationStore

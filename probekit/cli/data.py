@@ -34,7 +34,7 @@ def check(file: str, model: str | None, **options: Any) -> None:  # noqa: ANN401
     if options["as_json"]:
         return opt.echo_json({**report.to_json(), **({} if tokens is None else {"model": tokens})})
     for line in [*_lines(report), *([] if tokens is None else _token_lines(tokens))]:
-        click.echo(line)
+        opt.echo(line)
 
 
 def _tokens(model: str, dataset: Any) -> dict[str, Any]:  # noqa: ANN401 - a Dataset
@@ -88,7 +88,7 @@ def split(
     found = write_split(open_prompts(prompts), groups_of(probe, store), out, force=force)
     if as_json:
         return opt.echo_json({**found, "path": out})
-    click.echo(
+    opt.echo(
         f"{out}: {found['train']} prompts to train on, {found['held_out']} held out, "
         f"{found['left_out']} left out of groups that the fit has not seen"
     )

@@ -69,7 +69,7 @@ def dynamics(
     if options["as_json"]:
         conclusion = {**found.conclusion, **words}
         return opt.echo_json({**head, **found.summary(), "conclusion": conclusion, "paths": paths})
-    click.echo(words["headline"])
+    opt.echo(words["headline"])
     for point in words["points"]:
-        click.echo(f"  {point}")
-    click.echo(f"report   {paths['report']}")
+        opt.echo(f"  {point}")
+    opt.echo(f"report   {paths['report']}")

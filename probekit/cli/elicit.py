@@ -32,6 +32,7 @@ import probekit.cli.options as opt
     show_default=True,
     help="Sequences that are decoded together, which bounds the memory.",
 )
+@opt.ALLOW_CODE
 @opt.LIMIT
 @opt.DTYPE
 @opt.LOADING
@@ -62,7 +63,7 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
     from probekit.studies import elicit as run
 
     opt.refuse_both(options)
-    recipe = Recipe.load(source)
+    recipe = Recipe.load(source, allow_code=options["allow_code"])
     given = {k: options[k] for k in ("samples", "max_new_tokens") if options[k] is not None}
     recipe = dataclasses.replace(recipe, **given)
     where = options["prompts"] or recipe.prompts
@@ -88,19 +89,19 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
                 "path": str(found.folder / "pairs.jsonl"),
             }
         )
-    click.echo(f"{found.folder / 'pairs.jsonl'}: {found.n_pairs} pairs of {len(prompts)} prompts")
+    opt.echo(f"{found.folder / 'pairs.jsonl'}: {found.n_pairs} pairs of {len(prompts)} prompts")
     for name, part in (found.familiarity or {}).items():
-        click.echo(
+        opt.echo(
             f"  {name:<14} {part['n_kept']} of {part['n']} prompts, median log p of the names kept "
             f"{part['median_logprob_kept']:.1f}"
         )
     for name, part in found.known.items():
-        click.echo(f"  {name:<14} {part['n_kept']} of {part['n']} names known by their answers")
+        opt.echo(f"  {name:<14} {part['n_kept']} of {part['n']} names known by their answers")
     for name, counts in found.drops.items():
-        click.echo(f"  {name:<14} " + ", ".join(f"{n} {why}" for why, n in sorted(counts.items())))
+        opt.echo(f"  {name:<14} " + ", ".join(f"{n} {why}" for why, n in sorted(counts.items())))
     for name, value in found.leaks["total"].items():
         if value is not None:
-            click.echo(
+            opt.echo(
                 f"  {name + ' alone':<14} pair accuracy {value['value']:.2f} "
                 f"[{value['low']:.2f}, {value['high']:.2f}], "
                 + ("TELLS THE SIDES" if name in found.leaks["leaks"] else "half is chance")

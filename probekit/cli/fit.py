@@ -12,6 +12,7 @@ import click
 
 import probekit.cli.options as opt
 from probekit.cli.settings import SettingsCommand
+from probekit.foreign import beside, recorded
 
 if TYPE_CHECKING:
     from probekit.probes.config import SweepConfig
@@ -56,8 +57,11 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
         result = result.with_reference(reference_rows(source, result.probe))
     with atomic_directory(target, force=options["force"]) as folder:
         result.save(folder)
-        arguments = {"store": store, "out": out, **options, **asdict(config)}
-        write_json(folder / "run.json", {**result.fit, "arguments": arguments})
+        arguments = {"out": out, **options, **asdict(config)}
+        write_json(
+            folder / "run.json",
+            {**result.fit, "arguments": {**recorded(arguments), "store": beside(store, out)}},
+        )
         write_sweep_report(folder)
     rows = result.cells()
     summary = {
@@ -76,7 +80,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     if options["as_json"]:
         return opt.echo_json(summary)
     for line in summary_lines(summary):
-        click.echo(line)
+        opt.echo(line)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:

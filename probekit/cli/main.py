@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ import click
 
 from probekit import __version__
 from probekit.errors import ProbekitError
+from probekit.foreign import PATHS
 
 COMMANDS = {
     "models": "probekit.cli.models:models",
@@ -47,7 +49,13 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="probekit")
-def cli() -> None:
+@click.option(
+    "--record-paths",
+    is_flag=True,
+    envvar=PATHS,
+    help="Write whole paths into run records and reports, instead of the last names.",
+)
+def cli(*, record_paths: bool) -> None:
     """Is this direction in the residual stream real? Cache, fit, report.
 
     \b
@@ -55,6 +63,8 @@ def cli() -> None:
       probekit cache --data demo:researchers_pairs --out acts.h5
       probekit fit acts.h5 --out sweep
     """
+    if record_paths:
+        os.environ[PATHS] = "1"  # the processes of a study have it too
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except ProbekitError as error:
+    except ProbekitError as error:  # its text is fit to show
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     except BrokenPipeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from probekit.cli.options import JSON, echo_json, log
+from probekit.cli.options import JSON, echo, echo_json, log
 
 
 @click.group(invoke_without_command=True)
@@ -40,10 +40,8 @@ def models(ctx: click.Context, *, as_json: bool) -> None:
     if as_json:
         return echo_json({"models": rows})
     for row in rows:
-        click.echo(
-            f"{row['name']}  {row['description']}, {row['n_layers']} layers, {row['licence']}"
-        )
-        click.echo(f"  {row['path'] or 'not pulled: probekit models pull ' + str(row['name'])}")
+        echo(f"{row['name']}  {row['description']}, {row['n_layers']} layers, {row['licence']}")
+        echo(f"  {row['path'] or 'not pulled: probekit models pull ' + str(row['name'])}")
 
 
 @models.command()
@@ -68,4 +66,4 @@ def pull(name: str, *, as_json: bool) -> None:
     if as_json:
         echo_json({"name": name, "path": str(path)})
     else:
-        click.echo(path)
+        echo(path)

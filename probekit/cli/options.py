@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from probekit.foreign import escaped, shown
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
@@ -60,10 +62,19 @@ STORE = click.option(
 )
 DATA = click.option("--data", required=True, help=f"Rows to read: {SOURCE}.")
 LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Use only the first N prompts.")
-BEHAVIOURS = click.option(
-    "--behaviours",
-    help="Behaviours file, or the name of a shipped one, that sorts completions into categories.",
+ALLOW_CODE = click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Import and run the module:function that a behaviours file, recipe or reward names.",
 )
+BEHAVIOURS = with_options(
+    click.option(
+        "--behaviours",
+        help="Behaviours file, or the name of a shipped one, that sorts completions into categories.",
+    ),
+    ALLOW_CODE,
+)
+"""What completions do."""
 FORCE = click.option("--force", is_flag=True, help="Replace what is already at --out.")
 RESUME = click.option(
     "--resume", is_flag=True, help="Continue an interrupted run with the same settings."
@@ -139,6 +150,14 @@ SAME_MODEL = with_options(
 """How the model of a probe is loaded."""
 
 
+def read_behaviours(options: dict[str, Any]) -> Any:  # noqa: ANN401 - Behaviours or None
+    """Return the behaviours that the options of `BEHAVIOURS` name."""
+    from probekit.behaviours import Behaviours
+
+    source = options["behaviours"]
+    return Behaviours.load(source, allow_code=options["allow_code"]) if source else None
+
+
 def refuse_both(options: dict[str, Any]) -> None:
     """Refuse `--force` together with `--resume`."""
     if options["force"] and options["resume"]:
@@ -176,13 +195,18 @@ def open_model(options: dict[str, Any], probe: Any = None) -> Any:  # noqa: ANN4
     )
 
 
+def echo(text: object, *, nl: bool = True, err: bool = False) -> None:
+    """Print text without what moves a terminal's cursor or colours it: parts of it are others'."""
+    click.echo(shown(str(text)), nl=nl, err=err)
+
+
 def echo_json(value: object) -> None:
     """Print one JSON object on stdout."""
     import json
 
     from probekit.container import jsonable
 
-    click.echo(json.dumps(jsonable(value), ensure_ascii=False))
+    click.echo(escaped(json.dumps(jsonable(value), ensure_ascii=False)))
 
 
 def positive_line(name: str | None, rows: dict[str, int] | None = None) -> list[str]:
@@ -195,7 +219,7 @@ def positive_line(name: str | None, rows: dict[str, int] | None = None) -> list[
 
 def log(line: str) -> None:
     """Print a line of log on stderr."""
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 def quiet_libraries(threads: int | None = None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from probekit.cli.options import FORCE, JSON, echo_json
+from probekit.cli.options import FORCE, JSON, echo, echo_json
 
 WRITERS = {
     "fit": "probekit.reports.sweep:write_sweep_report",
@@ -61,4 +61,4 @@ def report(
     if as_json:
         echo_json({"path": str(path)})
     else:
-        click.echo(path)
+        echo(path)

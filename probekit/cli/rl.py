@@ -68,15 +68,17 @@ def rl(
         --behaviours sentiment --behaviour positive
     """
     from probekit.activations.layers import parse_layers
-    from probekit.behaviours import Behaviours
     from probekit.cli.rl_output import Watch, finish
     from probekit.data.prompts import open_prompts
     from probekit.probes import Probe
     from probekit.reports import write_rl_report
+    from probekit.rl.extra import ExtraReward
     from probekit.rl.run import train_run
 
     opt.refuse_both(options)
-    behaviours = Behaviours.load(options["behaviours"]) if options["behaviours"] else None
+    behaviours = opt.read_behaviours(options)
+    for spec in config.rewards:  # what may not be run is refused before a model is loaded
+        ExtraReward.parse(spec, allow_code=options["allow_code"])
     first = Probe.load(probes[0])
     rows = open_prompts(source, limit=options["limit"])
     held_out = open_prompts(options["held_out"]) if options["held_out"] else None
@@ -95,6 +97,7 @@ def rl(
         held_out=held_out,
         toward=options["toward"],
         store=options["store"],
+        allow_code=options["allow_code"],
         resume=options["resume"],
         ensemble_layers=parse_layers(layers, n_layers) if layers else (),
         force=options["force"],

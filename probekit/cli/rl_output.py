@@ -7,9 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import click
-
-from probekit.cli.options import echo_json, log, positive_line
+from probekit.cli.options import echo, echo_json, log, positive_line
 from probekit.container import read_jsonl
 from probekit.errors import OutputError
 
@@ -70,33 +68,33 @@ def finish(target: Path, *, as_json: bool) -> None:
             }
         )
     for line in positive_line(positive):
-        click.echo(line)
+        echo(line)
     for row in found[:1] + found[1:][-1:]:
-        click.echo(progress_line(row))
+        echo(progress_line(row))
     end = {**verdict["points"][-1], "wanted": verdict["points"][-1]["behaviour"]}
     changes = [_written(name, end[name], sign=True) for name in ("score", "independent", "wanted")]
-    click.echo(f"verdict  {rl_headline(verdict['verdict'])}")
-    click.echo(f"changes  {'; '.join(filter(None, changes))}")
+    echo(f"verdict  {rl_headline(verdict['verdict'])}")
+    echo(f"changes  {'; '.join(filter(None, changes))}")
     for name, part in verdict.get("by_class", {}).items():  # no such key in older runs
-        click.echo(
+        echo(
             f"class    {name}: {part['verdict']}; {_written('wanted', part['behaviour'], sign=True)}"
         )
     if kept := verdict.get("kept"):
         honest, own = (_written(kept["measure"], kept[key], sign=True) for key in ("honest", "own"))
-        click.echo(
+        echo(
             f"kept     step {verdict['sweet_spot']}, chosen among {kept['among']} evaluations: {honest}, "
             f"cross-fitted (on the prompts that chose it {own})"
         )
     if found_best := verdict.get("best_of"):
         gap = _written("wanted", found_best["behaviour"], sign=True)
-        click.echo(
+        echo(
             f"best of  {found_best['n']} before training {'has' if found_best['reached'] else 'is below'} "
             f"the score of the trained policy; trained minus picked: {gap or 'no behaviour was counted'}"
         )
-    click.echo(f"adapter  {paths['adapter']}")
+    echo(f"adapter  {paths['adapter']}")
     if (target / "best").is_dir():
-        click.echo(f"best     {paths['best']}, of step {verdict['sweet_spot']}")
-    click.echo(f"report   {paths['report']}")
+        echo(f"best     {paths['best']}, of step {verdict['sweet_spot']}")
+    echo(f"report   {paths['report']}")
 
 
 def progress_line(row: dict[str, Any], place: str = "") -> str:

@@ -51,7 +51,7 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
       probekit sample --model smollm2-135m --prompts demo:sentiment --out rows.jsonl \\
         --behaviours sentiment --behaviour positive
     """
-    from probekit.behaviours import Behaviours, Wanted
+    from probekit.behaviours import Wanted
     from probekit.behaviours.sampled import sampled_rows
     from probekit.container import refuse_existing, write_jsonl
     from probekit.data.prompts import open_prompts
@@ -59,7 +59,7 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
 
     target = Path(out)
     refuse_existing(target, force=options["force"])
-    behaviours = Behaviours.load(options["behaviours"]) if options["behaviours"] else None
+    behaviours = opt.read_behaviours(options)
     wanted = Wanted.parse(options["behaviour"], behaviours)
     prompts = open_prompts(source, limit=options["limit"])
     loaded = opt.open_model(options)
@@ -78,6 +78,6 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
         counts[name] = counts.get(name, 0) + 1
     if options["as_json"]:
         return opt.echo_json({"n_rows": len(rows), "counts": counts, "path": str(target)})
-    click.echo(f"{target}: {len(rows)} completions of {len(prompts)} prompts")
+    opt.echo(f"{target}: {len(rows)} completions of {len(prompts)} prompts")
     for name, n in sorted(counts.items()):
-        click.echo(f"  {name:<12} {n:>6}  {n / len(rows):.0%}")
+        opt.echo(f"  {name:<12} {n:>6}  {n / len(rows):.0%}")

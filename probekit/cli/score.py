@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import probekit.cli.options as opt
+from probekit.foreign import escaped
 
 
 @click.command()
@@ -70,7 +71,7 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
                 scores = [json.loads(line) for line in lines]
                 return opt.echo_json({"scores": scores, "positive_class": fitted.positive_class})
             for line in lines:
-                click.echo(line, nl=False)
+                click.echo(escaped(line), nl=False)
             return
         with atomic_file(Path(out)) as temporary, temporary.open("w", encoding="utf-8") as handle:
             handle.writelines(lines)
@@ -83,4 +84,4 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
         opt.echo_json({"path": out, **counts, "positive_class": fitted.positive_class})
     else:
         left_out = f", {len(refused)} left out that the chat template refuses" if refused else ""
-        click.echo(f"{out}: {n} scores{left_out}")
+        opt.echo(f"{out}: {n} scores{left_out}")

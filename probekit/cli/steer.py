@@ -134,8 +134,8 @@ def steer(
     if options["as_json"]:
         return opt.echo_json(summary)
     for line in summary_lines(result.summary, target):
-        click.echo(line)
-    click.echo(f"report   {summary['paths']['report']}")
+        opt.echo(line)
+    opt.echo(f"report   {summary['paths']['report']}")
 
 
 @contextlib.contextmanager
@@ -155,10 +155,10 @@ def _kept(out: Path) -> Iterator[None]:
 
 def _classifiers(options: dict[str, Any]) -> tuple[Any, Any]:
     """Return the behaviours and the judge that were asked for."""
-    from probekit.behaviours import Behaviours, Judge
+    from probekit.behaviours import Judge
     from probekit.errors import BehaviourError
 
-    behaviours = Behaviours.load(options["behaviours"]) if options["behaviours"] else None
+    behaviours = opt.read_behaviours(options)
     if not options["judge_url"]:
         return behaviours, None
     if behaviours is None:

@@ -73,7 +73,7 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
     if options["as_json"]:
         opt.echo_json({"path": str(done.path), "seconds": done.seconds, "stages": done.stages})
     else:
-        click.echo(done.path)
+        opt.echo(done.path)
 
 
 def _execute(arguments: list[str]) -> None:

@@ -209,6 +209,10 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
             f"{folder}: holds no adapter_config.json. Expected an adapter, such as best/adapter or "
             "checkpoint/adapter of a run."
         )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{folder}: holds no adapter_model.safetensors. Expected one: a pickled adapter is not read."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as of merging, which is not done

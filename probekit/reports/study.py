@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from probekit.foreign import recorded
 from probekit.reports.page import page_path, write_page
 from probekit.results.study import StudyRun
 
@@ -53,6 +54,6 @@ def _stages(run: StudyRun, base: Path) -> list[dict[str, Any]]:
         page = run.directory / stage["output"] / "report.html"
         place = relpath(page.resolve(), base.resolve())
         link = quote(Path(place).as_posix()) if page.is_file() else ""
-        command = shlex.join(("probekit", *stage["argv"]))
+        command = shlex.join(("probekit", *recorded(stage["argv"])))
         rows.append({**stage, "command": command, "link": link})
     return rows

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from probekit.errors import ProbeError
 from probekit.results.runs import Run
-from probekit.results.table import Document, Table
+from probekit.results.table import Document, Table, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,12 +51,12 @@ class DynamicsRecord(TypedDict):
     config: dict[str, Any]
     n: dict[str, int]
     steps: list[int]
-    exact: list[dict[str, Any]]
+    exact: Annotated[list[dict[str, Any]], numbers("name")]
     geometry: dict[str, dict[str, float]]
     mechanism: dict[str, dict[str, float]]
-    findings: dict[str, dict[str, Any]]
+    findings: Annotated[dict[str, dict[str, Any]], numbers()]
     """Findings of each optimiser: see `probekit.analyses.windows.optimizer_findings`."""
-    conclusion: dict[str, Any]
+    conclusion: Annotated[dict[str, Any], numbers("optimizer", "finding", "standardising")]
     """Keys and numbers: see `probekit.analyses.conclusion.conclude`."""
     provenance: dict[str, Any]
 

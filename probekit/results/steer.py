@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -14,7 +14,7 @@ from probekit.errors import ProbeError
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure
 from probekit.results.runs import Run
-from probekit.results.table import Document, Table
+from probekit.results.table import Document, Table, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,7 @@ class _Change(TypedDict):
     placebo: NotRequired[list[float | None]]
     p: float | None
     p_shuffled: NotRequired[float | None]
-    over: NotRequired[dict[str, Any]]
+    over: NotRequired[Annotated[dict[str, Any], numbers("direction")]]
     coeffs: NotRequired[list[float]]
 
 
@@ -102,12 +102,12 @@ class SteerRecord(TypedDict):
     measures: list[dict[str, Any]]
     conditions: list[_Condition]
     doses: dict[str, _Change] | None
-    usable: dict[str, Any] | None
+    usable: Annotated[dict[str, Any], numbers("reasons")] | None
     ablation: dict[str, _Change]
-    rerank: dict[str, Any] | None
-    reference: list[dict[str, Any]] | None
+    rerank: Annotated[dict[str, Any], numbers("metric", "measure")] | None
+    reference: Annotated[list[dict[str, Any]], numbers("name")] | None
     vector: dict[str, Any]
-    controls: NotRequired[list[dict[str, Any]]]
+    controls: NotRequired[Annotated[list[dict[str, Any]], numbers("direction", "what")]]
     judge: dict[str, Any] | None
     provenance: dict[str, Any]
 

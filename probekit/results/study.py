@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NotRequired
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, Self
 
 from typing_extensions import TypedDict
 
+from probekit.errors import ProbeError
+from probekit.foreign import inside
 from probekit.results.runs import HEARTS, Run, open_run
 from probekit.results.table import Document
 
@@ -55,6 +58,19 @@ class StudyRun(Run):
     """A study, as far as it got."""
 
     DOCUMENT: ClassVar[Document] = DOCUMENT
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Read the directory of a study; see `open_run`."""
+        run = super().open(directory)
+        for stage in run.record["stages"]:
+            try:
+                inside(run.directory, stage["output"])
+            except ValueError as error:
+                raise ProbeError(
+                    f"{run.directory / DOCUMENT.file}: stage {stage['name']}: {error}. {DOCUMENT.again}"
+                ) from None
+        return run
 
     @property
     def study(self) -> str:

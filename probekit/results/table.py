@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
 
 from probekit.container import atomic_file, jsonable
 from probekit.errors import ProbeError
@@ -191,6 +191,24 @@ def reason(error: ValidationError) -> str:
     shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{place or 'the row'} holds a value of the wrong type: got {shown}, {message}"
+
+
+def numbers(*texts: str) -> AfterValidator:
+    """Return a check for objects whose keys are not declared one by one: only `texts` hold text.
+
+    A page formats the others as numbers; a text there is from a file that probekit did not write.
+    """
+
+    def check(value: Any, place: str = "") -> Any:  # noqa: ANN401 - any JSON value
+        if isinstance(value, str):
+            raise ValueError(f"{place.lstrip('.')} is text where a number belongs")
+        items = value.items() if isinstance(value, dict) else ()
+        for key, item in enumerate(value) if isinstance(value, list) else items:
+            if key not in texts:
+                check(item, f"{place}.{key}")
+        return value
+
+    return AfterValidator(lambda value: check(value))
 
 
 def _open(row: type) -> type:

@@ -129,11 +129,7 @@ class Checkpoint:
             learner.entropy_weight.load_state(header["entropy"])
         if refitter is not None:
             refitter.load_state(load_file(self.path / "heads.safetensors"), header["outputs"])
-        for name, size in header["logs"].items():
-            if _size(self.folder / name) < size:
-                raise OutputError(f"{self.folder / name}: is shorter than at the checkpoint.")
-            with (self.folder / name).open("ab") as handle:
-                handle.truncate(size)
+        cut_logs(self.folder, header["logs"])
         return int(header["step"])
 
     def _recover(self) -> None:
@@ -144,6 +140,22 @@ class Checkpoint:
             shutil.rmtree(left)
         for left in self.folder.glob(".*.tmp"):
             shutil.rmtree(left)
+
+
+def cut_logs(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Cut a run's logs to the bytes that they had at a checkpoint; no other file that it may name.
+
+    Raises
+    ------
+    OutputError
+        When one is shorter.
+    """
+    for name in (name for name in LOGS if name in sizes):
+        size = int(sizes[name])
+        if _size(folder / name) < size:
+            raise OutputError(f"{folder / name}: is shorter than at the checkpoint.")
+        with (folder / name).open("ab") as handle:
+            handle.truncate(size)
 
 
 def _flat(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -27,7 +27,7 @@ def _each_is_a_reward(rewards: tuple[str, ...]) -> tuple[str, ...]:
     from probekit.rl.extra import ExtraReward  # loads numpy, which help has no use for
 
     for spec in rewards:
-        ExtraReward.parse(spec)
+        ExtraReward.check(spec)
     return rewards
 
 

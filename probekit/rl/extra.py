@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from probekit.data.rows import Example
 from probekit.errors import ModelError
+from probekit.patterns import compiled
 
 Array = NDArray[np.float64]
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -38,18 +38,35 @@ class ExtraReward:
     function: Callable[[Written], Array]
 
     @classmethod
-    def parse(cls, spec: str) -> ExtraReward:
+    def parse(cls, spec: str, *, allow_code: bool = False) -> ExtraReward:
         """Read `NAME=WEIGHT`, where NAME is one of::
 
             length              new tokens, the end of the turn included
             repetition          1 - distinct bigrams / bigrams of tokens, 0 without any
             pattern:REGEX       1 where the expression is found, without regard to case
-            module:function     a TRL reward function; None counts as 0
+            module:function     a TRL reward function; None counts as 0; only with `allow_code`
 
         Raises
         ------
         ModelError
-            When the spec is malformed or the function cannot be imported.
+            When the spec is malformed, or the function may not or cannot be imported.
+        """
+        name, weight = cls.check(spec)
+        kind, _, argument = name.partition(":")
+        if name in BUILT_IN:
+            return cls(name, weight, BUILT_IN[name])
+        if kind == "pattern":
+            return cls(name, weight, _pattern(argument))
+        return cls(name, weight, _function(name, allow_code=allow_code))
+
+    @staticmethod
+    def check(spec: str) -> tuple[str, float]:
+        """Return name and weight of a spec, and import nothing.
+
+        Raises
+        ------
+        ModelError
+            When the spec is malformed.
         """
         name, equals, number = spec.rpartition("=")
         try:
@@ -59,16 +76,14 @@ class ExtraReward:
         if not (equals and name and np.isfinite(weight)):
             raise ModelError(f"reward {spec!r}: expected NAME=WEIGHT, for example length=-0.01.")
         kind, _, argument = name.partition(":")
-        if name in BUILT_IN:
-            return cls(name, weight, BUILT_IN[name])
+        if name not in BUILT_IN and not argument:
+            raise ModelError(
+                f"reward {name!r}: unknown. Expected {', '.join(BUILT_IN)}, pattern:REGEX or "
+                "module:function."
+            )
         if kind == "pattern":
-            return cls(name, weight, _pattern(argument))
-        if argument:
-            return cls(name, weight, _function(name))
-        raise ModelError(
-            f"reward {name!r}: unknown. Expected {', '.join(BUILT_IN)}, pattern:REGEX or "
-            "module:function."
-        )
+            _pattern(argument)
+        return name, weight
 
     def __call__(self, written: Written) -> Array:
         """Return the reward of every completion, without the weight, shape (n,).
@@ -106,13 +121,18 @@ BUILT_IN: dict[str, Callable[[Written], Array]] = {"length": _length, "repetitio
 
 def _pattern(text: str) -> Callable[[Written], Array]:
     try:
-        pattern = re.compile(text, re.IGNORECASE)
-    except re.error as error:
-        raise ModelError(f"reward pattern {text!r}: is no regular expression ({error}).") from error
-    return lambda written: np.array([float(bool(pattern.search(text))) for text in written.texts])
+        pattern = compiled(text)
+    except ValueError as error:
+        raise ModelError(f"reward {error}") from error
+    return lambda written: np.array([float(pattern.search(text)) for text in written.texts])
 
 
-def _function(spec: str) -> Callable[[Written], Array]:
+def _function(spec: str, *, allow_code: bool) -> Callable[[Written], Array]:
+    if not allow_code:
+        raise ModelError(
+            f"reward {spec!r}: is code, and is not run unless you say so. Read it, then pass "
+            "--allow-code (in Python allow_code=True)."
+        )
     module, _, name = spec.partition(":")
     try:
         function: RewardFunction = getattr(importlib.import_module(module), name)

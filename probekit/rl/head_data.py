@@ -40,6 +40,12 @@ class Outputs(NamedTuple):
     """Name of that tag."""
 
 
+def _store(directory: Path, given: str | Path, recorded: str) -> Path:
+    """Return where a fit's store is: what was given, else what its record names, from its folder."""
+    place = directory / recorded
+    return Path(given) if given else place if place.is_file() else Path(recorded)
+
+
 @dataclass(frozen=True)
 class HeadData:
     """A head with the activations and targets it was fitted on."""
@@ -64,7 +70,9 @@ class HeadData:
         run = SweepRun.open(Path(directory))
         try:
             settings = run.record["provenance"]["fit"]["arguments"]
-            path = Path(store or run.provenance["arguments"].get("store", ""))
+            path = _store(
+                Path(directory), store or "", run.provenance["arguments"].get("store", "")
+            )
             settings["seed"], settings["n_boot"], settings["standardize"]
         except (KeyError, TypeError) as error:
             raise ProbeError(

@@ -17,6 +17,7 @@ from probekit.behaviours import Behaviours, Wanted
 from probekit.container import disk_errors, refuse_existing, write_json
 from probekit.data.rows import Example
 from probekit.errors import DataError, OutputError, ProbeError, StoreError
+from probekit.foreign import recorded
 from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel
 from probekit.partial import LOCK, hold
@@ -86,6 +87,7 @@ def train_run(
     toward: str | None = None,
     ensemble_layers: Sequence[int] = (),
     store: str | Path | None = None,
+    allow_code: bool = False,
     resume: bool = False,
     force: bool = False,
     arguments: Mapping[str, Any] | None = None,
@@ -115,8 +117,9 @@ def train_run(
     ensemble_layers, store
         Layers of the first fit whose heads join the ensemble; what the first probe was fitted on,
         where it is not at the path that its fit recorded.
-    resume, force
-        Continue from the last checkpoint; replace what is at `out`.
+    allow_code, resume, force
+        Import the functions that `config.rewards` names; continue from the last checkpoint; replace
+        what is at `out`.
     arguments, log
         For the run record; receives every row of metrics and every evaluation.
     finish
@@ -141,10 +144,9 @@ def train_run(
         config,
         out,
         independent=_others(probes[0], heads),
-        behaviours=behaviours,
-        wanted=wanted,
-        data=data,
-    )
+        behaviours=behaviours, wanted=wanted,
+        data=data, allow_code=allow_code,
+    )  # fmt: skip
     record = _record(trainer, probes, arguments)
     with hold(out):
         _write_run(trainer, record, resume=resume, log=log)
@@ -264,7 +266,7 @@ def _record(
     return {
         **run_record(DOCUMENT.command, dict(arguments or settings), seed=trainer.config.seed),
         "settings": settings,
-        "probes": [str(directory) for directory in probes],
+        "probes": recorded([str(directory) for directory in probes]),
         "behaviour": str(trainer.wanted) if trainer.wanted else None,
         **trainer.loaded.describe(),
         "labels": trainer.config.labels(),

@@ -71,8 +71,9 @@ class Trainer:
         Counted at evaluations.
     wanted
         The behaviour that is hoped for.
-    data
-        What every head was fitted on, for refits, the disjoint head and the distance; may be empty.
+    data, allow_code
+        What every head was fitted on, for refits, the disjoint head and the distance, may be empty;
+        whether functions that `config.rewards` names are imported.
 
     Examples
     --------
@@ -99,6 +100,7 @@ class Trainer:
     behaviours: Behaviours | None = None
     wanted: Wanted | None = None
     data: Sequence[HeadData] = ()
+    allow_code: bool = False
 
     def __post_init__(self) -> None:
         self._done, self._whole = 0, True
@@ -112,7 +114,7 @@ class Trainer:
         self.sampler = PromptSampler(
             self.prompts, config.prompts, balance=config.balance, seed=config.seed
         )
-        self.extra = [ExtraReward.parse(spec) for spec in config.rewards]
+        self.extra = [ExtraReward.parse(r, allow_code=self.allow_code) for r in config.rewards]
         self.refitter = make_refitter(config, self.data, n_heads=len(self.heads), tag=self.tag)
         self.placebos = placebo_heads(self.heads[0], self.loaded, config)
         self.policy = make_policy(self.loaded, config)

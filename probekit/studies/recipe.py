@@ -22,9 +22,12 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from probekit import patterns
 from probekit.behaviours import Behaviours
+from probekit.behaviours.definitions import shipped
 from probekit.data.rows import Message
 from probekit.errors import DataError, ProbekitError
+from probekit.foreign import inside
 from probekit.settings import one
 from probekit.tables import TABLE, TomlTable, named
 
@@ -73,18 +76,11 @@ class Facts:
         }
 
 
-def _pattern(value: object) -> object:
-    try:
-        return re.compile(value, re.IGNORECASE) if isinstance(value, str) else value
-    except re.error as error:
-        raise ValueError(f"{value!r} is no pattern ({error}).") from error
-
-
 def _behaviours(value: object) -> object:
     return (Behaviours.load(value) if value else None) if isinstance(value, str) else value
 
 
-Pattern = Annotated[re.Pattern[str], BeforeValidator(_pattern)]
+Pattern = Annotated[InstanceOf[patterns.Pattern], BeforeValidator(patterns.compiled)]
 Words = Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)]
 Side = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(one)]
 AtLeastOne = Annotated[StrictInt, Field(ge=1)]
@@ -190,8 +186,15 @@ class Recipe(TomlTable):
     """Tag to words that show, by value of the tag, that a completion got a fact right."""
 
     @classmethod
-    def load(cls, source: str | Path) -> Recipe:
+    def load(cls, source: str | Path, *, allow_code: bool = False) -> Recipe:
         """Read a recipe file, or one that ships with probekit by its name.
+
+        Parameters
+        ----------
+        source
+            File or name.
+        allow_code
+            Whether functions that its behaviours file names are imported.
 
         Raises
         ------
@@ -204,6 +207,8 @@ class Recipe(TomlTable):
             table = tomllib.loads(text)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise DataError(f"{path}: cannot be read as TOML ({error}).") from error
+        if isinstance(known := table.get("behaviours"), str):
+            table["behaviours"] = _beside(path, known, allow_code=allow_code) if known else None
         return cls.parse(table, str(path), text)
 
     @property
@@ -307,6 +312,16 @@ class Recipe(TomlTable):
                 "words for each value of the tag."
             )
         return self
+
+
+def _beside(path: Path, source: str, *, allow_code: bool) -> Behaviours:
+    """Return the behaviours that a recipe names: a shipped file, or one of the recipe's folder."""
+    if source not in shipped():
+        try:
+            source = str(inside(path.parent, source))
+        except ValueError as error:
+            raise DataError(f"{path}: behaviours: {error}. Put it beside the recipe.") from None
+    return Behaviours.load(source, allow_code=allow_code)
 
 
 def _find(source: str) -> Path:

@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from probekit.container import disk_errors
 from probekit.errors import ProbekitError
+from probekit.foreign import child
 from probekit.studies.stages import Progress, Stage
 
 ENDS = (signal.SIGTERM, signal.SIGHUP)
@@ -154,13 +154,13 @@ class Schedule:
         path = self._folder / f"{stage.name.replace('/', '-')}.log"
         self._say(stage, f"probekit {shlex.join(arguments)}\n  log: {path}")
         command = self._progress.begin(stage, arguments)
+        words, environment = child("-m", "probekit", *command, OMP_NUM_THREADS=str(threads))
         with disk_errors(path):
             path.parent.mkdir(exist_ok=True)
             with path.open("wb") as handle:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "probekit", *command],
+                    words, env=environment,
                     stdin=subprocess.DEVNULL, stdout=handle, stderr=subprocess.STDOUT,
-                    env={**os.environ, "OMP_NUM_THREADS": str(threads)},
                     # A session of its own: Ctrl-C reaches it once, through `_stop`, and it saves its step.
                     start_new_session=True,
                 )  # fmt: skip

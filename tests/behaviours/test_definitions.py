@@ -34,7 +34,7 @@ def shouts(prompt, completion):
 def load(tmp_path, text):
     path = tmp_path / "b.toml"
     path.write_text(text, encoding="utf-8")
-    return Behaviours.load(path)
+    return Behaviours.load(path, allow_code=True)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_the_page_is_the_studys_own_template_and_links_its_stages(small, capsys,
     page = (out / "report.html").read_text()
     assert "<h1><bdi>Two stages</bdi></h1>" in page and "&lt;2 stages&gt;" in page
     assert '<a href="fit/report.html">fit</a>' in page and (out / "fit/report.html").is_file()
-    assert f"<code>probekit fit {out}/acts.h5 --seed 0 --out {out}/fit</code>" in page
+    assert "<code>probekit fit acts.h5 --seed 0 --out fit</code>" in page
     assert "A quick run" not in page
     capsys.readouterr()
     (tmp_path / "pages").mkdir()

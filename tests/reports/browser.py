@@ -84,7 +84,7 @@ def open_report(report: Path, folder: Path, *, width: int) -> tuple[dict, list[s
     text = text.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{_COLLECT}', 1)
     # The page's policy names its own scripts; the copy's names the one that is put at its end too.
     digest = base64.b64encode(hashlib.sha256(_REPORT[8:-9].encode()).digest()).decode()
-    text = text.replace("script-src &#39;sha256", f"script-src 'sha256-{digest}' &#39;sha256", 1)
+    text = text.replace("script-src 'sha256", f"script-src 'sha256-{digest}' 'sha256", 1)
     head, tail = text.rsplit("</body>", 1)
     page.write_text(f"{head}{_REPORT}</body>{tail}", encoding="utf-8")
     command = [

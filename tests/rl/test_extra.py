@@ -41,14 +41,14 @@ def short(**columns):
     ],
 )
 def test_what_a_reward_counts(spec, weight, values):
-    reward = ExtraReward.parse(spec)
+    reward = ExtraReward.parse(spec, allow_code=True)
     assert reward.weight == weight
     np.testing.assert_allclose(reward(WRITTEN), values)
 
 
 def test_a_function_is_called_as_trl_calls_it():
     CALLS.clear()
-    ExtraReward.parse(f"{__name__}:share=1")(WRITTEN)
+    ExtraReward.parse(f"{__name__}:share=1", allow_code=True)(WRITTEN)
     prompts, completions, ids, columns = CALLS[0]
     assert prompts[0] == [{"role": "user", "content": "say"}]
     assert completions[1] == [{"role": "assistant", "content": "no"}]
@@ -70,13 +70,13 @@ def test_repetition_by_hand():
         ("length=nan", "expected NAME=WEIGHT"),
         ("=1", "expected NAME=WEIGHT"),
         ("speed=1", "reward 'speed': unknown"),
-        ("pattern:(=1", "no regular expression"),
+        ("pattern:(=1", "not a regular expression"),
         ("nowhere:share=1", "cannot be imported"),
     ],
 )
 def test_what_cannot_be_read_is_refused(spec, message):
     with pytest.raises(ModelError, match=message):
-        ExtraReward.parse(spec)
+        ExtraReward.parse(spec, allow_code=True)
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,4 @@ def test_what_cannot_be_read_is_refused(spec, message):
 )
 def test_a_function_that_fails_is_named(name, message):
     with pytest.raises(ModelError, match=message):
-        ExtraReward.parse(f"{__name__}:{name}=1")(WRITTEN)
+        ExtraReward.parse(f"{__name__}:{name}=1", allow_code=True)(WRITTEN)

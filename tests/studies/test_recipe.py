@@ -95,7 +95,11 @@ def test_shipped_recipes_are_whole_and_turn_the_polarity_with_the_class():
             '"I do not know "\nkeep_ = 1\n',
             "keep_: unknown key. Did you mean keep?",
         ),
-        ("['\\bsystem\\b']", "['(']", "variants.two.leaks[0]: '(' is no pattern"),
+        (
+            "['\\bsystem\\b']",
+            "['(']",
+            "variants.two.leaks[0]: pattern '(' is not a regular expression",
+        ),
         ('["hedges"]', '["dodges"]', "variants.one.behaviour: 'dodges' is no category"),
         ("samples = 6", 'unfinished = "cut"', "unfinished: got 'cut', expected trim, keep or drop"),
         ("samples = 6", "min_words = 0", "min_words: got 0, expected 1 or more"),

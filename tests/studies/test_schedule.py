@@ -41,8 +41,8 @@ def study(tmp_path, monkeypatch):
     started = subprocess.Popen
 
     def popen(words, **options):
-        assert words[:3] == [sys.executable, "-m", "probekit"]
-        return started([sys.executable, str(script), *words[3:]], **options)
+        assert words[:4] == [sys.executable, "-P", "-m", "probekit"]
+        return started([sys.executable, str(script), *words[4:]], **options)
 
     monkeypatch.setattr("probekit.studies.schedule.subprocess.Popen", popen)
 
