@@ -14,17 +14,17 @@ ROOT = Path(__file__).parents[1] / "probekit"
 FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 LEVEL = {
-    "errors": 0, "lazy": 0, "numbers": 0, "settings": 1, "container": 1, "provenance": 1, "partial": 2,
-    "tables": 2, "results": 3, "data": 4, "models": 5, "behaviours": 6, "activations": 6, "reports": 6,
-    "probes": 7, "steering": 8, "rl": 8, "analyses": 9, "studies": 10, "cli": 11, "__init__": 12,
-    "__main__": 12,
+    "errors": 0, "lazy": 0, "numbers": 0, "settings": 1, "digests": 1, "provenance": 1, "parsing": 2,
+    "container": 2, "partial": 3, "tables": 3, "results": 4, "data": 5, "models": 6, "behaviours": 7,
+    "activations": 7, "reports": 7, "probes": 8, "steering": 9, "rl": 9, "analyses": 10, "studies": 11,
+    "verify": 11, "cli": 12, "__init__": 13, "__main__": 13,
 }  # fmt: skip
 """A room imports only rooms of a lower level, inside functions too."""
 REPORTS_KNOW = {"results", "container", "errors", "lazy"}
 BUDGET = {
     "activations": 2_000, "analyses": 1_080, "behaviours": 765, "cli": 2_200, "data": 1_820,
-    "models": 2_400, "probes": 3_950, "reports": 4_500, "results": 3_730, "rl": 4_800, "steering": 2_720,
-    "studies": 2_110,
+    "models": 2_400, "probes": 3_990, "reports": 4_500, "results": 3_730, "rl": 4_800, "steering": 2_750,
+    "studies": 2_125,
 }  # fmt: skip
 """Lines of a room (of reports and results templates, style and tables too). A budget is raised only in a
 commit that says why; `reports` and `results` are to come down to 4,200 together."""

@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import inspect
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from probekit.errors import BehaviourError, ProbekitError
+from probekit.parsing import parse_toml
 from probekit.tables import TABLE, TomlTable, named
 
 Function = Callable[[str, str], bool]
@@ -232,8 +232,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Behaviours:
     """Read a file; `above` are those that extend it, from the first on."""
     try:
         text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = parse_toml(text)
+    except (OSError, ValueError) as error:
         raise BehaviourError(
             f"{path}: cannot be read as TOML ({error}). See docs/behaviours.md."
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -25,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from probekit.behaviours import Behaviours
 from probekit.data.rows import Message
 from probekit.errors import DataError, ProbekitError
+from probekit.parsing import parse_toml
 from probekit.settings import one
 from probekit.tables import TABLE, TomlTable, named
 
@@ -201,8 +201,8 @@ class Recipe(TomlTable):
         path = _find(str(source))
         try:
             text = path.read_text(encoding="utf-8")
-            table = tomllib.loads(text)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            table = parse_toml(text)
+        except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read as TOML ({error}).") from error
         return cls.parse(table, str(path), text)
 
