@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from probekit.container import write_json
 from tests.cli.test_cli import rows, run
 from tests.reports.golden import page_text
 
@@ -67,7 +68,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path, capsys):
         (moved / name).write_bytes((folder / "pair" / name).read_bytes())
     record = json.loads((moved / "run.json").read_text())
     record["arguments"]["store"] = str(tmp_path / "nowhere.h5")
-    (moved / "run.json").write_text(json.dumps(record))
+    write_json(moved / "run.json", record)
     out = tmp_path / "out"
 
     def command(probe, *more):

@@ -11,6 +11,7 @@ import pytest
 
 from probekit import open_run
 from probekit.cli.rl_output import finish
+from probekit.container import write_json
 from probekit.errors import ProbeError
 from probekit.reports import write_rl_report
 from probekit.reports.formats import spanned
@@ -216,7 +217,7 @@ def test_each_class_has_its_verdict_on_the_page_and_in_the_closing_lines(
     assert f"class    class=invented: {goodhart.FOLLOWED}; " in out
     old = json.loads((run.directory / goodhart.CURVE).read_text())
     del old["by_class"], old["smallest_effect"]
-    (run.directory / goodhart.CURVE).write_text(json.dumps(old))
+    write_json(run.directory / goodhart.CURVE, old)
     finish(run.directory, as_json=False)
     assert "verdict  " in capsys.readouterr().out
 
