@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from probekit.errors import DataError
 from probekit.numbers import plain_integer, plain_number
@@ -31,6 +31,12 @@ READ = {
     "tags", "instruction", "completions", "source", "response", "score_chosen", "score_rejected", *HELPSTEER,
 }  # fmt: skip
 """Columns that some row format or layout has. Of a table no other column is decoded: it may hold images."""
+LINE = 32 << 20
+"""Bytes that a line may have."""
+EXPANDED = 256 << 20
+"""Bytes that a column of a parquet file may unpack to, however few it has packed."""
+RATIO = 200
+"""Times that a larger one may grow."""
 UNREAD = "(a column that is not read)"
 
 
@@ -119,12 +125,25 @@ def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
             ) from error
 
 
+def _lines(handle: IO[bytes], source: str) -> Iterator[bytes]:
+    """Yield the lines of a stream, none longer than `LINE`: a packed file may hold one of gigabytes."""
+    number = 0
+    while line := handle.readline(LINE + 1):
+        number += 1
+        if len(line) > LINE:
+            raise DataError(
+                f"{source}:{number}: is longer than {LINE >> 20} MiB, the most of a line. Split the row."
+            )
+        yield line
+
+
 def _jsonl(path: Path, source: str) -> Iterator[Placed]:
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     number = 0
     with _readable(source):
         try:
-            with opener(path, "rb") as lines:
+            with opener(path, "rb") as handle:
+                lines = _lines(cast(IO[bytes], handle), source)
                 for number, line in enumerate(_decoded(lines, source), 1):
                     if line.strip():
                         yield f"{source}:{number}", _object(f"{source}:{number}", line)
@@ -154,7 +173,7 @@ def _object(place: str, line: str) -> Record:
 
 def _csv(path: Path, source: str) -> Iterator[Placed]:
     with _readable(source), path.open("rb") as handle:
-        rows = csv.DictReader(_decoded(handle, source), strict=True)
+        rows = csv.DictReader(_decoded(_lines(handle, source), source), strict=True)
         try:
             twice = [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]
             if twice:
@@ -194,10 +213,16 @@ def _parquet(path: Path, source: str, wanted: Collection[str]) -> Iterator[Place
     number = 0
     try:
         # A buffered stream reads a column page by page; the default holds whole row groups.
-        with parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
+        # Text stays in dictionaries: a long one that many rows share is in memory once.
+        with parquet.ParquetFile(path) as file:
+            texts = [c.name for c in file.schema_arrow if c.name in wanted and _is_text(c.type)]
+        with parquet.ParquetFile(
+            path, buffer_size=1 << 16, pre_buffer=False, read_dictionary=texts
+        ) as file:
             names = file.schema_arrow.names
             read = [name for name in names if name in wanted]
             unread = {name: UNREAD for name in names if name not in wanted}
+            _check_expansion(file.metadata, source, read)
             for batch in file.iter_batches(batch_size=256, use_threads=False, columns=read):
                 for i in range(batch.num_rows):
                     number += 1
@@ -210,6 +235,24 @@ def _parquet(path: Path, source: str, wanted: Collection[str]) -> Iterator[Place
     except (ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{source}: is not a readable parquet file ({first}).") from error
+
+
+def _is_text(kind: Any) -> bool:  # noqa: ANN401 - a type of Arrow
+    return str(kind) in ("string", "large_string")
+
+
+def _check_expansion(metadata: Any, source: str, read: Collection[str]) -> None:  # noqa: ANN401
+    """Refuse a file of which a column unpacks to far more than is there, before any is unpacked."""
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            name, size = column.path_in_schema.split(".")[0], column.total_uncompressed_size
+            if name in read and size > max(EXPANDED, RATIO * column.total_compressed_size):
+                raise DataError(
+                    f"{source}: column {name} unpacks to {size / 1e6:,.0f} MB from "
+                    f"{column.total_compressed_size / 1e6:,.1f} MB, expected {RATIO} times at most. "
+                    "Write it again as jsonl, if it is to be trusted."
+                )
 
 
 def _huggingface(name: str, split: str, wanted: Collection[str]) -> Iterator[Placed]:

@@ -58,6 +58,19 @@ def load(path: Path) -> VectorFile:
     return _read_gguf(path) if path.suffix == ".gguf" else _read_safetensors(path)
 
 
+def has_seal(path: Path) -> bool:
+    """Return whether a file that `load` can read carries the digest of its content."""
+    if path.suffix == ".gguf":
+        from gguf import GGUFReader
+
+        reader: Any = GGUFReader(path)
+        return reader.get_field(GGUF_SEAL) is not None
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return SEAL in parse_json(file.metadata()["probekit"])
+
+
 def _write_safetensors(content: VectorFile, path: Path) -> None:
     from safetensors.numpy import save_file
 
