@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ DIGESTS = "digests.json"
 UNLISTED = (".html", ".lock", ".tmp")
 """Endings of files that probekit never reads back; a page may be written again at any time."""
 _BLOCK = 1 << 20
+_IS_DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +33,11 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
 
 def seal_fits(value: dict[str, Any]) -> bool | None:
     """Return whether an object is as it was sealed; None where it has no seal."""
-    return None if SEAL not in value else value[SEAL] == _digest_of(value)
+    if SEAL not in value:
+        # A digest in the place of the seal under another name: the name itself was damaged.
+        last = next(reversed(value.values()), None)
+        return False if isinstance(last, str) and _IS_DIGEST(last) else None
+    return bool(value[SEAL] == _digest_of(value))
 
 
 def digest_file(path: Path, size: int | None = None) -> str:

@@ -69,7 +69,7 @@ class PartialFolder:
             When another process holds it, or it holds unfinished work and neither `resume` nor
             `force` was given, or that work was started with other settings.
         """
-        known = self.settings()
+        known = self.settings() if resume or not force else None
         if known is not None and not resume and not force:
             raise self.ERROR(
                 f"{self.path}: an interrupted {self.WORK} is here. Pass --resume to continue it or "

@@ -62,6 +62,8 @@ def hdf5_errors(path: Path, again: str = AGAIN) -> Iterator[None]:
     except ProbekitError:
         raise
     except Exception as error:  # h5py has no class of its own: damage comes as any of Python's
+        if "No space left" in str(error) or "File too large" in str(error):
+            raise  # `disk_errors` has words for it
         what = (str(error).splitlines() or [""])[0][:200]
         raise StoreError(
             f"{path}: cannot be read ({type(error).__name__}: {what}). {again}"

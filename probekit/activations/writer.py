@@ -11,7 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from probekit.activations.checksums import Checksums, Digest, digests_below, write_checksums
+from probekit.activations.checksums import (
+    Checksums,
+    Digest,
+    digests_below,
+    hdf5_errors,
+    write_checksums,
+)
 from probekit.activations.store import FORMAT, FORMAT_VERSION, RAGGED
 from probekit.activations.table import Cell
 from probekit.activations.workdir import AGAIN, WorkDir
@@ -134,8 +140,11 @@ def assemble(
 ) -> None:
     """Write the finished store to `target`: the examples table, every cell, `complete` last."""
     with h5py.File(examples, "r") as source, h5py.File(target, "w") as file:
-        digests = dict(Checksums.read(examples, source, AGAIN).datasets or digests_below(source))
-        source.copy("examples", file)
+        with hdf5_errors(examples, AGAIN):
+            digests = dict(
+                Checksums.read(examples, source, AGAIN).datasets or digests_below(source)
+            )
+            source.copy("examples", file)
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["n_layers"] = n_layers
