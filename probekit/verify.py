@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from probekit.digests import DIGESTS, SEAL, UNLISTED, differences, read_digests
+from probekit.digests import DIGESTS, SEAL, UNLISTED, check_file, differences, read_digests
 from probekit.errors import DataError, ProbekitError
 from probekit.parsing import parse_json, read_json, read_jsonl
 from probekit.partial import LOCK
@@ -47,10 +47,12 @@ def verify(path: str | Path) -> Verified:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for folder in [path, *(item for item in files if item.is_dir())] if path.is_dir() else []:
         found = _add(found, _folder(folder))
-    listed = {name for folder in {p.parent for p in files} for name in _listed(folder)}
+    folders = {file.parent for file in files} if path.is_dir() else set()
+    listed = {name for folder in folders for name in _listed(folder)}
     for file in files:
         if file.is_file() and file.name not in (DIGESTS, LOCK) and file.suffix not in UNREAD:
-            found = _add(found, _file(file, is_listed=file in listed and path.is_dir()))
+            if file not in listed:  # listed ones are compared already
+                found = _add(found, _file(file))
     if not found.n_files and not found.problems and not found.unsealed:
         raise DataError(
             f"{path}: holds nothing that probekit wrote. Expected the output of a command."
@@ -59,9 +61,10 @@ def verify(path: str | Path) -> Verified:
 
 
 def _add(one: Verified, other: Verified) -> Verified:
-    problems = [line for line in other.problems if line not in one.problems]
     return Verified(
-        one.n_files + other.n_files, [*one.problems, *problems], [*one.unsealed, *other.unsealed]
+        one.n_files + other.n_files,
+        [*one.problems, *other.problems],
+        [*one.unsealed, *other.unsealed],
     )
 
 
@@ -84,14 +87,15 @@ def _folder(folder: Path) -> Verified:
     return Verified(n, [f"{line}. {AGAIN}" for line in lines or ()], [])
 
 
-def _file(path: Path, *, is_listed: bool) -> Verified:
+def _file(path: Path) -> Verified:
     """Look into one file: its own checksum, where it has one, and whether it can be read."""
     try:
+        is_listed = check_file(path, DataError, AGAIN)
         sealed = _is_sealed(path)
     except ProbekitError as error:
         return Verified(1, [str(error)], [])
-    if is_listed:  # counted and compared already
-        return Verified(0, [], [])
+    if is_listed:
+        return Verified(1, [], [])
     if sealed is None:
         return Verified(0, [], [path])
     return Verified(1, list(sealed), [])
