@@ -35,6 +35,8 @@ LINE = 32 << 20
 """Bytes that a line may have."""
 EXPANDED = 256 << 20
 """Bytes that a column of a parquet file may unpack to, however few it has packed."""
+BATCH = 256 << 20
+"""Bytes that the rows of a batch of a parquet file may share out of a dictionary."""
 RATIO = 200
 """Times that a larger one may grow."""
 UNREAD = "(a column that is not read)"
@@ -213,17 +215,12 @@ def _parquet(path: Path, source: str, wanted: Collection[str]) -> Iterator[Place
     number = 0
     try:
         # A buffered stream reads a column page by page; the default holds whole row groups.
-        # Text stays in dictionaries: a long one that many rows share is in memory once.
-        with parquet.ParquetFile(path) as file:
-            texts = [c.name for c in file.schema_arrow if c.name in wanted and _is_text(c.type)]
-        with parquet.ParquetFile(
-            path, buffer_size=1 << 16, pre_buffer=False, read_dictionary=texts
-        ) as file:
+        with parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
             names = file.schema_arrow.names
             read = [name for name in names if name in wanted]
             unread = {name: UNREAD for name in names if name not in wanted}
-            _check_expansion(file.metadata, source, read)
-            for batch in file.iter_batches(batch_size=256, use_threads=False, columns=read):
+            size = _batch_size(file.metadata, source, read)
+            for batch in file.iter_batches(batch_size=size, use_threads=False, columns=read):
                 for i in range(batch.num_rows):
                     number += 1
                     (record,) = batch.slice(i, 1).to_pylist()
@@ -237,12 +234,12 @@ def _parquet(path: Path, source: str, wanted: Collection[str]) -> Iterator[Place
         raise DataError(f"{source}: is not a readable parquet file ({first}).") from error
 
 
-def _is_text(kind: Any) -> bool:  # noqa: ANN401 - a type of Arrow
-    return str(kind) in ("string", "large_string")
+def _batch_size(metadata: Any, source: str, read: Collection[str]) -> int:  # noqa: ANN401
+    """Return how many rows may be in memory at once, each as long as a whole column's dictionary.
 
-
-def _check_expansion(metadata: Any, source: str, read: Collection[str]) -> None:  # noqa: ANN401
-    """Refuse a file of which a column unpacks to far more than is there, before any is unpacked."""
+    A file of which a column unpacks to far more than is there is refused before any is unpacked.
+    """
+    largest = 1
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):
             column = metadata.row_group(group).column(number)
@@ -253,6 +250,9 @@ def _check_expansion(metadata: Any, source: str, read: Collection[str]) -> None:
                     f"{column.total_compressed_size / 1e6:,.1f} MB, expected {RATIO} times at most. "
                     "Write it again as jsonl, if it is to be trusted."
                 )
+            if name in read:
+                largest = max(largest, size)
+    return max(1, min(256, BATCH // largest))
 
 
 def _huggingface(name: str, split: str, wanted: Collection[str]) -> Iterator[Placed]:

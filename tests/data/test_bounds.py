@@ -65,7 +65,8 @@ def test_a_text_longer_than_any_model_reads_is_refused_with_its_place(tmp_path, 
     assert open_dataset(path).n_rows == 1
 
 
-def test_a_parquet_text_that_many_rows_share_is_in_memory_once(tmp_path):
+def test_a_parquet_text_that_many_rows_share_is_in_memory_a_few_times(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "BATCH", 12 << 20)
     """80 rows of one text of 3 MB: 120 MB if every row had its own."""
     path, n = tmp_path / "a.parquet", 80
     text = pa.DictionaryArray.from_arrays(

@@ -252,7 +252,7 @@ def test_what_is_not_a_probe_is_refused(planted, tmp_path):
         with pytest.raises(ProbeError, match=match):
             Probe.load(tmp_path)
     (tmp_path / "probes.json").write_text("{")
-    with pytest.raises(ProbeError, match="is damaged"):
+    with pytest.raises(ProbeError, match="partial or damaged"):
         Probe.load(tmp_path)
     write_json(tmp_path / "probes.json", header)
     (tmp_path / "probes.safetensors").write_bytes(b"short")

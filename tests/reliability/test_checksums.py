@@ -63,7 +63,8 @@ def test_rows_with_a_seal_are_read_without_it(tmp_path):
     write_jsonl(path, rows, seal=True)
     assert read_jsonl(path) == [rows[0], {"text": "", "n": None}]
     lines = path.read_text().split("\n")
-    for damaged in (lines[1:], [lines[0].replace("1", "2"), *lines[1:]]):
+    renamed = [*lines[:2], lines[2].replace("checksum", "checksun"), ""]
+    for damaged in (lines[1:], [lines[0].replace("1", "2"), *lines[1:]], renamed):
         path.write_text("\n".join(damaged))
         with pytest.raises(OutputError, match="does not fit its checksum"):
             read_jsonl(path)

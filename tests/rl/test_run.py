@@ -225,7 +225,7 @@ def test_the_best_policy_is_kept_by_what_is_wanted_not_by_the_score(tiny_llama, 
 
     run.run(log=log)
     best = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
-    assert best == {"step": 2}
+    assert best["step"] == 2
     assert run.goodhart().sweet_spot == 2
     run.policy.load(tmp_path / "run" / "best" / "adapter")
     pairs = zip(run.policy.masters.all, states[2], strict=True)

@@ -182,6 +182,7 @@ def test_what_decides_the_rows_must_not_change_on_resume(loaded, fitted, tmp_pat
     tensors = load_file(fit / "probes.safetensors")
     shifted = {k: v + 1.0 if k.endswith("bias") else v for k, v in tensors.items()}
     save_file(shifted, fit / "probes.safetensors")
+    (fit / "digests.json").unlink()
     header = json.loads((fit / "probes.json").read_text())
     write_json(fit / "probes.json", {**header, "reference": None})
     changed("was started with probes")
@@ -347,6 +348,7 @@ def _spoil(folder):
     save_file(
         {k: np.full_like(v, np.nan) for k, v in tensors.items()}, folder / "probes.safetensors"
     )
+    (folder / "digests.json").unlink()
     header = json.loads((folder / "probes.json").read_text())
     header["reference"] = None  # so that not already the check of the scores finds it
     write_json(folder / "probes.json", header)
