@@ -77,7 +77,7 @@ def test_another_study_is_not_begun_in_its_place(small, capsys, monkeypatch, tmp
     assert capsys.readouterr().err.count("is done") == 2
     (out / "study.json").write_text("{")
     assert run(*small) == 1
-    assert "study.json: cannot be read" in capsys.readouterr().err
+    assert "study.json: not JSON" in capsys.readouterr().err
 
 
 def test_a_failed_stage_is_named_and_the_next_run_goes_on_there(small, capsys, monkeypatch):

@@ -17,8 +17,8 @@ from probekit.activations.store import ActivationStore
 from probekit.cli.main import cli
 from probekit.container import atomic_directory, write_json, write_jsonl
 from probekit.digests import check_directory, check_file, seal_fits, sealed, write_digests
-from probekit.errors import DataError, OutputError, ProbeError, StoreError
-from probekit.models.load import load_model
+from probekit.errors import DataError, ModelError, OutputError, ProbeError, StoreError
+from probekit.models.load import add_adapter, load_model
 from probekit.parsing import parse_json, read_json, read_jsonl, read_tensors, read_toml
 from probekit.steering import SteeringVector
 from probekit.verify import verify
@@ -210,3 +210,17 @@ def test_verify_looks_at_everything_below_a_directory(store, tmp_path):
     ]  # fmt: skip
     with pytest.raises(DataError, match="no such file or directory"):
         verify(tmp_path / "nowhere")
+
+
+def test_a_damaged_adapter_is_refused_before_it_is_put_in(tiny_llama, tmp_path):
+    with atomic_directory(tmp_path / "best") as folder:
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "adapter_config.json").write_text("{}")
+        save_file({"a": np.arange(8.0)}, folder / "adapter" / "adapter_model.safetensors")
+    path = tmp_path / "best" / "adapter" / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    loaded = load_model(str(tiny_llama), dtype="float32")
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors: does not fit its checksum"):
+        add_adapter(loaded, path.parent)
