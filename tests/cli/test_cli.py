@@ -69,8 +69,8 @@ def test_cache_and_fit_leave_the_files_of_the_contract(fitted):
     kind, folder = fitted
     names = {path.name for path in (folder / "sweep").iterdir()}
     assert names == {
-        "probes.safetensors", "probes.json", "digests.json", "sweep.json", "predictions.jsonl", "splits.jsonl",
-        "report.html", "run.json",
+        "probes.safetensors", "probes.json", "sweep.json", "predictions.jsonl", "splits.jsonl",
+        "report.html", "run.json", "digests.json",
     }  # fmt: skip
     record = json.loads((folder / "sweep" / "run.json").read_text())
     assert record["command"] == "fit" and record["versions"]["probekit"]
