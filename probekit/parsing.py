@@ -37,7 +37,7 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8 text") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at line {error.lineno}") from error
+        raise ValueError(f"not JSON ({error.msg}, line {error.lineno})") from error
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
