@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from probekit.digests import SEAL, files_of, sealed, write_digests
 from probekit.errors import OutputError
 
 
@@ -77,7 +78,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary directory beside `path`; move it onto `path` on success.
+    """Yield a temporary directory beside `path`; move it onto `path` on success, with its digests.
 
     An existing `path` is replaced only with `force`, and only once the new one is whole.
     """
@@ -89,6 +90,7 @@ def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         with disk_errors(path):
             yield temporary
+            write_digests(temporary, files_of(temporary))
             for file in temporary.rglob("*"):
                 if file.is_file():
                     file.chmod(0o666 & ~_umask())
@@ -101,23 +103,22 @@ def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Write `value` as indented JSON (NaN refused by becoming null) whole or not at all."""
-    text = json.dumps(jsonable(value), indent=1, ensure_ascii=False, allow_nan=False)
+    """Write `value` as indented JSON (NaN becomes null), an object with its seal, whole or not at all."""
+    value = jsonable(value)
+    value = sealed(value) if isinstance(value, dict) else value
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, whole or not at all."""
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], *, seal: bool = False) -> None:
+    """Write one JSON object a line, whole or not at all; with `seal` one more that seals them."""
+    written = [jsonable(row) for row in rows]
+    if seal:
+        written.append({SEAL: sealed({"rows": written})[SEAL]})
     with atomic_file(path) as temporary:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in written)
         temporary.write_text("".join(lines), encoding="utf-8")
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file that probekit wrote itself; for a user's own see `data.readers`."""
-    # Not splitlines(): it also breaks at U+2028 and the like, which a text may hold.
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
 def jsonable(value: Any) -> Any:  # noqa: ANN401 - any JSON-like value

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from probekit.container import disk_errors, write_json
 from probekit.errors import OutputError, ProbekitError
+from probekit.parsing import read_json
 from probekit.provenance import agrees
 
 LOCK = "lock"
@@ -68,7 +69,7 @@ class PartialFolder:
             When another process holds it, or it holds unfinished work and neither `resume` nor
             `force` was given, or that work was started with other settings.
         """
-        known = self.settings()
+        known = self.settings() if resume or not force else None
         if known is not None and not resume and not force:
             raise self.ERROR(
                 f"{self.path}: an interrupted {self.WORK} is here. Pass --resume to continue it or "
@@ -100,13 +101,12 @@ class PartialFolder:
 
     def settings(self) -> dict[str, Any] | None:
         """Return what the work in the folder was begun with, None where there is none."""
-        try:
-            found: dict[str, Any] = json.loads((self.path / "settings.json").read_text())
-        except FileNotFoundError:
+        file = self.path / "settings.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise self.ERROR(f"{self.path}: is not a folder. Remove it and run again.")
+        if not file.is_file():
             return None
-        except NotADirectoryError as error:
-            raise self.ERROR(f"{self.path}: is not a folder. Remove it and run again.") from error
-        return found
+        return read_json(file, self.ERROR, f"Pass --force to start the {self.WORK} again.")
 
     def _same(self, known: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key in sorted(known.keys() | wanted.keys()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -13,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from probekit.errors import ProbekitError
+from probekit.parsing import parse_toml
 from probekit.settings import problem, unknown_key
 
 TABLE = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -70,7 +70,7 @@ def _line(value: object, text: str) -> str:
     found = []
     for number, line in enumerate(text.splitlines(), 1) if isinstance(value, str) else ():
         for token in re.findall(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"", line):
-            with contextlib.suppress(tomllib.TOMLDecodeError):
-                if tomllib.loads(f"x = {token}")["x"] == value:
+            with contextlib.suppress(ValueError):
+                if parse_toml(f"x = {token}")["x"] == value:
                     found.append(f":{number}")
     return found[0] if len(found) == 1 else ""

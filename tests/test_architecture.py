@@ -14,17 +14,17 @@ ROOT = Path(__file__).parents[1] / "probekit"
 FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 LEVEL = {
-    "foreign": -1, "errors": 0, "lazy": 0, "numbers": 0, "settings": 1, "container": 1, "patterns": 1,
-    "provenance": 1, "partial": 2, "tables": 2, "results": 3, "data": 4, "models": 5, "behaviours": 6,
-    "activations": 6, "reports": 6, "probes": 7, "steering": 8, "rl": 8, "analyses": 9, "studies": 10,
-    "cli": 11, "__init__": 12, "__main__": 12,
+    "foreign": -1, "errors": 0, "lazy": 0, "numbers": 0, "settings": 1, "digests": 1, "patterns": 1,
+    "provenance": 1, "parsing": 2, "container": 2, "partial": 3, "tables": 3, "results": 4, "data": 5,
+    "models": 6, "behaviours": 7, "activations": 7, "reports": 7, "probes": 8, "steering": 9, "rl": 9,
+    "analyses": 10, "studies": 11, "verify": 11, "cli": 12, "__init__": 13, "__main__": 13,
 }  # fmt: skip
 """A room imports only rooms of a lower level, inside functions too."""
 REPORTS_KNOW = {"results", "container", "errors", "lazy", "foreign"}
 BUDGET = {
-    "activations": 2_040, "analyses": 1_080, "behaviours": 935, "cli": 2_240, "data": 1_820,
-    "models": 2_530, "probes": 3_960, "reports": 4_520, "results": 3_760, "rl": 4_850, "steering": 2_720,
-    "studies": 2_150,
+    "activations": 2_580, "analyses": 1_080, "behaviours": 940, "cli": 2_265, "data": 1_900,
+    "models": 2_540, "probes": 4_010, "reports": 4_520, "results": 3_760, "rl": 4_860, "steering": 2_770,
+    "studies": 2_170,
 }  # fmt: skip
 """Lines of a room (of reports and results templates, style and tables too). A budget is raised only in a
 commit that says why; `reports` and `results` are to come down to 4,200 together."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from probekit.activations.backends import Backend, make_backend, prove
 from probekit.activations.backends.base import Place
+from probekit.activations.checksums import Checksums, digests_below, hdf5_errors, write_checksums
 from probekit.activations.config import CacheConfig
 from probekit.activations.gather import plan_batches, read_batch
 from probekit.activations.layers import parse_layers
@@ -24,7 +26,7 @@ from probekit.activations.names import NameTable
 from probekit.activations.positions import PositionRule, parse_positions
 from probekit.activations.store import ActivationStore, TokenTable
 from probekit.activations.table import Cell
-from probekit.activations.workdir import WorkDir
+from probekit.activations.workdir import AGAIN, WorkDir
 from probekit.activations.writer import assemble, write_examples
 from probekit.container import disk_errors, refuse_existing
 from probekit.data.rows import Example
@@ -33,6 +35,7 @@ from probekit.foreign import recorded
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel, at_date_of
+from probekit.parsing import parse_json
 from probekit.provenance import agrees, run_record
 
 if TYPE_CHECKING:
@@ -154,20 +157,40 @@ class _Capture:
                 file.attrs["left_out"] = json.dumps({k: n for k, n in self.left_out.items() if n})
                 if surprisal is not None:
                     file["examples/surprisal"] = surprisal
+                write_checksums(file, digests_below(file["examples"]))
             draft.replace(self.examples_file)
 
     def run(self, progress: Progress) -> None:
         """Run the model over the batches that are not committed yet."""
-        with h5py.File(self.examples_file, "r") as file:
+        with self._table() as file:
             reader = TokenTable(file["examples"])
             self._check_space(reader)
             size = 1 if self.config.reproducible else self.config.batch_tokens
             batches = plan_batches(reader.lengths, size)
             start = self.work.batches_done
-            self.work.create(self.cells, self.config.store_dtype)
+            if not 0 <= start <= len(batches):
+                raise StoreError(
+                    f"{self.work.path}: {start} of {len(batches)} batches are done. {AGAIN}"
+                )
+            done = batches[:start]
+            rows = np.sort(np.concatenate(done)) if done else np.empty(0, dtype=np.int64)
+            self.work.check(self.cells, rows, reader.ragged, self.backend.d_model)
+            self.work.create(self.cells, self.config.store_dtype, new=start == 0)
             if start < len(batches):
                 prove(self.backend, self.places, self.loaded.device)
             self._run_batches(reader, batches, start, progress)
+
+    @contextmanager
+    def _table(self) -> Iterator[h5py.File]:
+        """Open the examples table, all of it compared with its checksums."""
+        path = self.examples_file
+        with hdf5_errors(path, AGAIN):
+            file = h5py.File(path, "r")
+        with file:
+            with hdf5_errors(path, AGAIN):
+                for line in Checksums.read(path, file, AGAIN).check_all(file):
+                    raise StoreError(line)
+            yield file
 
     def finish(self, progress: Progress) -> None:
         """Write the HDF5 file beside the flat rows and move it to its place."""
@@ -286,7 +309,7 @@ class _Capture:
 
     def _provenance(self) -> dict[str, Any]:
         with h5py.File(self.examples_file, "r") as file:
-            left_out = json.loads(file.attrs.get("left_out", "{}"))
+            left_out = parse_json(str(file.attrs.get("left_out", "{}")))
         return {
             **self.loaded.describe(),
             "storage_dtype": self.config.store_dtype,

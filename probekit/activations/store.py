@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.activations.checksums import AGAIN, Checksums, hdf5_errors
+from probekit.activations.schema import check_schema
 from probekit.activations.table import Cell, Examples
 from probekit.data.rows import Kind
 from probekit.errors import StoreError
 from probekit.models.chat import Rendered
+from probekit.parsing import object_of, parse_json
 
 FORMAT = "probekit.activations"
 FORMAT_VERSION = 1
@@ -31,9 +33,11 @@ class ActivationStore:
     Use `ActivationStore.open(path)`; it is a context manager, and `close()` does the same.
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: h5py.File, checksums: Checksums | None = None) -> None:
         self.path = path
         self._file = file
+        self.checksums = checksums or Checksums(path)
+        """What the file says that it holds."""
 
     @classmethod
     def open(cls, path: str | Path) -> ActivationStore:
@@ -43,19 +47,20 @@ class ActivationStore:
         ------
         StoreError
             When the file is missing, not HDF5 or cut short, not a probekit store, written by a
-            newer major version, or not complete.
+            newer major version, not complete, or not as docs/formats.md says; the line names the place.
         """
         path = Path(path)
         file = _open_hdf5(path)
         try:
-            _refuse_foreign_bytes(path, file)
-            _check_header(path, file)
-            store = cls(path, file)
-            store._check_shapes()
+            with hdf5_errors(path):
+                _refuse_foreign_bytes(path, file)
+                _check_header(path, file)
+                checksums = Checksums.read(path, file)
+                check_schema(path, file)
         except StoreError:
             file.close()
             raise
-        return store
+        return cls(path, file, checksums)
 
     def __enter__(self) -> ActivationStore:
         return self
@@ -70,8 +75,8 @@ class ActivationStore:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """Model, data, settings, versions and time of the capture."""
-        provenance: dict[str, Any] = json.loads(self._file.attrs["provenance"])
-        return provenance
+        place = f"{self.path}: provenance"
+        return object_of(str(self._file.attrs["provenance"]), place, StoreError, AGAIN)
 
     @property
     def kind(self) -> Kind:
@@ -96,7 +101,8 @@ class ActivationStore:
     @cached_property
     def examples(self) -> Examples:
         """The columns of the rows."""
-        return _read_examples(self._file["examples"])
+        with hdf5_errors(self.path):
+            return _read_examples(self._file["examples"], self._column)
 
     def cells(self) -> list[Cell]:
         """Return every stored matrix with one row an example, ordered by site, layer, position."""
@@ -134,7 +140,10 @@ class ActivationStore:
     @cached_property
     def tokens(self) -> TokenTable:
         """The rows' token ids and spans."""
-        return TokenTable(self._file["examples"])
+        with hdf5_errors(self.path):
+            for name in TokenTable.COLUMNS:
+                self.checksums.check(self._file[f"examples/{name}"])
+            return TokenTable(self._file["examples"])
 
     def _cells(self) -> Iterator[Cell]:
         for site, layers in self._file["activations"].items():
@@ -154,21 +163,14 @@ class ActivationStore:
         return self._file[name]
 
     def _read(self, dataset: h5py.Dataset) -> NDArray[np.float32]:
-        try:
-            return dataset[()].astype(np.float32, copy=False)  # type: ignore[no-any-return]
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}:{dataset.name}: cannot be read ({error}). Cache it again."
-            ) from error
+        return self._column(dataset).astype(np.float32, copy=False)
 
-    def _check_shapes(self) -> None:
-        for cell in self.cells():
-            shape = self._file[f"activations/{cell}"].shape
-            if shape != (self.n_examples, self.d_model):
-                raise StoreError(
-                    f"{self.path}:/activations/{cell}: has shape {shape}, expected "
-                    f"{(self.n_examples, self.d_model)}. The file is damaged; cache it again."
-                )
+    def _column(self, dataset: h5py.Dataset) -> NDArray[Any]:
+        """Return all of a dataset as it is stored, compared with its checksum."""
+        with hdf5_errors(Path(f"{self.path}:{dataset.name}")):
+            values: NDArray[Any] = dataset[()]
+            self.checksums.check(dataset, values)
+            return values
 
 
 def _open_hdf5(path: Path) -> h5py.File:
@@ -224,9 +226,12 @@ def _check_header(path: Path, file: h5py.File) -> None:
         raise StoreError(f"{path}: is not complete, its capture never ended. Cache it again.")
 
 
-def _read_examples(group: h5py.Group) -> Examples:
+def _read_examples(group: h5py.Group, read: Callable[[h5py.Dataset], NDArray[Any]]) -> Examples:
     def text(name: str) -> NDArray[np.object_]:
-        return np.asarray(group[name].asstr()[()], dtype=object)
+        column = read(group[name]).astype(object)
+        for row, value in enumerate(column):
+            column[row] = value.decode()
+        return column
 
     def words(name: str) -> NDArray[np.object_]:
         # Equal names are one string: a column of fixed width has the longest one in every row.
@@ -241,20 +246,25 @@ def _read_examples(group: h5py.Group) -> Examples:
         same = [column[::2] == column[1::2] for column in (prompt, completion)]
         identical = np.asarray(same[0] & same[1], dtype=bool)
     classes = group.attrs.get("classes")
-    names = tuple(json.loads(classes)) if classes is not None else None
+    names = tuple(parse_json(str(classes))) if classes is not None else None
+    side = words("side") if "side" in group else None
+    if side is not None and not ((side[::2] == "chosen") & (side[1::2] == "rejected")).all():
+        raise StoreError(
+            f"{group.file.filename}:{group.name}/side: is not chosen, rejected in turn. {AGAIN}"
+        )
     return Examples(
         kind=str(group.attrs["kind"]),  # type: ignore[arg-type]
         id=words("id"),
         group=words("group"),
-        n_tokens=group["n_tokens"][()].astype(np.int64),
+        n_tokens=read(group["n_tokens"]).astype(np.int64),
         prompt=prompt,
         completion=completion,
-        label=group["label"][()].astype(np.int64) if "label" in group else None,
+        label=read(group["label"]).astype(np.int64) if "label" in group else None,
         classes=names if names is None else (names[0], names[-1]),
-        score=group["score"][()] if "score" in group else None,
-        side=words("side") if "side" in group else None,
+        score=read(group["score"]) if "score" in group else None,
+        side=side,
         identical=identical,
-        surprisal=group["surprisal"][()] if "surprisal" in group else None,
+        surprisal=read(group["surprisal"]) if "surprisal" in group else None,
         tags={name: words(f"tags/{name}") for name in group.get("tags", {})},
     )
 
@@ -269,6 +279,8 @@ def _brief(numbers: list[int]) -> str:
 
 class TokenTable:
     """Rows of an examples group by index; spans are in memory, token ids stay in the file."""
+
+    COLUMNS = ("token_ids", "token_offsets", "span", "turn_end", "has_prompt")
 
     def __init__(self, group: h5py.Group) -> None:
         self._ids = group["token_ids"]

@@ -11,9 +11,16 @@ from typing import Any
 import h5py
 import numpy as np
 
+from probekit.activations.checksums import (
+    Checksums,
+    Digest,
+    digests_below,
+    hdf5_errors,
+    write_checksums,
+)
 from probekit.activations.store import FORMAT, FORMAT_VERSION, RAGGED
 from probekit.activations.table import Cell
-from probekit.activations.workdir import WorkDir
+from probekit.activations.workdir import AGAIN, WorkDir
 from probekit.data.rows import Example, Kind
 from probekit.errors import DataError
 from probekit.models.chat import Rendered
@@ -133,7 +140,11 @@ def assemble(
 ) -> None:
     """Write the finished store to `target`: the examples table, every cell, `complete` last."""
     with h5py.File(examples, "r") as source, h5py.File(target, "w") as file:
-        source.copy("examples", file)
+        with hdf5_errors(examples, AGAIN):
+            digests = dict(
+                Checksums.read(examples, source, AGAIN).datasets or digests_below(source)
+            )
+            source.copy("examples", file)
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["n_layers"] = n_layers
@@ -149,8 +160,12 @@ def assemble(
             dataset = file.create_dataset(
                 f"activations/{cell}", (n_rows, d_model), kind, chunks=(chunk, d_model)
             )
+            digest = Digest(kind, dataset.shape)
             for start, values in work.blocks(cell, n_rows, d_model):
                 dataset[start : start + len(values)] = values
+                digest.update(values)
+            digests[f"activations/{cell}"] = digest.hex()
+        write_checksums(file, digests)
         file.attrs["complete"] = True
 
 

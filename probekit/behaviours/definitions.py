@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from probekit import patterns
 from probekit.errors import BehaviourError, ProbekitError
 from probekit.foreign import inside
+from probekit.parsing import parse_toml
 from probekit.tables import TABLE, TomlTable, named
 
 Function = Callable[[str, str], bool]
@@ -238,8 +238,8 @@ def _read(path: Path, above: tuple[Path, ...] = (), *, allow_code: bool) -> Beha
     """Read a file; `above` are those that extend it, from the first on."""
     try:
         text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = parse_toml(text)
+    except (OSError, ValueError) as error:
         raise BehaviourError(
             f"{path}: cannot be read as TOML ({error}). See docs/behaviours.md."
         ) from error

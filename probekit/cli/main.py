@@ -27,6 +27,7 @@ COMMANDS = {
     "behaviours": "probekit.cli.behaviours:behaviours",
     "study": "probekit.cli.study:study",
     "report": "probekit.cli.report:report",
+    "verify": "probekit.cli.verify:verify",
 }
 
 

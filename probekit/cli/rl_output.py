@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from probekit.cli.options import echo, echo_json, log, positive_line
-from probekit.container import read_jsonl
 from probekit.errors import OutputError
+from probekit.parsing import read_json, read_jsonl
 
 
 class Watch:
@@ -48,8 +47,8 @@ def finish(target: Path, *, as_json: bool) -> None:
     from probekit.results.rl_files import DOCUMENT, EVALUATIONS, SAMPLES, STEPS
 
     found = read_jsonl(target / EVALUATIONS.file)
-    verdict = json.loads((target / CURVE).read_text(encoding="utf-8"))
-    record = json.loads((target / DOCUMENT.file).read_text(encoding="utf-8"))
+    verdict = read_json(target / CURVE, OutputError, DOCUMENT.again)
+    record = read_json(target / DOCUMENT.file, OutputError, DOCUMENT.again)
     positive = record["target"].get("positive_class")
     names = {
         "metrics": STEPS.file, "evaluations": EVALUATIONS.file, "samples": SAMPLES.file,

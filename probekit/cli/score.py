@@ -80,8 +80,8 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     write_json(Path(out + ".run.json"), {**record, **found})
     n = dataset.n_examples - len(refused)
     if options["as_json"]:
-        counts = {"n": n, "refused": len(refused)}
-        opt.echo_json({"path": out, **counts, "positive_class": fitted.positive_class})
+        counts = {"n": n, **({"refused": len(refused)} if options["skip_refused"] else {})}
+        opt.echo_json({"path": out, **counts})
     else:
         left_out = f", {len(refused)} left out that the chat template refuses" if refused else ""
         opt.echo(f"{out}: {n} scores{left_out}")

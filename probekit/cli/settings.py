@@ -185,11 +185,11 @@ class SettingsCommand(click.Command):
 
 def _toml(text: str) -> Any:  # noqa: ANN401 - a TOML value
     """Return what a text is in TOML; bare text as it is."""
-    import tomllib
+    from probekit.parsing import parse_toml
 
     try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"x = {text}")["x"]
+    except ValueError:
         return text
 
 
@@ -219,9 +219,6 @@ def shown(value: object) -> str:
 
 
 def _read(file: str) -> dict[str, Any]:
-    import tomllib
+    from probekit.parsing import read_toml
 
-    try:
-        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as TOML ({error}).") from error
+    return read_toml(Path(file), DataError, "See docs/settings.md.")

@@ -15,6 +15,8 @@ from probekit.errors import DataError
 ROLES = ("system", "user", "assistant", "tool")
 NAME_LIMIT = 100_000
 """Most characters of an id, a group or a tag: they are kept in memory, texts are not."""
+TEXT_LIMIT = 10_000_000
+"""Most characters of a text: far more than any model reads, and tokenizers take 50 times as many bytes."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -156,7 +158,12 @@ def short(value: Any) -> str:  # noqa: ANN401 - a field of any type
 
 
 def _encodable(text: str, place: str, field: str) -> str:
-    """Refuse half a surrogate pair: JSON can spell it, no tokenizer or file can hold it."""
+    """Refuse what no tokenizer can take: half a surrogate pair, or a text that ends the process."""
+    if len(text) > TEXT_LIMIT:
+        raise DataError(
+            f"{place}: {field} has {len(text):,} characters, the most is {TEXT_LIMIT:,}. Split or "
+            "shorten the row."
+        )
     half = _SURROGATE.search(text)
     if half:
         raise DataError(

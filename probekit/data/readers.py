@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from probekit.errors import DataError
 from probekit.numbers import plain_integer, plain_number
@@ -31,6 +31,14 @@ READ = {
     "tags", "instruction", "completions", "source", "response", "score_chosen", "score_rejected", *HELPSTEER,
 }  # fmt: skip
 """Columns that some row format or layout has. Of a table no other column is decoded: it may hold images."""
+LINE = 32 << 20
+"""Bytes that a line may have."""
+EXPANDED = 256 << 20
+"""Bytes that a column of a parquet file may unpack to, however few it has packed."""
+BATCH = 256 << 20
+"""Bytes that the rows of a batch of a parquet file may share out of a dictionary."""
+RATIO = 200
+"""Times that a larger one may grow."""
 UNREAD = "(a column that is not read)"
 
 
@@ -119,12 +127,25 @@ def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
             ) from error
 
 
+def _lines(handle: IO[bytes], source: str) -> Iterator[bytes]:
+    """Yield the lines of a stream, none longer than `LINE`: a packed file may hold one of gigabytes."""
+    number = 0
+    while line := handle.readline(LINE + 1):
+        number += 1
+        if len(line) > LINE:
+            raise DataError(
+                f"{source}:{number}: is longer than {LINE >> 20} MiB, the most of a line. Split the row."
+            )
+        yield line
+
+
 def _jsonl(path: Path, source: str) -> Iterator[Placed]:
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     number = 0
     with _readable(source):
         try:
-            with opener(path, "rb") as lines:
+            with opener(path, "rb") as handle:
+                lines = _lines(cast(IO[bytes], handle), source)
                 for number, line in enumerate(_decoded(lines, source), 1):
                     if line.strip():
                         yield f"{source}:{number}", _object(f"{source}:{number}", line)
@@ -154,7 +175,7 @@ def _object(place: str, line: str) -> Record:
 
 def _csv(path: Path, source: str) -> Iterator[Placed]:
     with _readable(source), path.open("rb") as handle:
-        rows = csv.DictReader(_decoded(handle, source), strict=True)
+        rows = csv.DictReader(_decoded(_lines(handle, source), source), strict=True)
         try:
             twice = [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]
             if twice:
@@ -198,7 +219,8 @@ def _parquet(path: Path, source: str, wanted: Collection[str]) -> Iterator[Place
             names = file.schema_arrow.names
             read = [name for name in names if name in wanted]
             unread = {name: UNREAD for name in names if name not in wanted}
-            for batch in file.iter_batches(batch_size=256, use_threads=False, columns=read):
+            size = _batch_size(file.metadata, source, read)
+            for batch in file.iter_batches(batch_size=size, use_threads=False, columns=read):
                 for i in range(batch.num_rows):
                     number += 1
                     (record,) = batch.slice(i, 1).to_pylist()
@@ -210,6 +232,27 @@ def _parquet(path: Path, source: str, wanted: Collection[str]) -> Iterator[Place
     except (ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{source}: is not a readable parquet file ({first}).") from error
+
+
+def _batch_size(metadata: Any, source: str, read: Collection[str]) -> int:  # noqa: ANN401
+    """Return how many rows may be in memory at once, each as long as a whole column's dictionary.
+
+    A file of which a column unpacks to far more than is there is refused before any is unpacked.
+    """
+    largest = 1
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            name, size = column.path_in_schema.split(".")[0], column.total_uncompressed_size
+            if name in read and size > max(EXPANDED, RATIO * column.total_compressed_size):
+                raise DataError(
+                    f"{source}: column {name} unpacks to {size / 1e6:,.0f} MB from "
+                    f"{column.total_compressed_size / 1e6:,.1f} MB, expected {RATIO} times at most. "
+                    "Write it again as jsonl, if it is to be trusted."
+                )
+            if name in read:
+                largest = max(largest, size)
+    return max(1, min(256, BATCH // largest))
 
 
 def _huggingface(name: str, split: str, wanted: Collection[str]) -> Iterator[Placed]:

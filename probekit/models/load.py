@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from probekit.digests import check_file
 from probekit.errors import ModelError
 from probekit.models.chat import Turn, turn_of
 from probekit.models.dates import set_date, today
@@ -201,7 +202,7 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
         When there is no adapter, or it is of another model.
     """
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
@@ -213,6 +214,7 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
         raise ModelError(
             f"{folder}: holds no adapter_model.safetensors. Expected one: a pickled adapter is not read."
         )
+    check_file(folder / "adapter_model.safetensors", ModelError, "Take another checkpoint.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as of merging, which is not done
@@ -229,7 +231,7 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
         refuse_steered_by_prompt(adapted)
         compute_unrounded(adapted)
         return dataclasses.replace(loaded, model=adapted.get_base_model())
-    except (OSError, RuntimeError, ValueError, UserWarning) as error:
+    except (OSError, RuntimeError, ValueError, UserWarning, SafetensorError) as error:
         raise ModelError(
             f"{folder}: the adapter does not fit {loaded.spec} "
             f"({' '.join(str(error).split())[:200]}). Name the model that it was trained on."

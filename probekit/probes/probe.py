@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +10,50 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from scipy.special import expit
+from typing_extensions import TypedDict
 
 from probekit.activations.table import Cell
 from probekit.container import write_json
+from probekit.digests import check_file
 from probekit.errors import ProbeError
+from probekit.parsing import read_json, tensor_errors
 from probekit.probes.ridge import from_unit
 from probekit.results.intervals import Array
+from probekit.results.table import reason
 
 FORMAT = "probekit.probes"
 FORMAT_VERSION = 1
 WEIGHTS, HEADER = "probes.safetensors", "probes.json"
 SHUFFLED = "shuffled/coef"
+AGAIN = "Fit again."
+
+
+class _Row(TypedDict):
+    """A probe in probes.json."""
+
+    kind: str
+    head: str | None
+    site: str
+    layer: int
+    position: str
+    l2: float | None
+    metrics: dict[str, Any]
+
+
+class _Header(TypedDict):
+    """Keys of probes.json that a probe is made of."""
+
+    data_kind: str
+    classes: tuple[str, str] | None
+    score_range: tuple[float, float] | None
+    d_model: int
+    chosen: int
+    probes: list[_Row]
+    distributions: dict[str, Any]
+    reference: dict[str, Any] | None
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -220,7 +251,12 @@ class Probe:
         """Load the weights of the chosen cell's heads on shuffled targets, (n, d_model); n may be 0."""
         from safetensors import safe_open
 
-        with safe_open(Path(directory) / WEIGHTS, framework="numpy") as file:
+        path = Path(directory) / WEIGHTS
+        check_file(path, ProbeError, AGAIN)
+        with (
+            tensor_errors(path, ProbeError, AGAIN),
+            safe_open(path, framework="numpy") as file,
+        ):
             known = SHUFFLED in file.keys()  # noqa: SIM118 - not a dictionary
             return np.asarray(file.get_tensor(SHUFFLED) if known else np.empty((0, 0)))
 
@@ -296,34 +332,43 @@ def _read_header(directory: Path) -> dict[str, Any]:
         raise ProbeError(
             f"{directory}: is not a probe ({what}). Expected a directory written by probekit fit."
         )
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-        recognised = header.get("format") == FORMAT and bool(header.get("complete"))
-    except (ValueError, AttributeError) as error:
-        raise ProbeError(f"{path}: is damaged ({error}). Fit again.") from error
-    if not recognised:
-        raise ProbeError(f"{path}: is not a complete probekit probe file. Fit again.")
-    if header["format_version"] > FORMAT_VERSION:
+    header = read_json(path, ProbeError, AGAIN)
+    if header.get("format") != FORMAT or header.get("complete") is not True:
+        raise ProbeError(f"{path}: is not a complete probekit probe file. {AGAIN}")
+    version = header.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ProbeError(
-            f"{path}: has format version {header['format_version']}, this probekit reads up to "
+            f"{path}: has format version {version}, this probekit reads up to "
             f"{FORMAT_VERSION}. Update probekit."
         )
-    return dict(header)
+    try:
+        checked: dict[str, Any] = dict(TypeAdapter(_Header).validate_python(header))
+    except ValidationError as error:
+        raise ProbeError(f"{path}: {reason(error)}. {AGAIN}") from error
+    if not 0 <= checked["chosen"] < len(checked["probes"]):
+        raise ProbeError(
+            f"{path}: chosen is {checked['chosen']}, expected one of {len(checked['probes'])} probes. "
+            f"{AGAIN}"
+        )
+    check_file(directory / WEIGHTS, ProbeError, AGAIN)
+    return checked
 
 
 def _from_row(
     directory: Path, header: dict[str, Any], row: dict[str, Any], *, is_chosen: bool
 ) -> Probe:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
+    path = directory / WEIGHTS
     cell = Cell(row["site"], row["layer"], row["position"])
     name = f"{row['kind']}/{cell}"
-    try:
-        with safe_open(directory / WEIGHTS, framework="numpy") as file:
-            coef, bias = file.get_tensor(f"{name}/coef"), file.get_tensor(f"{name}/bias")
-    except (OSError, SafetensorError) as error:
-        raise ProbeError(f"{directory / WEIGHTS}: cannot be read ({error}). Fit again.") from error
-    pair = header["classes"], header["score_range"]
+    with tensor_errors(path, ProbeError, AGAIN), safe_open(path, framework="numpy") as file:
+        coef, bias = file.get_tensor(f"{name}/coef"), file.get_tensor(f"{name}/bias")
+    if coef.shape != (header["d_model"],) or bias.shape != (1,):
+        raise ProbeError(
+            f"{path}: {name} has weights of shape {coef.shape} and {bias.shape}, expected "
+            f"({header['d_model']},) and (1,). {AGAIN}"
+        )
     return Probe(
         kind=row["kind"],
         head=row["head"],
@@ -332,8 +377,8 @@ def _from_row(
         bias=float(bias[0]),
         l2=row["l2"],
         data_kind=header["data_kind"],
-        classes=None if pair[0] is None else (pair[0][0], pair[0][1]),
-        score_range=None if pair[1] is None else (pair[1][0], pair[1][1]),
+        classes=header["classes"],
+        score_range=header["score_range"],
         metrics=row["metrics"],
         distributions=header["distributions"] if is_chosen else {},
         reference=header["reference"] if is_chosen else None,

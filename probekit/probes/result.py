@@ -13,9 +13,10 @@ from scipy.special import expit
 
 from probekit.activations.table import Cell
 from probekit.container import write_json
+from probekit.digests import write_digests
 from probekit.probes.metrics import rating_reliability, reliability
 from probekit.probes.outer import Outer
-from probekit.probes.probe import Probe, save_probes
+from probekit.probes.probe import WEIGHTS, Probe, save_probes
 from probekit.probes.ridge import from_unit
 from probekit.probes.solvers import End
 from probekit.probes.splits import FRACTIONS, Index
@@ -134,6 +135,7 @@ class SweepResult:
         PREDICTIONS.write(directory, self.predictions())
         SPLITS.write(directory, self.splits())
         write_json(directory / DOCUMENT.file, {**DOCUMENT.header, **self.record()})
+        write_digests(directory, [WEIGHTS, PREDICTIONS.file, SPLITS.file])
 
     def summary(self) -> FitSummary:
         """Return the part of the JSON that `probekit fit --json` prints."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import TypedDict
 
+from probekit.errors import ProbeError
+from probekit.parsing import read_json
 from probekit.results.intervals import Interval
 from probekit.results.runs import Run
-from probekit.results.table import Document, Table, read_json
+from probekit.results.table import Document, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +80,7 @@ class ElicitRun(Run):
     @cached_property
     def leaks(self) -> dict[str, dict[str, Interval]]:
         """Accuracy of pairs by words (`tfidf`) and by `length` alone: of `all` and of each class."""
-        leaks = read_json(self.directory / LEAKS, DOCUMENT.again)
+        leaks = read_json(self.directory / LEAKS, ProbeError, DOCUMENT.again)
         parts = {"all": leaks["total"], **leaks["by_class"]}
         return {
             part: {name: Interval.from_json(value) for name, value in features.items()}

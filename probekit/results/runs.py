@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from probekit.errors import ProbeError
-from probekit.results.table import Document, read_json
+from probekit.parsing import parse_json, read_json
+from probekit.results.table import Document
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ class Run:
     def provenance(self) -> dict[str, Any]:
         """The run record beside it: arguments, versions, seed; empty where there is none."""
         path = self.directory / "run.json"
-        return read_json(path, self.DOCUMENT.again) if path.is_file() else {}
+        return read_json(path, ProbeError, self.DOCUMENT.again) if path.is_file() else {}
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -83,7 +83,7 @@ def command_of(directory: Path) -> str:
             f"{', '.join(HEARTS)} wrote."
         )
     try:
-        command = json.loads(path.read_text(encoding="utf-8"))["command"]
+        command = parse_json(path.read_bytes())["command"]
     except (ValueError, KeyError, TypeError):
         return "rl"  # its reader says what is wrong with the file
     # Others leave a run record too: without their own file they are partial, and their reader says so.

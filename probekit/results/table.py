@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
 
 from probekit.container import atomic_file, jsonable
+from probekit.digests import check_file
 from probekit.errors import ProbeError
+from probekit.parsing import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +76,7 @@ class Table:
             except ValidationError as error:
                 what = f"{path}:{number}: not {self.what} row ({reason(error)})"
                 raise ProbeError(f"{what}. {again}") from error
+        check_file(path, ProbeError, again)
         if len(rows) != (len(rows) if expected is None else expected):
             raise ProbeError(
                 f"{path}: has {len(rows)} rows, expected {expected}; the file is partial or from "
@@ -136,7 +139,7 @@ class Document:
             raise ProbeError(
                 f"{directory}: {lacks}, expected the output of {self.words}. {self.give}"
             )
-        value = read_json(path, self.again)
+        value = read_json(path, ProbeError, self.again)
         self._check_header(path, value)
         try:
             return dict(self._adapter.validate_python(value))
@@ -160,23 +163,6 @@ class Document:
         if value.get("complete", True) is not True:
             got = "the command did not finish, the file is partial"
             raise ProbeError(f"{path}: {got}. {self.again}")
-
-
-def read_json(path: Path, again: str) -> dict[str, Any]:
-    """Return the JSON object in a file; ProbeError when it is absent or holds something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ProbeError(f"{path}: no such file. {again}") from error
-    except json.JSONDecodeError as error:
-        raise ProbeError(
-            f"{path}:{error.lineno}: not JSON ({error.msg}), the file is partial or damaged. {again}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ProbeError(f"{path}: not UTF-8 text, the file is damaged. {again}") from error
-    if not isinstance(value, dict):
-        raise ProbeError(f"{path}: got a {type(value).__name__}, expected an object. {again}")
-    return value
 
 
 def reason(error: ValidationError) -> str:
@@ -213,4 +199,4 @@ def numbers(*texts: str) -> AfterValidator:
 
 def _open(row: type) -> type:
     """Return a `TypedDict` that keeps keys which it does not declare."""
-    return with_config(ConfigDict(extra="allow"))(row)
+    return with_config(ConfigDict(extra="allow", allow_inf_nan=False))(row)

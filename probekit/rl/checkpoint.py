@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import threading
@@ -16,14 +15,15 @@ import torch
 from probekit.container import (
     atomic_directory,
     disk_errors,
-    read_jsonl,
     write_json,
 )
+from probekit.digests import DIGESTS, check_directory, write_digests
 from probekit.errors import OutputError
-from probekit.results.rl_files import EVALUATIONS, SAMPLES, STEPS
+from probekit.parsing import object_of, read_json, read_jsonl, read_tensors
+from probekit.results.rl_files import BEST_OF, EVALUATIONS, SAMPLES, STEPS
 from probekit.results.table import Table
 from probekit.rl.learner import Learner
-from probekit.rl.policy import AnyPolicy
+from probekit.rl.policy import AGAIN, AnyPolicy
 from probekit.rl.refit import Refitter
 
 LOGS = tuple(table.file for table in (STEPS, EVALUATIONS, SAMPLES))
@@ -44,7 +44,7 @@ class Logs:
     def read(self, table: Table) -> list[dict[str, Any]]:
         """Return the rows of a file; none where it is not there yet."""
         path = self.folder / table.file
-        return read_jsonl(path) if path.exists() else []
+        return read_jsonl(path, OutputError, AGAIN) if path.exists() else []
 
     def append(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows at the end of a file, NaN as null."""
@@ -52,13 +52,19 @@ class Logs:
         with disk_errors(path), path.open("a", encoding="utf-8") as handle:
             handle.write(table.lines(rows))
 
+    def seal(self) -> None:
+        """Write the digests of what the files hold by now; they may grow on."""
+        with disk_errors(self.folder):
+            names = [name for name in (*LOGS, BEST_OF.file) if (self.folder / name).is_file()]
+            write_digests(self.folder, names, growing=LOGS)
+
     def first_step(self) -> dict[str, Any] | None:
         """Return the row of the run's first step; None before it is written."""
         path = self.folder / STEPS.file
         if not _size(path):
             return None
         with path.open("rb") as handle:
-            return dict(json.loads(handle.readline()))
+            return object_of(handle.readline(), f"{path}:1", OutputError, AGAIN)
 
     def last_evaluation(self) -> int:
         """Return the step of the last evaluation, -1 without one; samples of a later one are dropped."""
@@ -67,6 +73,7 @@ class Logs:
         if any(int(row["step"]) > last for row in samples):
             (self.folder / SAMPLES.file).unlink()
             self.append(SAMPLES, [row for row in samples if int(row["step"]) <= last])
+            self.seal()
         return last
 
 
@@ -102,6 +109,8 @@ class Checkpoint:
                 "outputs": outputs,
             }
             write_json(target / "checkpoint.json", header)
+        # Later than the checkpoint: what is resumed from it is at least as long as what is listed.
+        Logs(self.folder).seal()
 
     def save_best(self, policy: AnyPolicy, step: int) -> None:
         """Keep the policy as the best one so far."""
@@ -114,21 +123,23 @@ class Checkpoint:
 
         Returns 0, with nothing changed, when there is no checkpoint.
         """
-        from safetensors.torch import load_file
-
         self._recover()
         if not (self.path / "checkpoint.json").is_file():
             for name in LOGS:
                 (self.folder / name).unlink(missing_ok=True)
+            (self.folder / DIGESTS).unlink(missing_ok=True)
             return 0
-        header = json.loads((self.path / "checkpoint.json").read_text(encoding="utf-8"))
+        check_directory(self.path, OutputError, AGAIN)
+        check_directory(self.folder, OutputError, AGAIN)
+        header = read_json(self.path / "checkpoint.json", OutputError, AGAIN)
         policy.load(self.path / "adapter")
-        tensors = load_file(self.path / "optimizer.safetensors")
+        tensors = read_tensors(self.path / "optimizer.safetensors", OutputError, AGAIN)
         learner.optimizer.load_state_dict(_nested(tensors, header["optimizer"]))
         if "entropy" in header:  # checkpoints older than it had one weight throughout
             learner.entropy_weight.load_state(header["entropy"])
         if refitter is not None:
-            refitter.load_state(load_file(self.path / "heads.safetensors"), header["outputs"])
+            heads = read_tensors(self.path / "heads.safetensors", OutputError, AGAIN)
+            refitter.load_state(heads, header["outputs"])
         cut_logs(self.folder, header["logs"])
         return int(header["step"])
 

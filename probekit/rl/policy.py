@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from probekit.errors import ModelError
+from probekit.errors import ModelError, OutputError
 from probekit.models.load import LoadedModel
 from probekit.models.low_rank import ADAPTER, compute_unrounded, parts
+from probekit.parsing import read_tensors
 from probekit.rl.config import RLConfig
 from probekit.rl.lora_targets import all_linear, check_mergeable
 
@@ -65,6 +66,10 @@ class Masters:
         for master, value in zip(self.all, values, strict=True):
             master.copy_(value)
         self.publish()
+
+
+AGAIN = "Pass --force to start the run again."
+"""The remedy for a damaged checkpoint."""
 
 
 class FullPolicy:
@@ -118,9 +123,7 @@ class FullPolicy:
 
     def load(self, folder: Path) -> None:
         """Set the weights to those of a saved one."""
-        from safetensors.torch import load_file
-
-        saved = load_file(folder / MASTERS)
+        saved = read_tensors(folder / MASTERS, OutputError, AGAIN)
         self.masters.set([saved[name] for name in self._names])
 
 
@@ -268,9 +271,7 @@ class Policy:
 
     def load(self, folder: Path) -> None:
         """Set the adapter's weights to those of a saved one."""
-        from safetensors.torch import load_file
-
-        saved = load_file(folder / "adapter_model.safetensors")
+        saved = read_tensors(folder / "adapter_model.safetensors", OutputError, AGAIN)
         self.masters.set([saved[name.replace(f".{ADAPTER}", "")] for name in self._names])
 
 

@@ -16,10 +16,12 @@ import numpy as np
 from probekit.behaviours import Behaviours, Wanted
 from probekit.container import disk_errors, refuse_existing, write_json
 from probekit.data.rows import Example
+from probekit.digests import DIGESTS
 from probekit.errors import DataError, OutputError, ProbeError, StoreError
 from probekit.foreign import recorded
 from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel
+from probekit.parsing import read_json
 from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
@@ -27,9 +29,10 @@ from probekit.provenance import agrees, run_record
 from probekit.results.goodhart import CURVE, detectable
 from probekit.results.rl import RLRun
 from probekit.results.rl_files import BEST_OF, DOCUMENT
-from probekit.rl.checkpoint import LOGS
+from probekit.rl.checkpoint import LOGS, Logs
 from probekit.rl.config import RLConfig
 from probekit.rl.head_data import HeadData
+from probekit.rl.policy import AGAIN
 from probekit.rl.prompts import Balance
 from probekit.rl.target import bad_scores, good_scores
 from probekit.rl.train import Log, Trainer
@@ -166,6 +169,7 @@ def _write_run(trainer: Trainer, record: dict[str, Any], *, resume: bool, log: L
         if left := ", ".join(getattr(trainer.policy, "left_out", [])):
             log({"note": f"note: the adapter leaves out {left}, which it cannot be merged into."})
     trainer.run(resume=continued, log=log)
+    Logs(out).seal()
     write_json(out / CURVE, _came_to(trainer))
 
 
@@ -305,7 +309,7 @@ def _same_run(out: Path, record: dict[str, Any]) -> bool:
     """Return whether there is a run in a directory; it must be this one, but for its length."""
     if not (out / DOCUMENT.file).is_file():
         return False
-    before = json.loads((out / DOCUMENT.file).read_text(encoding="utf-8"))
+    before = read_json(out / DOCUMENT.file, OutputError, AGAIN)
     # A setting that is younger than the run had its default.
     before["settings"] = {**dataclasses.asdict(RLConfig()), **before.get("settings", {})}
     for key in ("settings", "identity"):
@@ -342,7 +346,7 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
 def _clear(out: Path) -> None:
     """Take away what an earlier run left in its directory."""
     with disk_errors(out):
-        for name in (*LOGS, BEST_OF.file, DOCUMENT.file, CURVE, "report.html"):
+        for name in (*LOGS, BEST_OF.file, DOCUMENT.file, CURVE, DIGESTS, "report.html"):
             (out / name).unlink(missing_ok=True)
         for name in ("checkpoint", "best", "tensorboard"):
             shutil.rmtree(out / name, ignore_errors=True)

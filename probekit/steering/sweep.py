@@ -16,6 +16,7 @@ from probekit.activations.layers import parse_layers
 from probekit.behaviours import Behaviours, Judge
 from probekit.container import atomic_directory, refuse_existing, write_json
 from probekit.data.rows import Example
+from probekit.digests import write_digests
 from probekit.errors import SteeringError
 from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel
@@ -67,13 +68,12 @@ class SteerResult:
         """Write steer.json, completions.jsonl, run.json and the vector into an existing directory."""
         for table, rows in ((COMPLETIONS, self.rows), (RERANKED, self.reranked)):
             if rows:
-                lines = table.lines(
-                    row for condition_rows in rows.values() for row in condition_rows
-                )
+                lines = table.lines(row for part in rows.values() for row in part)
                 (directory / table.file).write_text(lines, encoding="utf-8")
         self.vector.save(directory / "vector.safetensors")
         write_json(directory / "run.json", self.summary["provenance"])
         write_json(directory / DOCUMENT.file, self.summary)
+        write_digests(directory, [path.name for path in directory.glob("*.jsonl")])
 
 
 def steer_sweep(

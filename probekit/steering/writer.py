@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from probekit.behaviours import Behaviours, Judge
-from probekit.container import jsonable, read_jsonl, write_jsonl
+from probekit.container import write_jsonl
 from probekit.data.rows import Example
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import Completion, sample
 from probekit.models.sampling_config import SamplingConfig
+from probekit.parsing import read_jsonl
 from probekit.partial import PartialFolder
 from probekit.results.steer import RANDOM, CompletionRow, Condition
 from probekit.steering.intervention import Steering, steered
@@ -34,11 +35,12 @@ class Journal(PartialFolder):
     def read(self, condition: Condition) -> list[dict[str, Any]] | None:
         """Return the rows of a finished condition, None for one that is still to run."""
         path = self._file(condition)
-        return read_jsonl(path) if path.exists() else None
+        again = "Remove it to run this condition again, or pass --force."
+        return read_jsonl(path, self.ERROR, again) if path.exists() else None
 
     def write(self, condition: Condition, rows: list[dict[str, Any]]) -> None:
         """Keep the rows of a finished condition."""
-        write_jsonl(self._file(condition), map(jsonable, rows))
+        write_jsonl(self._file(condition), rows, seal=True)
 
     def set_down(self) -> None:
         """Let go of the folder; it stays only when it holds a finished condition."""

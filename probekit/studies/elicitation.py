@@ -16,18 +16,19 @@ import numpy as np
 
 from probekit.activations.names import name_logprobs
 from probekit.container import (
-    read_jsonl,
     refuse_existing,
     write_json,
     write_jsonl,
 )
 from probekit.data.rows import Example, Message
+from probekit.digests import write_digests
 from probekit.errors import DataError, OutputError
 from probekit.models.chat import Rendered, render
 from probekit.models.frame import continuation
 from probekit.models.load import LoadedModel, at_date_of
 from probekit.models.sampling import check_context, sample
 from probekit.models.sampling_config import SamplingConfig
+from probekit.parsing import read_json, read_jsonl
 from probekit.partial import hold
 from probekit.provenance import agrees, run_record
 from probekit.results.elicit import COMPLETIONS, DOCUMENT, LEAKS, PAIRS
@@ -36,6 +37,7 @@ from probekit.studies.leaks import leak_check, without_telling_words
 from probekit.studies.pairing import drops, judge, known, pair_rows, trim
 from probekit.studies.recipe import OWN, Recipe, Variant
 
+BEGIN_AGAIN = "Pass --force to begin the run again."
 PART = 64
 """Prompts of a part: it is written whole, so that an interrupted run loses one at most."""
 
@@ -110,7 +112,7 @@ def elicit(
     _check_prompts(prompts, recipe)
     started = out / "parts" / "identity.json"
     if resume and started.is_file():
-        loaded = at_date_of(loaded, json.loads(started.read_text(encoding="utf-8")))
+        loaded = at_date_of(loaded, read_json(started, OutputError, BEGIN_AGAIN))
     identity = _identity(loaded, recipe, prompts, seed)
     resumed = _may_write(out, identity, resume=resume, force=force)
     record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
@@ -135,6 +137,7 @@ def elicit(
         numbers = {"n_pairs": found.n_pairs, "n_pairs_told_by_words": found.n_told_by_words}
         done = {**record, **loaded.describe(), **shown, "drops": found.drops, **numbers}
         write_json(out / DOCUMENT.file, done)
+        write_digests(out, [COMPLETIONS.file, PAIRS.file])
         shutil.rmtree(folder)
     return dataclasses.replace(found, familiarity=familiarity)
 
@@ -193,8 +196,11 @@ def _write_parts(
             seeded = dataclasses.replace(
                 config, seed=part.seed, samples=recipe.samples_of(part.variant)
             )
-            write_jsonl(path, _write(loaded, part.prompts, part.variant, recipe, seeded))
-        rows += read_jsonl(path)
+            part_rows = _write(loaded, part.prompts, part.variant, recipe, seeded)
+            write_jsonl(path, part_rows, seal=True)
+        rows += read_jsonl(
+            path, OutputError, "Remove it to write this part again, or pass --force."
+        )
         progress(len(rows), total)
     return rows
 
@@ -320,7 +326,7 @@ def _may_write(out: Path, identity: dict[str, Any], *, resume: bool, force: bool
     """Return whether a run is gone on with; refuse what may not be, and touch nothing."""
     started = out / "parts" / "identity.json"
     if resume and started.is_file():
-        known = json.loads(started.read_text(encoding="utf-8"))
+        known = read_json(started, OutputError, BEGIN_AGAIN)
         for key, value in identity.items():
             if not agrees(known, {**known, key: value}):
                 raise OutputError(

@@ -6,7 +6,6 @@ ask about things that no head has seen.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from probekit.behaviours import Behaviours, measure_quality
+from probekit.parsing import parse_json
 from probekit.reports.knowledge_awareness import context
 from probekit.results.intervals import Interval
 from probekit.results.study import StudyRun
@@ -192,7 +192,7 @@ def page(run: StudyRun) -> dict[str, Any]:
 def pattern_accuracy() -> Interval:
     """Return how often the shipped patterns agree with labels by hand that they were not written on."""
     text = (files("probekit.behaviours") / LABELLED).read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    rows = [parse_json(line) for line in text.split("\n") if line.strip()]
     held_out = [
         {key: str(row[key]) for key in ("prompt", "completion", "label")}
         for row in rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -28,6 +27,7 @@ from probekit.behaviours.definitions import shipped
 from probekit.data.rows import Message
 from probekit.errors import DataError, ProbekitError
 from probekit.foreign import inside
+from probekit.parsing import parse_toml
 from probekit.settings import one
 from probekit.tables import TABLE, TomlTable, named
 
@@ -204,8 +204,8 @@ class Recipe(TomlTable):
         path = _find(str(source))
         try:
             text = path.read_text(encoding="utf-8")
-            table = tomllib.loads(text)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            table = parse_toml(text)
+        except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read as TOML ({error}).") from error
         if isinstance(known := table.get("behaviours"), str):
             table["behaviours"] = _beside(path, known, allow_code=allow_code) if known else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from probekit import __version__
 from probekit.container import write_json
+from probekit.errors import OutputError
+from probekit.parsing import read_json
 from probekit.results.runs import HEARTS
 
 SPEED = ("--device", "--threads", "--batch-tokens")
@@ -153,7 +154,8 @@ class Progress:
 
     def __init__(self, path: Path, about: dict[str, Any], stages: Sequence[Stage]) -> None:
         self.path, self.about, self.stages = path, about, list(stages)
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        again = "Pass --force to begin the study again, or choose another --out."
+        before = read_json(path, OutputError, again) if path.is_file() else {}
         self._items: dict[str, dict[str, Any]] = {i["name"]: i for i in before.get("stages", [])}
         self._save()
 

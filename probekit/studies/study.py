@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from probekit.container import disk_errors, refuse_existing
 from probekit.errors import DataError, OutputError
+from probekit.parsing import read_json
 from probekit.provenance import run_record
 from probekit.results.study import DOCUMENT, StudyRun
 from probekit.studies.schedule import Schedule, run_in_turn
@@ -218,12 +218,7 @@ def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / DOCUMENT.file
     if not path.is_file():
         return
-    try:
-        known = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise OutputError(
-            f"{path}: cannot be read ({error}). Choose another --out, or pass --force to begin again."
-        ) from error
+    known = read_json(path, OutputError, "Choose another --out, or pass --force to begin again.")
     for key, value in identity.items():
         if known.get(key) != value:
             raise OutputError(

@@ -15,6 +15,7 @@ import pytest
 from probekit.activations.store import ActivationStore
 from probekit.cli.fit import summary_lines
 from probekit.cli.main import COMMANDS, main
+from probekit.container import write_json
 from probekit.probes import Probe
 from probekit.results.sweep import close, l2_ends
 from probekit.rl.head_data import HeadData
@@ -69,7 +70,7 @@ def test_cache_and_fit_leave_the_files_of_the_contract(fitted):
     names = {path.name for path in (folder / "sweep").iterdir()}
     assert names == {
         "probes.safetensors", "probes.json", "sweep.json", "predictions.jsonl", "splits.jsonl",
-        "report.html", "run.json",
+        "report.html", "run.json", "digests.json",
     }  # fmt: skip
     record = json.loads((folder / "sweep" / "run.json").read_text())
     assert record["command"] == "fit" and record["versions"]["probekit"]
@@ -408,7 +409,7 @@ def test_every_command_has_help_with_an_example(capsys):
             assert "Example:\n" in shown, path
             assert f"probekit {' '.join(path)}" in shown.split("Example:")[1], path
     assert set(COMMANDS) == {
-        "models", "data", "sample", "elicit", "cache", "fit", "score", "steer", "rl", "dynamics",
+        "models", "data", "sample", "elicit", "cache", "fit", "score", "steer", "rl", "dynamics", "verify",
         "behaviours", "study", "report",
     }  # fmt: skip
 
@@ -464,7 +465,8 @@ def test_scoring_under_another_configuration_of_the_same_weights_is_refused(
     assert "config_hash is" in capsys.readouterr().err
     old = tmp_path / "old"  # a probe from before there was one is judged by its reference rows
     shutil.copytree(folder / "sweep", old)
+    (old / "digests.json").unlink()
     for path in old.rglob("*.json"):
-        path.write_text(path.read_text().replace('"config_hash"', '"unknown"'))
+        write_json(path, json.loads(path.read_text().replace('"config_hash"', '"unknown"')))
     command[2] = old
     assert run(*command, "--model", tiny_llama) == 0

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from probekit.container import write_json
 from tests.cli.test_cli import rows, run
 from tests.reports.golden import page_text
 
@@ -34,7 +35,7 @@ def test_dynamics_leaves_its_files_and_the_report_is_drawn_again(folder, capsys)
     assert found["paths"]["report"] == str(out / "report.html")
     assert list(found["findings"]) == ["sgd", "adamw"] and found["conclusion"]["points"]
     names = {path.name for path in out.iterdir()}
-    assert names == {"dynamics.json", "runs.jsonl", "run.json", "report.html"}
+    assert names == {"dynamics.json", "runs.jsonl", "run.json", "report.html", "digests.json"}
     stored = json.loads((out / "dynamics.json").read_text())
     assert stored["format"] == "probekit.dynamics" and stored["complete"] is True
     assert stored["provenance"]["run"]["command"] == "dynamics"
@@ -67,7 +68,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path, capsys):
         (moved / name).write_bytes((folder / "pair" / name).read_bytes())
     record = json.loads((moved / "run.json").read_text())
     record["arguments"]["store"] = str(tmp_path / "nowhere.h5")
-    (moved / "run.json").write_text(json.dumps(record))
+    write_json(moved / "run.json", record)
     out = tmp_path / "out"
 
     def command(probe, *more):
@@ -100,5 +101,8 @@ def test_a_damaged_analysis_gives_one_line(folder, tmp_path, capsys):
     assert run("report", out, "--force") == 1
     assert "runs.jsonl:120" in capsys.readouterr().err
     (out / "runs.jsonl").write_text("\n".join(whole.splitlines()[:50]) + "\n")
+    assert run("report", out, "--force") == 1
+    assert f"bytes, {len(whole.encode())} were written" in capsys.readouterr().err
+    (out / "digests.json").unlink()  # as of an older version
     assert run("report", out, "--force") == 1
     assert "under sgd, expected 12" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from probekit.container import write_json
 from tests.cli.test_cli import rows, run
 from tests.tiny import save_tiny
 
@@ -149,7 +150,7 @@ def test_a_fit_whose_store_is_gone_can_still_be_optimised(pairs, tmp_path, capsy
     shutil.copytree(pairs / "sweep", copy)
     record = json.loads((copy / "run.json").read_text())
     record["arguments"]["store"] = str(tmp_path / "gone.h5")
-    (copy / "run.json").write_text(json.dumps(record))
+    write_json(copy / "run.json", record)
     command = ["--probe", copy]
     argv = [x for x in rl(pairs, tmp_path / "run") if x not in ("--probe", pairs / "sweep")]
     assert run(*argv, *command) == 0

@@ -128,7 +128,7 @@ def test_set_takes_bare_text_and_toml(capsys):
         ("steps = 'many'", [], "{file}: steps: got 'many', expected a whole number."),
         ("lora_targets = true", [], "{file}: lora_targets: got True, expected text in quotes."),
         ("steps = ", [], "{file}: cannot be read as TOML (Invalid value (at end of document))."),
-        (None, [], "{file}: cannot be read as TOML"),
+        (None, [], "{file}: no such file"),
         ("", ["--set", "grop=3"], "--set grop: unknown key. Did you mean group?"),
         ("", ["--set", "group=few"], "--set group: got 'few', expected a whole number."),
         ("", ["--prompts-per-step", "0"], "--prompts-per-step: got 0, expected 1 or more."),

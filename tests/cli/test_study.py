@@ -8,6 +8,7 @@ import json
 import pytest
 
 import probekit.studies.knowledge_awareness as declared
+from probekit.container import write_json
 from probekit.studies import STUDIES, Study
 from tests.cli.test_cli import rows, run
 
@@ -76,7 +77,7 @@ def test_another_study_is_not_begun_in_its_place(small, capsys, monkeypatch, tmp
     assert capsys.readouterr().err.count("is done") == 2
     (out / "study.json").write_text("{")
     assert run(*small) == 1
-    assert "study.json: cannot be read" in capsys.readouterr().err
+    assert "study.json: not JSON" in capsys.readouterr().err
 
 
 def test_a_failed_stage_is_named_and_the_next_run_goes_on_there(small, capsys, monkeypatch):
@@ -117,7 +118,7 @@ def test_the_page_is_the_studys_own_template_and_links_its_stages(small, capsys,
     assert 'href="../study/fit/report.html"' in (tmp_path / "pages/page.html").read_text()
     # Another study is not begun in its place, and one that this probekit lacks has no page.
     record = json.loads((out / "study.json").read_text())
-    (out / "study.json").write_text(json.dumps({**record, "study": "ratings"}))
+    write_json(out / "study.json", {**record, "study": "ratings"})
     assert run(*small) == 1
     assert "is a study with study 'ratings', now 'knowledge-awareness'" in capsys.readouterr().err
     assert run("report", out, "--force") == 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from probekit.activations.table import Cell
+from probekit.container import write_json
 from probekit.errors import DataError, ProbeError
 from probekit.probes import Probe, SweepConfig, fit_sweep, solvers
 from probekit.probes.splits import fold_by_group, split_by_group
@@ -247,15 +248,15 @@ def test_what_is_not_a_probe_is_refused(planted, tmp_path):
         ({"complete": False}, "not a complete probekit probe"),
         ({"format": "other"}, "not a complete probekit probe"),
     ):
-        (tmp_path / "probes.json").write_text(json.dumps({**header, **change}))
+        write_json(tmp_path / "probes.json", {**header, **change})
         with pytest.raises(ProbeError, match=match):
             Probe.load(tmp_path)
     (tmp_path / "probes.json").write_text("{")
-    with pytest.raises(ProbeError, match="is damaged"):
+    with pytest.raises(ProbeError, match="partial or damaged"):
         Probe.load(tmp_path)
-    (tmp_path / "probes.json").write_text(json.dumps(header))
+    write_json(tmp_path / "probes.json", header)
     (tmp_path / "probes.safetensors").write_bytes(b"short")
-    with pytest.raises(ProbeError, match="cannot be read"):
+    with pytest.raises(ProbeError, match="has 5 bytes, .* were written"):
         Probe.load(tmp_path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from probekit import open_run
+from probekit.container import write_json
 from probekit.errors import DataError, ProbeError
 from probekit.results.intervals import Resampler
 from probekit.results.knowledge_awareness import (
@@ -346,7 +347,7 @@ def test_what_is_damaged_or_foreign_is_one_line(folder, tmp_path):
     with pytest.raises(ProbeError, match="is a fit of label data, expected one of pairs"):
         write_study_report(copy)
     record = json.loads((copy / "study.json").read_text())
-    (copy / "study.json").write_text(json.dumps({**record, "study": "another"}))
+    write_json(copy / "study.json", {**record, "study": "another"})
     with pytest.raises(DataError, match="study 'another': unknown"):
         write_study_report(copy)
     with pytest.raises(ProbeError, match=r"has no study\.json"):

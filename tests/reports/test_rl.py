@@ -11,7 +11,9 @@ import pytest
 
 from probekit import open_run
 from probekit.cli.rl_output import finish
+from probekit.container import write_json
 from probekit.errors import ProbeError
+from probekit.parsing import read_json
 from probekit.reports import write_rl_report
 from probekit.reports.formats import spanned
 from probekit.reports.page import said
@@ -64,8 +66,9 @@ def test_frames_are_the_files_numbers(tmp_path: Path) -> None:
     assert run.level("rate:hedges", "class=real", 20) == Interval(**part)
     assert run.rows["tag:class"][1] == "real" and run.rows["sample"][:2].tolist() == [0, 1]
     assert run.steps["grad_norm"][3] == 0.4, "what no reader declares is kept"
-    assert run.record == json.loads((run.directory / "run.json").read_text())
-    assert run.curve.to_json() == json.loads((run.directory / goodhart.CURVE).read_text())
+    written = json.loads((run.directory / "run.json").read_text())
+    assert written.pop("checksum") and run.record == written
+    assert run.curve.to_json() == read_json(run.directory / goodhart.CURVE, ProbeError, "")
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -216,7 +219,7 @@ def test_each_class_has_its_verdict_on_the_page_and_in_the_closing_lines(
     assert f"class    class=invented: {goodhart.FOLLOWED}; " in out
     old = json.loads((run.directory / goodhart.CURVE).read_text())
     del old["by_class"], old["smallest_effect"]
-    (run.directory / goodhart.CURVE).write_text(json.dumps(old))
+    write_json(run.directory / goodhart.CURVE, old)
     finish(run.directory, as_json=False)
     assert "verdict  " in capsys.readouterr().out
 
@@ -241,7 +244,8 @@ def test_a_killed_run_is_shown_as_far_as_it_got(tmp_path: Path, done: int, figur
 BREAKS = {
     "has no run.json": ("run.json", None),
     "not JSON (Unterminated": ("run.json", lambda text: text[:300]),
-    "command is 'fit', expected 'rl'": ("run.json", lambda text: text.replace('"rl"', '"fit"', 1)),
+    "does not fit its checksum": ("run.json", lambda text: text.replace('"rl"', '"fit"', 1)),
+    "command is 'fit', expected 'rl'": ("run.json", lambda text: '{"command": "fit"}'),
     "metrics.jsonl:1: not a training step row": ("metrics.jsonl", lambda text: "}" + text),
     "key 'prompt_id' is missing": ("samples.jsonl", lambda text: text.replace("prompt_id", "id", 1)),
     "no rows of the evaluation after step 0": ("samples.jsonl", lambda text: text.splitlines()[-1] + "\n"),
@@ -265,7 +269,7 @@ def test_a_damaged_run_is_one_line_and_no_page(tmp_path: Path, message: str) -> 
 def test_runs_are_compared_in_one_unit(tmp_path: Path) -> None:
     a, b = (write_rl(tmp_path / name, MadeRL(prompts=6, seed=i)) for i, name in enumerate("ab"))
     record = b / "run.json"
-    record.write_text(record.read_text().replace('"sweep"', '"another-sweep"'))
+    write_json(record, json.loads(record.read_text().replace('"sweep"', '"another-sweep"')))
     figures = page(open_run(a), compare=[b])[1]
     run = open_run(b)
     scaled = (run.wide("score")["last"] - run.wide("score")["first"]).mean()

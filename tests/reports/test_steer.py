@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from probekit import open_run
+from probekit.container import write_json
 from probekit.errors import ProbeError
 from probekit.reports import write_steer_report
 from probekit.reports.page import environment
@@ -32,7 +33,7 @@ def edited(folder, **keys):
     path = folder / "steer.json"
     value = {**json.loads(path.read_text(encoding="utf-8")), **keys}
     kept = {key: item for key, item in value.items() if item is not KeyError}
-    path.write_text(json.dumps(kept), encoding="utf-8")
+    write_json(path, kept)
     return folder
 
 
@@ -192,7 +193,7 @@ def test_every_verdict_has_its_headline(small, tmp_path, verdict):
     )
     entry["slope"] = {k: None if math.isnan(v) else v for k, v in entry["slope"].items()}
     value["doses"]["score"] = entry
-    (tmp_path / "steer.json").write_text(json.dumps(value), encoding="utf-8")
+    write_json(tmp_path / "steer.json", value)
     words = environment().get_template("steer_words.html.j2").module
     assert HEADLINES[verdict] in words.headline(open_run(tmp_path))
 

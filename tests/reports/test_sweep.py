@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import probekit
+from probekit.container import write_json
 from probekit.reports import write_sweep_report
 from probekit.reports.look import bin_edges, legend_rows, thinned
 from tests.reports.factory import Made, write_fit
@@ -162,7 +163,7 @@ def test_the_verdict_follows_the_interval(
             "length_partialled": (rest, rest - 0.1, rest + 0.1)}  # fmt: skip
     record["report"] |= _metric(report)
     record["controls"] = {name: _metric(value) for name, value in ends.items()}
-    (folder / "sweep.json").write_text(json.dumps(record))
+    write_json(folder / "sweep.json", record)
     found = probekit.open_run(folder).findings
     assert [found["chance"].key, found["tfidf"].key] == keys.split()
     page = parse(write_sweep_report(folder).read_text(encoding="utf-8"))
@@ -184,7 +185,7 @@ def test_the_page_says_how_many_cells_are_at_an_end_of_l2(tmp_path: Path) -> Non
     for row in rows:
         row |= {"l2_end": "high" if row["layer"] < 2 else None, "converged": True}
     rows[0]["converged"] = False
-    (folder / "sweep.json").write_text(json.dumps(record))
+    write_json(folder / "sweep.json", record)
     n = sum(row["layer"] < 2 for row in rows)
     words = f"Of {len(rows)} cells {n} chose the largest l2: their folds found no signal; 1 did not"
     assert words in text() and "chose the smallest" not in text()
@@ -230,7 +231,7 @@ def test_outer_folds_stand_on_the_page_only_where_there_are_some(tmp_path: Path)
         "differences": {"length": ends(0.189, 0.08), "tfidf": ends(0.023, 0.07)},
         "folds": folds,
     }
-    path.write_text(json.dumps(record))
+    write_json(path, record)
     page = parse(write_sweep_report(folder, force=True).read_text())
     text = " ".join(" ".join(page.lines).replace("|", " ").split())
     assert "Over all rows, in 5 outer folds" in text
@@ -253,7 +254,7 @@ def test_the_page_says_which_cells_are_as_good_as_the_chosen_one(tmp_path: Path)
     ):
         for row, end in zip(others, (*low, 0.01, 0.01), strict=False):
             row["below"] = {"value": 0.1, "low": end, "high": 0.2}
-        path.write_text(json.dumps(record))
+        write_json(path, record)
         page = parse(write_sweep_report(folder, force=True).read_text())
         text = " ".join(" ".join(page.lines).split())
         near = [r["layer"] for r, end in zip(others, low, strict=False) if end < 0]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from probekit import open_run
+from probekit.container import write_json
 from probekit.results import paired
 from probekit.results.intervals import Interval
 from probekit.results.outcomes import OUTCOMES, outcomes, risen, threshold
@@ -31,7 +32,7 @@ def planted(folder: Path, kind, **made: object) -> RLRun:
     (path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = json.loads((path / "run.json").read_text())
     record["target"] |= {"chosen": {"": [3.0, 5.0, None]}, "rejected": {"": [0.0]}}
-    (path / "run.json").write_text(json.dumps(record))
+    write_json(path / "run.json", record)
     return open_run(path)
 
 

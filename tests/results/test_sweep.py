@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from probekit import open_run
+from probekit.container import write_json
 from probekit.errors import ProbeError
 from tests.reports.factory import Made, write_fit
 
@@ -72,7 +73,7 @@ def test_pairs_with_the_same_id_stay_apart(tmp_path: Path) -> None:
 def _edit(fit: Path, change: object) -> None:
     record = json.loads((fit / "sweep.json").read_text(encoding="utf-8"))
     change(record)  # type: ignore[operator]
-    (fit / "sweep.json").write_text(json.dumps(record), encoding="utf-8")
+    write_json(fit / "sweep.json", record)
 
 
 def _set(**keys: object) -> object:

@@ -27,6 +27,17 @@ def prompts(questions=QUESTIONS):
     ]
 
 
+def labelled():
+    """Return rows of two classes that differ in their words."""
+    rng = np.random.default_rng(0)
+    return [
+        Example(
+            f"r{i}", f"g{i}", (Message("user", "say"),), word * int(rng.integers(2, 6)), label=k
+        )
+        for i, (word, k) in enumerate([("ab ", "ab"), ("xy ", "xy")] * 30)
+    ]
+
+
 @pytest.fixture(scope="session")
 def loaded(tiny_llama):
     return load_model(str(tiny_llama), dtype="float32")
@@ -52,16 +63,9 @@ def other_loaded(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def fitted(loaded, tmp_path_factory):
     """The directory of a fit of labels on the tiny model, all layers, position mean."""
-    rng = np.random.default_rng(0)
-    rows = [
-        Example(
-            f"r{i}", f"g{i}", (Message("user", "say"),), word * int(rng.integers(2, 6)), label=k
-        )
-        for i, (word, k) in enumerate([("ab ", "ab"), ("xy ", "xy")] * 30)
-    ]
     folder = tmp_path_factory.mktemp("fit")
     config = CacheConfig(positions="mean")
-    data = MemoryRows(rows, kind="label", classes=("ab", "xy"))
+    data = MemoryRows(labelled(), kind="label", classes=("ab", "xy"))
     cache_activations(loaded, data, folder / "acts.h5", config=config).close()
     with ActivationStore.open(folder / "acts.h5") as store:
         result = fit_sweep(store, SweepConfig())

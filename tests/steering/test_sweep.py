@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from probekit.behaviours import Behaviours, Judge
+from probekit.container import write_json
 from probekit.errors import ModelError, OutputError, ProbeError, SteeringError
 from probekit.models.load import load_model
 from probekit.probes import Probe
@@ -35,7 +36,14 @@ def result(loaded, fitted, tmp_path_factory):
 def test_the_directory_holds_everything_and_only_that(result):
     _, out = result
     assert sorted(path.name for path in out.parent.iterdir()) == ["out"]
-    names = {"steer.json", "completions.jsonl", "run.json", "vector.safetensors", "report.html"}
+    names = {
+        "steer.json",
+        "completions.jsonl",
+        "digests.json",
+        "run.json",
+        "vector.safetensors",
+        "report.html",
+    }
     assert {path.name for path in out.iterdir()} == names
     summary = json.loads((out / "steer.json").read_text())
     rows = [
@@ -174,8 +182,9 @@ def test_what_decides_the_rows_must_not_change_on_resume(loaded, fitted, tmp_pat
     tensors = load_file(fit / "probes.safetensors")
     shifted = {k: v + 1.0 if k.endswith("bias") else v for k, v in tensors.items()}
     save_file(shifted, fit / "probes.safetensors")
+    (fit / "digests.json").unlink()
     header = json.loads((fit / "probes.json").read_text())
-    (fit / "probes.json").write_text(json.dumps({**header, "reference": None}))
+    write_json(fit / "probes.json", {**header, "reference": None})
     changed("was started with probes")
 
 
@@ -339,6 +348,7 @@ def _spoil(folder):
     save_file(
         {k: np.full_like(v, np.nan) for k, v in tensors.items()}, folder / "probes.safetensors"
     )
+    (folder / "digests.json").unlink()
     header = json.loads((folder / "probes.json").read_text())
     header["reference"] = None  # so that not already the check of the scores finds it
-    (folder / "probes.json").write_text(json.dumps(header))
+    write_json(folder / "probes.json", header)

@@ -8,6 +8,7 @@ import pytest
 
 import probekit
 from probekit.cli.main import cli
+from probekit.container import write_json
 from probekit.studies import Stage, find_study
 from probekit.studies.knowledge_awareness import ARMS
 from probekit.studies.stages import Progress
@@ -128,7 +129,7 @@ def test_every_command_line_of_the_study_is_one_that_its_command_takes(tmp_path)
     sweep["chosen"]["layer"] = 18
     for row in sweep["rows"]:
         row["choose"]["pair_accuracy"]["value"] = 1 - abs(row["layer"] - 20) / 100
-    (fit / "sweep.json").write_text(json.dumps(sweep))
+    write_json(fit / "sweep.json", sweep)
     for quick in (True, False):
         study = find_study("knowledge-awareness")
         stages = study.plan(tmp_path, model="m", seed=3, quick=quick, samples=None if quick else 64)
