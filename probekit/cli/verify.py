@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from probekit.cli.options import JSON, echo_json
+from probekit.cli.options import JSON, echo, echo_json
 
 
 @click.command()
@@ -30,7 +30,7 @@ def verify(path: str, *, as_json: bool) -> None:
         unsealed = [str(file) for file in found.unsealed]
         echo_json({"n_files": found.n_files, "problems": found.problems, "unsealed": unsealed})
     for line in found.problems if not as_json else ():
-        click.echo(line)
+        echo(line)
     if found.problems:
         raise DataError(
             f"{path}: {len(found.problems)} damaged. Make it again, or fetch another copy."
@@ -38,9 +38,9 @@ def verify(path: str, *, as_json: bool) -> None:
     if as_json:
         return
     if not found.n_files:
-        click.echo(f"{path}: has no checksums (written by an older version), and can be read")
+        echo(f"{path}: has no checksums (written by an older version), and can be read")
         return
     left = [file.relative_to(path) if Path(path).is_dir() else file for file in found.unsealed]
     more = f"; without a checksum: {', '.join(map(str, left[:5]))}" if left else ""
     more += f" and {len(left) - 5} more" if len(left) > 5 else ""
-    click.echo(f"{path}: whole, {found.n_files} {'file' if found.n_files == 1 else 'files'}{more}")
+    echo(f"{path}: whole, {found.n_files} {'file' if found.n_files == 1 else 'files'}{more}")

@@ -199,4 +199,4 @@ def numbers(*texts: str) -> AfterValidator:
 
 def _open(row: type) -> type:
     """Return a `TypedDict` that keeps keys which it does not declare."""
-    return with_config(ConfigDict(extra="allow", allow_inf_nan=False))(row)
+    return with_config(ConfigDict(extra="allow"))(row)

@@ -92,6 +92,8 @@ def test_the_larger_number_is_the_positive_class_from_rows_to_scores(tiny_llama,
     score = ["score", "--probe", out, "--data", data]
     assert run(*score, "--out", tmp_path / "s.jsonl", "--json") == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["positive_class"] == "10" and "positive class: 10" in printed.err
+    assert json.loads(printed.out)["n"] == len(data.read_text().splitlines())
+    assert "positive class: 10" in printed.err
+    assert json.loads((tmp_path / "s.jsonl.run.json").read_text())["positive_class"] == "10"
     scores = [json.loads(line)["score"] for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert np.mean(scores[::2]) > np.mean(scores[1::2])  # every other row is labelled 10

@@ -168,8 +168,11 @@ def test_a_page_shows_no_path_that_was_recorded(tmp_path, name, monkeypatch):
         "study": pages.GOLDEN["knowledge_awareness"],
     }  # fmt: skip
     folder, changed = makers[name](tmp_path).parent, 0
+    for file in folder.rglob("digests.json"):
+        file.unlink()
     for file in folder.rglob("*.json"):
         value = json.loads(file.read_text(encoding="utf-8"))
+        value.pop("checksum", None)  # a foreign file, or one changed on purpose
         new = with_places(value)
         changed += new != value
         file.write_text(json.dumps(new), encoding="utf-8")
