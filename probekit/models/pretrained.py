@@ -31,7 +31,7 @@ def read_tokenizer(spec: str, **options: Any) -> Any:  # noqa: ANN401 - passed o
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec, **options)
-        if not tokenizer.chat_template and "gguf_file" not in options:
+        if "gguf_file" not in options and not tokenizer.chat_template:
             tokenizer.chat_template = _of_processor(spec, options.get("revision"))
         return tokenizer
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
