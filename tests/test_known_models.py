@@ -101,12 +101,10 @@ def learns(loaded):
     shared = SharedPrefix(rollout.rows, loaded.model)
     ids, mask = pad(shared.rows, loaded.device)
     tokens = NewTokens(shared.rows, rollout.n_new, ids)
-    with policy.learning():
-        logprobs = tokens.logprobs(loaded.model, loaded.model, ids, mask, **shared.inputs(mask))
-        torch.testing.assert_close(
-            logprobs.detach(), torch.from_numpy(np.concatenate(rollout.logprobs)), atol=1e-3, rtol=0
-        )
-        logprobs.sum().backward()
+    logprobs = tokens.logprobs(loaded.model, loaded.model, ids, mask, **shared.inputs(mask))
+    drawn = torch.from_numpy(np.concatenate(rollout.logprobs))
+    torch.testing.assert_close(logprobs.detach(), drawn, atol=1e-3, rtol=0)
+    logprobs.sum().backward()
     if not all(p.grad is not None and bool(p.grad.any()) for p in policy.masters.all):
         return "no"
     return f"without {', '.join(policy.left_out)}" if policy.left_out else "yes"

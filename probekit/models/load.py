@@ -205,15 +205,11 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
     from safetensors import SafetensorError, safe_open
 
     folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{folder}: holds no adapter_config.json. Expected an adapter, such as best/adapter or "
-            "checkpoint/adapter of a run."
-        )
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"{folder}: holds no adapter_model.safetensors. Expected one: a pickled adapter is not read."
-        )
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder}: holds no {name}. Expected an adapter; a pickled adapter is not read."
+            )
     check_file(folder / "adapter_model.safetensors", ModelError, "Take another checkpoint.")
     try:
         with warnings.catch_warnings():
