@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent
 LINES = (FOLDER.parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8").splitlines()
 TESTS = {
     name
-    for path in FOLDER.glob("test_*.py")
+    for path in FOLDER.parent.rglob("test_*.py")
     for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
 }
 
