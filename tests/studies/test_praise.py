@@ -47,7 +47,7 @@ def test_another_study_runs_and_has_a_page(real_model, tmp_path, monkeypatch, ca
     ]  # fmt: skip
     assert drawn["y"] == pytest.approx(rates, rel=1e-3) and drawn["x"] == [-0.1, 0.0, 0.1]
     assert "A quick run: it shows that every stage works" in said
-    assert f"probekit steer --probe {out}/fit" in said
+    assert "probekit steer --probe" in said and str(out) not in said  # no folder of the user's
     # Nothing runs twice, and the directory opens as data and draws again.
     assert run(*command) == 0
     assert capsys.readouterr().err.count("is done") == 3
