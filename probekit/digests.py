@@ -133,11 +133,10 @@ def check_directory(directory: Path, error: type[ProbekitError], again: str) -> 
     ProbekitError
         Naming the first file that is absent or not what was written.
     """
-    files = read_digests(directory, error)
-    for name, entry in (files or {}).items():
-        if what := _difference(directory / name, entry):
-            raise error(f"{directory / name}: {what}, it was damaged or changed. {again}")
-    return files is not None
+    found = differences(directory, error)
+    if found:
+        raise error(f"{found[0]}, it was damaged or changed. {again}")
+    return found is not None
 
 
 def differences(directory: Path, error: type[ProbekitError]) -> list[str] | None:

@@ -195,12 +195,12 @@ def _joined(
     closing: Ids,
 ) -> Rendered:
     """Return the row of its parts: prompt, header with content as one continuation, end of turn."""
-    rest, offsets = continuation(tokenizer, header + content, head)
-    if not header and example.completion_ids is not None:
-        own = list(example.completion_ids)
-        # Of another tokenizer, or of a text that was changed since, they are not this completion's.
-        if tokenizer.decode(own, clean_up_tokenization_spaces=False) == content:
-            rest, offsets = np.array(own, dtype=np.int32), [(0, 1)] * len(own)
+    own = None if header else example.completion_ids
+    # Of another tokenizer, or of a text that was changed since, they are not this completion's.
+    if own and tokenizer.decode(list(own), clean_up_tokenization_spaces=False) == content:
+        rest, offsets = np.array(own, dtype=np.int32), [(0, 1)] * len(own)
+    else:
+        rest, offsets = continuation(tokenizer, header + content, head)
     inside = _inside(offsets, len(header))
     if not inside:
         raise TemplateRefusal(f"{example.where}: the completion has no tokens. Expected some text.")

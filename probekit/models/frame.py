@@ -82,34 +82,39 @@ def _frame(
     before, found, after = whole.partition(marker)
     if not found or marker in after:
         return None
-    header = before[len(head) :] if before.startswith(head) else ""
+    repeats = before.startswith(head)
+    header = before[len(head) :] if repeats else ""
     alone = (Message("user", QUESTION),)
-    if not before.startswith(head) and prompt != alone:
+    if not repeats and prompt != alone:
         header = _header_of(_plain(tokenizer, template, alone), head, before)
-    opens = None if before.startswith(head) or header else _LAST_TAG.search(head)
+    opens = None if repeats or header else _LAST_TAG.search(head)
     ids = encode(tokenizer, head, special=False)[0]
     closing, ends = _closing(tokenizer, after)
-    added = tokenizer.added_tokens_decoder
-    takes = [int(i) in added and added[int(i)].rstrip for i in ids[-1:]]
-    inner = [
-        int(i) in added and added[int(i)].rstrip
-        for i in continuation(tokenizer, header, ids)[0][-1:]
-    ]
-    first = [int(i) in added and added[int(i)].lstrip for i in closing[:1]]
-    left = any(inner if header else takes)
+    last = continuation(tokenizer, header, ids)[0] if header else ids
     return Frame(
         head,
         ids,
         before,
         after,
         header,
-        opens[1] if opens else "",
-        closing,
-        ends,
-        left,
-        any(takes),
-        any(first),
+        opened=opens[1] if opens else "",
+        closing=closing,
+        ends=ends,
+        left=_takes_in(tokenizer, last[-1:], "rstrip"),
+        left_without_header=_takes_in(tokenizer, ids[-1:], "rstrip"),
+        right=_takes_in(tokenizer, closing[:1], "lstrip"),
     )
+
+
+def _takes_in(tokenizer: Any, beside: Ids, side: str) -> bool:  # noqa: ANN401
+    """Return whether a token beside the answer takes in white space on that side of itself."""
+    return any(bool(getattr(_added(tokenizer, int(i)), side, False)) for i in beside)
+
+
+@functools.lru_cache(maxsize=1024)
+def _added(tokenizer: Any, token: int) -> Any:  # noqa: ANN401 - transformers' AddedToken, or None
+    """Return a token that was added to the vocabulary; the tokenizer makes a table of all at every look."""
+    return tokenizer.added_tokens_decoder.get(token)
 
 
 def answer_of(example: Example, tokenizer: Any, frame: Frame) -> tuple[str, str]:  # noqa: ANN401
@@ -232,8 +237,8 @@ def continuation(
     the last of the ids `before`, shape (n_before,), where that is a token of the template's own, or the
     first of `BARRIERS` that it does not merge with.
     """
-    added = tokenizer.added_tokens_decoder
-    own = [added[int(i)].content for i in before[-1:] if int(i) in added]
+    tokens = (_added(tokenizer, int(i)) for i in before[-1:])
+    own = [token.content for token in tokens if token is not None]
     for barrier in (*own, *BARRIERS):
         alone = _alone(tokenizer, barrier)
         ids, offsets = encode(tokenizer, barrier + text, special=False)

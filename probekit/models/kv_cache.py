@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -65,8 +66,7 @@ def cache_name(model: Any) -> str:  # noqa: ANN401 - a transformers model
     ModelError
         When it takes none that can be made here, so that nothing can be sampled from it.
     """
-    taken = inspect.signature(model.forward).parameters
-    name = next((n for n in ("past_key_values", "cache_params") if n in taken), None)
+    name = _cache_argument(type(model))  # type: ignore[arg-type] # of any class
     dynamic = getattr(model, "_supports_default_dynamic_cache", lambda: True)
     if name is None or not dynamic():
         raise ModelError(
@@ -74,6 +74,12 @@ def cache_name(model: Any) -> str:  # noqa: ANN401 - a transformers model
             "of its own kind. Caching and fitting work with it; write with another model."
         )
     return name
+
+
+@functools.cache  # asked for at every decode step
+def _cache_argument(kind: type) -> str | None:
+    taken = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+    return next((n for n in ("past_key_values", "cache_params") if n in taken), None)
 
 
 def new_cache(model: Any) -> DynamicCache:  # noqa: ANN401

@@ -21,6 +21,7 @@ from probekit.errors import ProbeError
 from probekit.parsing import read_json, tensor_errors
 from probekit.probes.ridge import from_unit
 from probekit.results.intervals import Array
+from probekit.results.sweep import HeadRow
 from probekit.results.table import reason
 
 FORMAT = "probekit.probes"
@@ -30,15 +31,9 @@ SHUFFLED = "shuffled/coef"
 AGAIN = "Fit again."
 
 
-class _Row(TypedDict):
+class _Row(HeadRow):
     """A probe in probes.json."""
 
-    kind: str
-    head: str | None
-    site: str
-    layer: int
-    position: str
-    l2: float | None
     metrics: dict[str, Any]
 
 
