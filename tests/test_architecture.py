@@ -90,6 +90,12 @@ def test_every_room_has_a_budget():
     }
 
 
+def test_messages_name_pages_that_are_there():
+    for path in FILES:
+        for name in re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
+            assert (ROOT.parent / name).is_file(), f"{path.name}: {name}"
+
+
 def test_no_class_is_defined_twice():
     names = Counter(
         node.name

@@ -221,4 +221,4 @@ def shown(value: object) -> str:
 def _read(file: str) -> dict[str, Any]:
     from probekit.parsing import read_toml
 
-    return read_toml(Path(file), DataError, "See docs/settings.md.")
+    return read_toml(Path(file), DataError, "See docs/cli.md.")

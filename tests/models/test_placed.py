@@ -58,6 +58,16 @@ def words_tokenizer() -> Tokenizer:
     return core
 
 
+def with_template(core, template):
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        chat_template=template,
+    )
+
+
 def tokenizer_with(template, *, rstrip=False, lstrip=False):
     core = Tokenizer.from_str(words_tokenizer().to_str())
     core.add_special_tokens(
@@ -66,13 +76,7 @@ def tokenizer_with(template, *, rstrip=False, lstrip=False):
             for t in SPECIAL[3:]
         ]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        chat_template=template,
-    )
+    return with_template(core, template)
 
 
 class Format:
@@ -220,13 +224,7 @@ def metaspace_tokenizer(template):
     core.pre_tokenizer, core.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=list(SPECIAL), show_progress=False)
     core.train_from_iterator([CORPUS, "user a [INST] [/INST]"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        chat_template=template,
-    )
+    return with_template(core, template)
 
 
 @pytest.mark.parametrize("text", ["Paris", "the film was good", "42.", "and tabs"])
