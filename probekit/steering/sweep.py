@@ -14,12 +14,13 @@ import numpy as np
 
 from probekit.activations.layers import parse_layers
 from probekit.behaviours import Behaviours, Judge
-from probekit.container import atomic_directory, refuse_existing, write_json
+from probekit.container import atomic_directory, write_json
 from probekit.data.rows import Example
 from probekit.digests import write_digests
 from probekit.errors import SteeringError
 from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel
+from probekit.outputs import claim
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
@@ -139,23 +140,25 @@ def steer_sweep(
     >>> sorted({condition.direction for condition in result.rows})
     ['none', 'probe', 'random-01']
     """
-    config, out = config or SteerConfig(), Path(out)
-    if out.exists() and resume:
-        raise SteeringError(f"{out}: is whole already. Leave out --resume, or pass --force.")
-    refuse_existing(out, force=force, marker=DOCUMENT.file)
-    plan = _Plan.make(loaded, probe, prompts, config, vector, behaviours, judge)
-    journal = Journal.beside(out)
-    journal.open(plan.settings(), resume=resume, force=force)
-    try:
-        result = plan.run(journal, progress, arguments)
-        with atomic_directory(out, force=force) as folder:
-            result.save(folder)
-            finish(folder)
-    except BaseException:
-        journal.set_down()
-        raise
-    journal.remove()
-    return result
+    config = config or SteerConfig()
+    with claim(
+        out, DOCUMENT.command, force=force, resume=resume, marker=DOCUMENT.file, inputs=[probe]
+    ) as path:
+        journal = Journal.beside(path)
+        if resume:
+            journal.refuse_whole(path)
+        plan = _Plan.make(loaded, probe, prompts, config, vector, behaviours, judge)
+        journal.open(plan.settings(), resume=resume, force=force, replaces=path.exists())
+        try:
+            result = plan.run(journal, progress, arguments)
+            with atomic_directory(path, force=force or journal.replaces) as folder:
+                result.save(folder)
+                finish(folder)
+        except BaseException:
+            journal.set_down()
+            raise
+        journal.remove()
+        return result
 
 
 @dataclass(frozen=True)
@@ -204,14 +207,9 @@ class _Plan:
         check_fits(unit, reader.backend)
         _same_model(unit, loaded)
         writer = ConditionWriter(
-            loaded,
-            prompts,
-            reader,
-            layer=chosen.layer,
-            where=config.where,
-            behaviours=behaviours,
-            judge=judge,
-        )
+            loaded, prompts, reader, layer=chosen.layer, where=config.where,
+            behaviours=behaviours, judge=judge,
+        )  # fmt: skip
 
         def norms(site: str, layers: Sequence[int]) -> dict[int, float]:
             return residual_norms(

@@ -18,10 +18,9 @@ import pytest
 import torch
 
 from probekit.behaviours import Behaviours, Wanted
-from probekit.container import write_json
+from probekit.container import _HOST, write_json
 from probekit.errors import BehaviourError, ModelError, OutputError, ProbeError
 from probekit.models.load import load_model
-from probekit.partial import LOCK, hold
 from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
 from probekit.results.rl_files import SAMPLES
@@ -32,6 +31,7 @@ from probekit.rl.policy import FullPolicy
 from probekit.rl.run import train_run
 from tests.rl.test_train import FAST, assert_same_weights, logits, rows
 from tests.steering.conftest import prompts
+from tests.taken import taken
 
 REFITS = dataclasses.replace(FAST, refit_every=1, refit_keep=12, refit_rate=0.5)
 
@@ -315,11 +315,10 @@ def test_two_processes_do_not_write_one_run(tiny_llama, fitted, tmp_path):
 
     again()
     made = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    with hold(out):
+    with taken(out):
         for how in ({"resume": True}, {"force": True}):
-            with pytest.raises(OutputError, match="another process is working in it"):
+            with pytest.raises(OutputError, match="another process is writing it"):
                 again(**how)
-    (out / LOCK).unlink()
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == made
 
 
@@ -429,9 +428,14 @@ def test_a_checkpoint_caught_between_two_names_is_put_back(tiny_llama, fitted, t
     run = trainer(tiny_llama, fitted, tmp_path / "run", dataclasses.replace(FAST, steps=2))
     run.run()
     folder = tmp_path / "run"
-    (folder / ".checkpoint.x.old").mkdir()
-    (folder / "checkpoint").rename(folder / ".checkpoint.x.old" / "was")
-    (folder / ".checkpoint.y.tmp").mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()  # temporary files name the process that made them: this one is dead
+    old, new = (
+        folder / f".checkpoint.probekit-{_HOST}-{gone.pid}-x.{end}" for end in ("old", "tmp")
+    )
+    old.mkdir()
+    (folder / "checkpoint").rename(old / "was")
+    new.mkdir()
     again = trainer(tiny_llama, fitted, folder)
     again.run(resume=True)
     assert [row["step"] for row in rows(folder / "metrics.jsonl")] == [1, 2, 3, 4]
