@@ -106,10 +106,8 @@ def steer_sweep(
         kind of probe at the other layers reads along.
     prompts
         What the model answers (`open_prompts`).
-    out
-        Directory to write.
-    config
-        Settings.
+    out, config
+        Directory to write; settings.
     vector
         Steer along this instead of the probe's direction; the probe still keeps the score.
     behaviours, judge

@@ -147,7 +147,7 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(tiny_llama, files, monkeypa
     assert run(*command(tiny_llama, files, out)) == 1
     assert "an interrupted elicitation is here. Pass --resume" in capsys.readouterr().err
     assert run(*command(tiny_llama, files, out, "--resume", "--seed", "3")) == 1
-    assert "started with another seed" in capsys.readouterr().err
+    assert "was started with seed 0, now 3" in capsys.readouterr().err
     assert run(*command(tiny_llama, files, out, "--resume")) == 0
     for name in ("pairs.jsonl", "completions.jsonl", "leaks.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
