@@ -26,7 +26,7 @@ from probekit.activations.positions import PositionRule, parse_positions
 from probekit.activations.store import ActivationStore, TokenTable
 from probekit.activations.table import Cell
 from probekit.activations.workdir import AGAIN, WorkDir
-from probekit.activations.writer import assemble, write_examples
+from probekit.activations.writer import assemble, hdf5_writing, write_examples
 from probekit.container import atomic_file, disk_errors
 from probekit.data.rows import Example
 from probekit.errors import DataError, ModelError, OutputError, StoreError, TemplateRefusal
@@ -164,7 +164,7 @@ class _Capture:
                 classes=self.dataset.classes,
             )
             surprisal = self.names.surprisals(self.loaded, self.config.batch_tokens)
-            with h5py.File(draft, "r+") as file:
+            with hdf5_writing(draft, "r+") as file:
                 file.attrs["left_out"] = json.dumps({k: n for k, n in self.left_out.items() if n})
                 if surprisal is not None:
                     file["examples/surprisal"] = surprisal

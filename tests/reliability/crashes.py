@@ -124,7 +124,7 @@ class Inputs:
             ),
             "rl run": (
                 "rl FIT PROMPTS --steps 2 --prompts-per-step 2 --group 2 --max-new-tokens 3 --eval-every 1 "
-                "--eval-prompts 2 --eval-samples 2 --rank 2 --shuffled-heads 0"
+                "--eval-prompts 2 --eval-samples 2 --rank 2 --placebo-heads 0"
             ),
             "dynamics dynamics": "dynamics --probe AT/pairs-fit --steps 20",
             "split split": "data split FIT --prompts AT/rows.jsonl",
