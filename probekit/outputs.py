@@ -72,7 +72,10 @@ def claim(
     if not str(out):
         raise OutputError("--out: is empty. Expected the name of a file or directory.")
     key = _without_links(Path(out))
-    path = key if os.path.islink(out) else Path(out)  # noqa: PTH114 - never raises
+    if not key.name:
+        raise OutputError(f"{out}: is no place for an output. Choose another --out.")
+    linked = os.path.islink(out) or Path(out).name in ("", "..")  # noqa: PTH114 - never raises
+    path = key if linked else Path(out)
     if key in _HELD.get():
         yield path
         return

@@ -48,7 +48,7 @@ def report(
     from probekit.results.runs import command_of
 
     folder, kind = Path(directory), command_of(Path(directory))
-    target = folder / "report.html" if out is None else Path(out)
+    target = folder / "report.html" if out is None else out
     if compare and kind != "rl":
         raise click.UsageError("--with compares RL runs, which this directory is not.")
     if kind not in WRITERS:
