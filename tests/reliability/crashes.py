@@ -34,7 +34,8 @@ from tests.reliability.flips import of_store
 
 VOLATILE = {
     "created", "argv", "arguments", "seconds", "checksum", "sha256", "size", "versions", "time",
-    "output", "tokens_per_second", "paths",
+    "output", "tokens_per_second", "paths", "logs",
+    "seconds_reading", "seconds_writing", "seconds_learning",
 }  # fmt: skip
 """Keys that say when, how fast and in which words; digests of files that hold such keys."""
 OUTCOMES = ("resumed", "again", "whole", "lost", "stuck", "left")
