@@ -73,7 +73,7 @@ def atomic_file(
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(**_named(path, ".tmp"))
+        handle, name = tempfile.mkstemp(**named(path, ".tmp"))
         os.close(handle)
     temporary = Path(name)
     try:
@@ -104,7 +104,7 @@ def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise OutputError(f"{path}: already exists. Pass --force to replace it, or another --out.")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(**_named(path, ".tmp")))
+        temporary = Path(tempfile.mkdtemp(**named(path, ".tmp")))
         temporary.chmod(0o777 & ~_umask())
     try:
         with disk_errors(path):
@@ -163,7 +163,7 @@ def discard(path: Path) -> None:
         if not path.is_dir() or path.is_symlink():
             path.unlink(missing_ok=True)
             return
-        away = Path(tempfile.mkdtemp(**_named(path, ".tmp")))
+        away = Path(tempfile.mkdtemp(**named(path, ".tmp")))
         path.replace(away / "was")
     shutil.rmtree(away, ignore_errors=True)
 
@@ -204,7 +204,7 @@ def lock_name(path: Path) -> Path:
     return path.with_name(f".{_short(path.name)}.probekit-lock")
 
 
-def _named(path: Path, suffix: str) -> dict[str, Any]:
+def named(path: Path, suffix: str) -> dict[str, Any]:
     """Return the arguments of `tempfile` for a name that tells what is written, and by whom."""
     prefix = f".{_short(path.name)}.probekit-{_HOST}-{os.getpid()}-"
     return {"prefix": prefix, "suffix": suffix, "dir": path.parent}
@@ -259,7 +259,7 @@ def _swap(new: Path, path: Path) -> None:
     """Put a directory in the place of another, which its writer deletes."""
     if _exchange(new, path):
         return
-    away = Path(tempfile.mkdtemp(**_named(path, ".old")))  # `sweep` puts it back after a kill
+    away = Path(tempfile.mkdtemp(**named(path, ".old")))  # `sweep` puts it back after a kill
     path.replace(away / "was")
     new.replace(path)
     shutil.rmtree(away, ignore_errors=True)

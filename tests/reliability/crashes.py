@@ -29,12 +29,14 @@ from typing import Any
 
 import torch
 
+import probekit.studies.knowledge_awareness as declared
 from probekit.cli.main import main as command_line
+from probekit.studies import Setting, Study
 from tests.reliability.flips import of_store
 
 VOLATILE = {
     "created", "argv", "arguments", "seconds", "checksum", "sha256", "size", "versions", "time",
-    "output", "tokens_per_second", "paths", "logs",
+    "output", "run", "inputs", "tokens_per_second", "paths", "logs",
     "seconds_reading", "seconds_writing", "seconds_learning",
 }  # fmt: skip
 """Keys that say when, how fast and in which words; digests of files that hold such keys."""
@@ -108,6 +110,28 @@ class Inputs:
             for line in lines:
                 assert execute(shlex.split(line), folder / "log") == 0, (folder / "log").read_text()
 
+        self._study(folder)
+
+    def _study(self, folder: Path) -> None:
+        """Put a study of two stages in the place of the shipped one, and run it."""
+
+        def stages(s: Setting) -> None:
+            store = s.stage(
+                "cache", "cache", "--data", folder / "rows.jsonl", "--positions", "mean", "--limit", "20",
+                *s.with_model, output="acts.h5",
+            )  # fmt: skip
+            s.stage("fit", "fit", store, *s.with_seed)
+
+        template = folder / "small.html.j2"
+        template.write_text(
+            '{% extends "study.html.j2" %}{% block title %}Two stages{% endblock %}'
+        )
+        declared.STUDY = Study(
+            "knowledge-awareness", stages, declared.FULL, declared.QUICK, template
+        )
+        line = ["study", "knowledge-awareness", "--model", str(self.model), "--out"]
+        assert execute([*line, str(folder / "study")], folder / "log") == 0
+
     def commands(self) -> dict[str, Command]:
         """Return the commands by name."""
         at = self.folder
@@ -128,6 +152,7 @@ class Inputs:
                 "--eval-prompts 2 --eval-samples 2 --rank 2 --placebo-heads 0"
             ),
             "dynamics dynamics": "dynamics --probe AT/pairs-fit --steps 20",
+            "study study": "study knowledge-awareness MODEL",
             "split split": "data split FIT --prompts AT/rows.jsonl",
             "report page.html": "report AT/fit",
         }
@@ -144,6 +169,7 @@ class Inputs:
             made.append(Command(name, shlex.split(line), output, resumes))
         old: dict[str, tuple[str, Callable[[Path], object]]] = {
             "fit, replaced": ("fit", lambda to: shutil.copytree(at / "fit", to / "fit")),
+            "study, replaced": ("study", lambda to: shutil.copytree(at / "study", to / "study")),
             "cache, replaced": ("cache", lambda to: shutil.copy(at / "acts.h5", to / "acts.h5")),
         }
         by_name = {command.name: command for command in made}
