@@ -84,7 +84,7 @@ class Inputs:
 
         self.folder, self.model = folder, save_tiny(folder / "model")
         rows = [
-            {"id": r.id, "group": r.group, "prompt": "say", "completion": r.completion, "label": r.label}
+            {"id": r.id, "group": r.group, "prompt": f"say {r.id}", "completion": r.completion, "label": r.label}
             for r in labelled()
         ]  # fmt: skip
         pairs = [
@@ -370,12 +370,13 @@ def run(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="Kill at every n-th operation only.")
+    parser.add_argument("--seconds", type=float, default=1e9, help="Longest time of a command.")
     parser.add_argument("--only", default="", help="Commands with this in their name.")
     options = parser.parse_args()
     sys.stdout.write(f"| command | {' | '.join(('points', *OUTCOMES))} |\n")
     with tempfile.TemporaryDirectory() as folder:
         run(
-            Path(folder), every=options.every, only=options.only,
+            Path(folder), every=options.every, only=options.only, seconds=options.seconds,
             tell=lambda line: (sys.stdout.write(line + "\n"), sys.stdout.flush())[0],
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import h5py
 import pytest
@@ -24,6 +25,7 @@ from probekit.probes import Probe
 from tests.cli.test_cli import rows, run
 from tests.taken import taken
 
+ROOT = Path(__file__).parents[2]
 FORCED = (
     "sample",
     "cache",
@@ -423,3 +425,21 @@ def test_an_interrupted_replacement_goes_on_and_the_old_store_stays_until_then(
         assert store.n_examples == 60
     assert h5py.is_hdf5(out) and not out.with_name("a.h5.partial").exists()
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_command_killed_at_any_operation_is_run_again_to_the_same_end():
+    """Every command is killed before some of its operations on files (all of them: `crashes.py`)."""
+    words, environment = child("-m", "tests.reliability.crashes", "--seconds", "1", "--every", "31")
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment["PYTHONPATH"]])
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = [
+        line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")
+    ]
+    names, *found = [[row[0], *row[1:]] for row in table]
+    assert names[1:] == ["points", "resumed", "again", "whole", "lost", "stuck", "left"]
+    assert len(found) == 14, done.stdout
+    for name, points, *outcomes in found:
+        resumed, again, whole, lost, stuck, left = map(int, outcomes)
+        assert lost == stuck == left == 0, (name, done.stdout)
+        assert int(points) > 15 and resumed + again + whole > 0
