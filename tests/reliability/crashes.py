@@ -84,7 +84,8 @@ class Inputs:
 
         self.folder, self.model = folder, save_tiny(folder / "model")
         rows = [
-            {"id": r.id, "group": r.group, "prompt": f"say {r.id}", "completion": r.completion, "label": r.label}
+            {"id": r.id, "group": r.group, "prompt": f"say {r.id}", "completion": r.completion,
+             "label": r.label}
             for r in labelled()
         ]  # fmt: skip
         pairs = [
@@ -353,7 +354,7 @@ def run(
     for name, command in Inputs(folder).commands().items():
         if only and only not in name:
             continue
-        trials, counts = Trials(command, folder / name.replace(" ", "-")), Counter[str]()
+        trials, counts = Trials(command, folder / f"trials of {name}"), Counter[str]()
         counts["points"], until = trials.n, time.monotonic() + seconds
         for number in range(1, trials.n + 1, every):
             outcome, said = trials.at(number)
