@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probekit.container import disk_errors
+from probekit.digests import files_of, write_digests
 from probekit.errors import ModelError
 from probekit.foreign import child
 from probekit.models.pretrained import read_gguf
@@ -157,6 +158,7 @@ def _convert(gguf: Path, target: Path, entry: BuiltinModel) -> None:
     (target / "model.safetensors").chmod(0o644)
     marker = {"name": entry.name, "requirement": entry.requirement, "sha256": entry.sha256}
     (target / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+    write_digests(target, files_of(target))
 
 
 def _move_into_place(folder: Path, target: Path) -> None:
