@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from probekit.digests import check_file
 from probekit.errors import ModelError
+from probekit.foreign import at_home
 from probekit.models.chat import Turn, turn_of
 from probekit.models.dates import set_date, today
 from probekit.models.identity import (
@@ -317,7 +318,7 @@ def _place(
     log: Callable[[str], None] = lambda line: None,
 ) -> tuple[str, dict[str, Any]]:
     """Return the folder or hub id of a model, and what transformers is to be told besides."""
-    path = Path(spec).expanduser()
+    path = at_home(spec)
     if spec in BUILTIN:
         return str(pull(spec, log=log)), {}
     if path.suffix == ".gguf":

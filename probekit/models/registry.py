@@ -16,7 +16,7 @@ from pathlib import Path
 from probekit.container import disk_errors
 from probekit.digests import files_of, write_digests
 from probekit.errors import ModelError
-from probekit.foreign import child
+from probekit.foreign import at_home, child
 from probekit.models.pretrained import read_gguf
 
 MARKER = "probekit.json"
@@ -59,9 +59,9 @@ BUILTIN = {
 def home() -> Path:
     """Return the cache folder: `PROBEKIT_HOME`, else `probekit` in `XDG_CACHE_HOME` or ~/.cache."""
     if chosen := os.environ.get("PROBEKIT_HOME"):
-        return Path(chosen).expanduser()
+        return at_home(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "probekit"
+    return at_home(base) / "probekit"
 
 
 def builtin(name: str) -> BuiltinModel:
