@@ -108,7 +108,7 @@ def command_of(directory: Path) -> str:
     except (ValueError, KeyError, TypeError):
         return "rl"  # its reader says what is wrong with the file
     # Others leave a run record too: without their own file they are partial, and their reader says so.
-    return command if command in HEARTS else "rl"
+    return command if isinstance(command, str) and command in HEARTS else "rl"
 
 
 def open_run(directory: str | Path) -> Run:
