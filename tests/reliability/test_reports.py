@@ -161,9 +161,10 @@ def hostile(port: int) -> str:
         f'<img src={at}/i onerror="{own}"><svg onload="{own}"></svg>'
         f"<style>@import url({at}/c);body{{background:url({at}/b)}}</style><iframe src={at}/f></iframe>"
         f'<link rel=stylesheet href={at}/l><a href="javascript:{own}" onclick="{own}">go</a> '
-        f"<a href='{at}/a'>there</a> ' \" onmouseover={own} "
+        f"<a href='{at}/a'>there</a> ' \" onfocus={own} "
         "{{ 7*7 }}{% raise %}{# ${7*7} #} \u202eright to left\u2066 \u2028 \u2029 \x00 \x1b[2J\ufeff"
-        f"نص مكتوب من اليمين {'w' * 300} {'界' * 200} \\u003cscript>{own}</script> %s &lt;b&gt; {at}/{'p' * 90}"
+        f"نص مكتوب من اليمين {'w' * 300} {'界' * 200} \\u003cscript>{own}</script> "
+        f"%s &lt;b&gt; {at}/{'p' * 90}"
     )
 
 
