@@ -2,7 +2,7 @@
 
 OMP_NUM_THREADS=1 python benchmarks/checks.py [ROUNDS] [ROWS] [ONLY]. Without them every digest and row sum
 is a constant, computed of nothing, so that all else stays as it is. Times are seconds: the median of the
-rounds and their range; the ratio is the median of the rounds' own. The peak is of a forked child that does the
+rounds and their range; the ratio is the median of the rounds own. The peak is of a forked child that does the
 work, over what it had before. The model is SmolLM2-135M (`probekit models pull smollm2-135m`), the store
 holds ROWS rows of five random words at 30 layers and one position. ONLY is a part of a row's name.
 """
