@@ -33,6 +33,7 @@ from probekit.steering.reading import Reader, residual_norms
 from probekit.steering.rerank import rerank_coeff, rerank_conditions
 from probekit.steering.summary import SteerSummary
 from probekit.steering.vector import SteeringVector
+from probekit.steering.vector_file import IDENTITY
 from probekit.steering.writer import ConditionWriter, Journal
 
 Progress = Callable[[str, int, int], None]
@@ -282,6 +283,7 @@ class _Plan:
             "shuffled": _digest(Probe.load_shuffled(self.path).tolist()),
             "prompts": _digest(rows),
             "model": writer.loaded.fingerprint,
+            "weights_digest": writer.loaded.weights_digest,
             "config_hash": writer.loaded.config_hash,
             "dtype": writer.loaded.dtype,
             "behaviours": writer.behaviours and _digest(writer.behaviours.describe()),
@@ -362,17 +364,11 @@ def _digest(value: Any) -> str:  # noqa: ANN401 - a JSON value
 
 def _same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
     """Refuse a vector that says it belongs to other weights."""
-    fingerprint = vector.model.get("weights_fingerprint", loaded.fingerprint)
-    if fingerprint != loaded.fingerprint:
+    if different := loaded.difference({k: vector.model[k] for k in IDENTITY if k in vector.model}):
+        key, made, here = different
         raise SteeringError(
-            f"steering vector: was made for weights {fingerprint} ({vector.model.get('model')!r}), the "
-            f"model's are {loaded.fingerprint}. Use a vector of this model."
-        )
-    config = vector.model.get("config_hash", loaded.config_hash)
-    if config != loaded.config_hash:
-        raise SteeringError(
-            f"steering vector: was made under another configuration of the same weights ({config}, here "
-            f"{loaded.config_hash}), such as another scaling of positions. Use the same config.json."
+            f"steering vector: {key} is {made} ({vector.model.get('model')!r}), the model's is {here}. "
+            "Use a vector of this model, and the same config.json."
         )
 
 
