@@ -13,12 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-<<<<<<< HEAD
 from probekit.container import disk_errors, named, sweep
-=======
-from probekit.container import disk_errors
 from probekit.digests import files_of, write_digests
->>>>>>> rest
 from probekit.errors import ModelError
 from probekit.foreign import at_home, child
 from probekit.models.pretrained import read_gguf
