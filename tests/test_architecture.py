@@ -97,6 +97,13 @@ def test_messages_name_pages_that_are_there():
             assert (ROOT.parent / name).is_file(), f"{path.name}: {name}"
 
 
+def test_nobody_is_told_to_install_probekit_from_an_index():
+    """Another project has its name there."""
+    docs = [*(ROOT.parent / "docs").rglob("*.md"), ROOT.parent / "README.md"]
+    for path in [*FILES, *docs, *(ROOT / "reports" / "templates").glob("*.j2")]:
+        assert not re.search(r"pip install '?probekit", path.read_text(encoding="utf-8")), path.name
+
+
 def test_no_class_is_defined_twice():
     names = Counter(
         node.name
