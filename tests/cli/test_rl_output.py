@@ -53,7 +53,7 @@ def test_a_step_says_what_its_target_measures():
         "n_tokens": 20,
         "seconds": 1.0,
     }
-    assert "score +0.500, reward +0.000, KL" in progress_line(row)
+    assert "score +0.500, reward 0.000, KL" in progress_line(row)
     line = progress_line({**row, "distance_to_chosen": 1.25})
     assert "score +0.500, distance to the chosen scores 1.250, KL" in line and "reward" not in line
 
