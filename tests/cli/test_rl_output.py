@@ -8,15 +8,13 @@ import types
 import pytest
 
 from probekit.cli.options import progress_bar
-from probekit.cli.rl_output import Events, progress_line
+from probekit.cli.rl_output import Events, Watch, progress_line
 from probekit.errors import OutputError
 
 
 def test_without_tensorboard_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(
-        OutputError, match=r"checkout of probekit run: pip install -e '.\[tensorboard\]'"
-    ):
+    with pytest.raises(OutputError, match="Run: pip install tensorboard. Or leave --report-to"):
         Events(tmp_path / "tb")
 
 
@@ -41,6 +39,22 @@ def test_rows_become_scalars(tmp_path, monkeypatch):
     events.write({"step": 3, "evaluation": {"all": {"kl": {"value": 0.1, "low": 0, "high": 1}}}})
     assert written == [("step/score", 1.5, 3), ("all/kl", 0.1, 3)]
     assert not (tmp_path / "tb").exists()
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_gets_every_scalar_under_the_runs_name(tmp_path, monkeypatch, name):
+    told, module = [], types.ModuleType(name)
+    module.init = lambda **named: told.append(named) or True
+    module.log = lambda scalars, step: told.append((scalars, step))
+    module.finish = lambda: told.append("finished")
+    monkeypatch.setitem(sys.modules, name, module)
+    watch = Watch(2, tmp_path / "run", [name, name])
+    watch({"note": "no step"})
+    assert told == []
+    watch({"step": 2, "evaluation": {"all": {"kl": {"value": 0.1}}}, "score": 1.5, "alarms": []})
+    watch.close()
+    scalars = {"step/score": 1.5, "all/kl": 0.1}
+    assert told == [{"project": "probekit", "name": "run"}, (scalars, 2), "finished"]
 
 
 def test_a_step_says_what_its_target_measures():
