@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any, cast
 
+from probekit.data.memory import Rows, read_memory
 from probekit.errors import DataError
 from probekit.numbers import plain_integer, plain_number
 
@@ -43,14 +44,14 @@ UNREAD = "(a column that is not read)"
 
 
 def read_records(
-    source: str, *, split: str = "train", more: Collection[str] = ()
+    source: Rows, *, split: str = "train", more: Collection[str] = ()
 ) -> Iterator[Placed]:
     """Yield every record of `source` with its place.
 
     Parameters
     ----------
     source
-        What the user named.
+        What the user named, or rows in memory.
     split
         Split of a Hugging Face data set.
     more
@@ -61,6 +62,8 @@ def read_records(
     DataError
         When the source is missing, of an unknown type, or damaged at some line.
     """
+    if not isinstance(source, str):
+        return read_memory(source, READ.union(more))
     if source.startswith("hf:"):
         return _huggingface(source.removeprefix("hf:"), split, READ.union(more))
     path = locate(source)
