@@ -17,6 +17,7 @@ from probekit.errors import ModelError, SteeringError
 from probekit.models.chat import Rendered
 from probekit.models.kv_cache import check_decoding, has_keys
 from probekit.models.load import LoadedModel
+from probekit.models.memory import bare
 from probekit.steering.operators import MODES, ablate, add, clamp
 from probekit.steering.vector import SteeringVector
 from probekit.steering.where import Where
@@ -230,7 +231,7 @@ def steered(
         (vector.site, layer): steering.edit(change)
         for layer, change in _changes(vector, float(coeff), mode, parameter).items()
     }
-    below = model.model if isinstance(model, LoadedModel) else model
+    below = model.model if isinstance(model, LoadedModel) else bare(model)
     with contextlib.ExitStack() as stack:
         if hasattr(below, "generate"):
             with contextlib.suppress(
