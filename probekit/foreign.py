@@ -154,7 +154,9 @@ class Shown:
         return rows[:MOST]
 
     def __repr__(self) -> str:
-        return "\n".join([type(self).__name__, *(f"  {n:<12} {text}" for n, text in self._rows())])
+        rows = self._rows()
+        width = max((len(name) for name, _ in rows), default=0)
+        return "\n".join([type(self).__name__, *(f"  {n:<{width}}  {text}" for n, text in rows)])
 
     def _repr_html_(self) -> str:
         cells = "".join(

@@ -60,7 +60,9 @@ class Frame:
         """
         given = [x for x in (self.rows, self.labels, self.scores) if x is not None]
         if len(given) != 1:
-            raise DataError("arrays: expected one of rows, labels and scores, to say what they are of.")
+            raise DataError(
+                "arrays: expected one of rows, labels and scores, to say what they are of."
+            )
         if self.rows is not None:
             return open_dataset(self.rows)
         name, values = ("label", self.labels) if self.labels is not None else ("score", self.scores)
@@ -141,12 +143,16 @@ def _matrices(arrays: Any, frame: Frame, n: int) -> dict[Cell, NDArray[np.floati
             continue
         matrix = _pooled(_numbers(name, values), cell, frame.mask)
         if matrix.shape[0] != n:
-            raise StoreError(f"array {name!r}: has {matrix.shape[0]} rows, the data have {n} texts.")
+            raise StoreError(
+                f"array {name!r}: has {matrix.shape[0]} rows, the data have {n} texts."
+            )
         first = next(iter(found.values()), matrix)
         if matrix.shape[1] != first.shape[1]:
             raise StoreError(f"array {name!r}: is {matrix.shape[1]} wide, others {first.shape[1]}.")
         if not np.isfinite(matrix).all():
-            raise StoreError(f"array {name!r}: holds NaN or infinite values. Read it again in float32.")
+            raise StoreError(
+                f"array {name!r}: holds NaN or infinite values. Read it again in float32."
+            )
         if cell in found:
             raise StoreError(f"array {name!r}: is a second one of {cell}.")
         found[cell] = matrix
@@ -185,7 +191,9 @@ def _file(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             import zarr
         except ImportError as error:
-            raise StoreError(f"{path}: needs the library zarr. Install it, or save .npz.") from error
+            raise StoreError(
+                f"{path}: needs the library zarr. Install it, or save .npz."
+            ) from error
         for name, member in zarr.open_group(str(path), mode="r").members(max_depth=None):
             if hasattr(member, "shape"):
                 yield name, member[...]
@@ -229,7 +237,9 @@ def _numbers(name: Any, values: Any) -> NDArray[np.floating[Any]]:  # noqa: ANN4
 
 
 def _pooled(
-    values: NDArray[np.floating[Any]], cell: Cell, mask: Any  # noqa: ANN401
+    values: NDArray[np.floating[Any]],
+    cell: Cell,
+    mask: Any,  # noqa: ANN401
 ) -> NDArray[np.floating[Any]]:
     """Return (n, d_model) of an array that may have an axis of tokens, by the cell's position rule."""
     if values.ndim == 2:  # noqa: PLR2004

@@ -99,7 +99,9 @@ def cache_activations(
     config = CacheConfig.of_keys(config, settings)
     if out is None:
         return ActivationStore.temporary(
-            lambda path: cache_activations(loaded, dataset, path, config=config, progress=progress).close()
+            lambda path: cache_activations(
+                loaded, dataset, path, config=config, progress=progress
+            ).close()
         )
     out = Path(out)
     if resume:

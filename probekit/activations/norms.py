@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -20,7 +21,7 @@ N_ROWS = 16
 
 
 def residual_norms(
-    loaded: LoadedModel,
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or a transformers model
     rows: Sequence[Rendered],
     layers: Sequence[int],
     *,
@@ -68,10 +69,11 @@ def residual_norms(
     if not rows:
         raise SteeringError("residual norms: there are no prompts to measure them on.")
     backend = backend or HooksBackend(loaded)
+    device = next(backend.backbone.parameters()).device
     sums, count = dict.fromkeys(layers, 0.0), 0
     lengths = np.array([len(row.ids) for row in rows])
     for batch in plan_batches(lengths, batch_tokens):
-        ids, mask = pad([rows[i] for i in batch], loaded.device)
+        ids, mask = pad([rows[i] for i in batch], device)
         inner = mask.clone()
         inner[:, 0] = inner[:, 0] * (mask.sum(1) == 1)  # a text of one token has no other
         count += int(inner.sum())

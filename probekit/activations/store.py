@@ -14,15 +14,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.activations.checksums import AGAIN, Checksums, hdf5_errors
 from probekit.activations.arrays import Frame, write_arrays
+from probekit.activations.checksums import AGAIN, Checksums, hdf5_errors
 from probekit.activations.schema import FORMAT, FORMAT_VERSION, RAGGED, check_schema
 from probekit.activations.table import Cell, Examples, TokenTable, read_examples
 from probekit.data.rows import Kind
 from probekit.errors import StoreError
 from probekit.foreign import Shown
 from probekit.parsing import object_of
-
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -72,6 +72,7 @@ Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
 
 def read_examples(group: h5py.Group, read: Callable[[h5py.Dataset], NDArray[Any]]) -> Examples:
     """Return the columns of an examples group; `read` gives a dataset, shape as stored, as it is stored."""
+
     def text(name: str) -> NDArray[np.object_]:
         column = read(group[name]).astype(object)
         for row, value in enumerate(column):

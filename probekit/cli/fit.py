@@ -44,7 +44,6 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     from probekit.activations.store import ActivationStore
     from probekit.container import atomic_directory, refuse_existing, write_json
     from probekit.probes import fit_sweep
-    from probekit.probes.scoring import reference_rows
     from probekit.reports import write_sweep_report
     from probekit.results.sweep import close, l2_ends
 
@@ -54,7 +53,6 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
         torch.set_num_threads(options["threads"])
     with ActivationStore.open(store) as source, opt.progress_bar() as progress:
         result = fit_sweep(source, config, progress=progress)
-        result = result.with_reference(reference_rows(source, result.probe))
     with atomic_directory(target, force=options["force"]) as folder:
         result.save(folder)
         arguments = {"out": out, **options, **asdict(config)}

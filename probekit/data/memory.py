@@ -13,9 +13,7 @@ from probekit.errors import DataError
 Rows: TypeAlias = Any
 """A list of dicts (or of texts, for prompts), a `datasets.Dataset`, a pandas or a polars frame."""
 NAME = "rows in memory"
-EXPECTED = (
-    "Expected a path, hf:NAME, demo:NAME, a list of dicts, a datasets.Dataset, or a pandas or polars frame."
-)
+EXPECTED = "Expected a path, hf:NAME, demo:NAME, a list of dicts, a datasets.Dataset, or a pandas or polars frame."
 
 
 def kept(source: Rows) -> Rows:
@@ -118,4 +116,3 @@ def _prompt(turns: tuple[Message, ...]) -> str | list[dict[str, str]]:
     if len(turns) == 1 and turns[0].role == "user" and turns[0].content.strip():
         return turns[0].content
     return [{"role": turn.role, "content": turn.content} for turn in turns]
-

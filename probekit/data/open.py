@@ -126,7 +126,7 @@ def open_dataset(
     >>> rows.kind, rows.classes, len(rows), rows[1]["text"]
     ('label', ('bad', 'good'), 2, 'hail')
     """
-    if isinstance(source, Dataset):
+    if callable(getattr(source, "examples", None)):  # a `Dataset`, or what reads as one
         return source
     source = kept(source)
     name = name_of(source)

@@ -73,7 +73,9 @@ def open_prompts(
         if len(found) == limit:
             break
     if not found:
-        raise DataError(f"{name_of(source)}: has no prompts. Expected at least one; see docs/data.md.")
+        raise DataError(
+            f"{name_of(source)}: has no prompts. Expected at least one; see docs/data.md."
+        )
     return list(found.values())
 
 
@@ -94,13 +96,21 @@ def open_texts(texts: Rows) -> list[Example]:
     if isinstance(texts, str):
         raise DataError("texts: got one text, expected a list of them. Put it in brackets.")
     found: list[Example] = []
-    items = [{"prompt": x} if isinstance(x, list) else x for x in texts] if type(texts) in (list, tuple) else texts
+    items = (
+        [{"prompt": x} if isinstance(x, list) else x for x in texts]
+        if type(texts) in (list, tuple)
+        else texts
+    )
     for place, row in read_memory(items, READ, text_is="text"):
         prompt, answer = read_prompt(row, place)
         completion = read_completion(row, place, answer)
         if prompt is None and completion is None:
             raise missing(row, place, "completion, text or prompt")
-        name = f"row-{len(found) + 1:06d}" if row.get("id") is None else read_name(row["id"], place, "id")
+        name = (
+            f"row-{len(found) + 1:06d}"
+            if row.get("id") is None
+            else read_name(row["id"], place, "id")
+        )
         group, ids = read_group(row, prompt, completion, place), read_ids(row, place)
         found.append(Example(name, group, prompt, completion, completion_ids=ids, place=place))
     return found

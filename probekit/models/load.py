@@ -32,7 +32,15 @@ OF_NO_EFFECT = re.compile(
     r"|^initializer_|label|^problem_type$|^quantization_config$|^auto_map$|^pretraining_tp$"
 )
 """Keys of a configuration that change nothing a model in evaluation computes."""
-FACTS = ("model", "revision", "model_type", "forward_dtype", "device", "max_length", "weights_fingerprint")
+FACTS = (
+    "model",
+    "revision",
+    "model_type",
+    "forward_dtype",
+    "device",
+    "max_length",
+    "weights_fingerprint",
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,7 +178,9 @@ def load_model(
         tokenizer = own if tokenizer is None else tokenizer
     else:
         if (dtype, device) != ("auto", "auto"):
-            raise ModelError("model: is in memory, and stays in its dtype and place. Use model.to().")
+            raise ModelError(
+                "model: is in memory, and stays in its dtype and place. Use model.to()."
+            )
         given = spec.model if isinstance(spec, LoadedModel) else spec
         model, tokenizer, name = unwrapped(given, tokenizer)
         tokenizer = load_tokenizer(name) if tokenizer is None else tokenizer
@@ -200,7 +210,11 @@ def load_model(
 
 
 def _read(
-    spec: str, dtype: torch.dtype, revision: str | None, code: bool, log: Callable[[str], None]  # noqa: FBT001
+    spec: str,
+    dtype: torch.dtype,
+    revision: str | None,
+    code: bool,
+    log: Callable[[str], None],  # noqa: FBT001
 ) -> tuple[Any, Any]:
     where, options = place_of(spec, revision, trust_remote_code=code, log=log)
     if "gguf_file" in options:

@@ -61,7 +61,9 @@ def unwrapped(model: Any, tokenizer: Any) -> tuple[Any, Any, str]:  # noqa: ANN4
     if tokenizer is None:
         tokenizer = None if inner is model else getattr(model, "tokenizer", None)
     if tokenizer is None and not name:
-        raise ModelError("model: comes without a tokenizer. Give it: load_model(model, tokenizer=...).")
+        raise ModelError(
+            "model: comes without a tokenizer. Give it: load_model(model, tokenizer=...)."
+        )
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict) or "strftime_now" in str(template or ""):

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from probekit.probes.bradley_terry import BradleyTerryProbe
     from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe
     from probekit.probes.config import SweepConfig
+    from probekit.probes.evaluation import Evaluation, evaluate
     from probekit.probes.probe import Probe
     from probekit.probes.result import SweepResult
     from probekit.probes.ridge import RidgeProbe
@@ -18,6 +19,7 @@ else:
         bradley_terry="BradleyTerryProbe",
         classifiers="LogisticProbe MeanDifferenceProbe",
         config="SweepConfig",
+        evaluation="Evaluation evaluate",
         probe="Probe",
         result="SweepResult",
         ridge="RidgeProbe",
@@ -26,11 +28,13 @@ else:
 
 __all__ = [
     "BradleyTerryProbe",
+    "Evaluation",
     "LogisticProbe",
     "MeanDifferenceProbe",
     "Probe",
     "RidgeProbe",
     "SweepConfig",
     "SweepResult",
+    "evaluate",
     "fit_sweep",
 ]

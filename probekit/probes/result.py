@@ -17,10 +17,10 @@ from probekit.digests import write_digests
 from probekit.probes.metrics import rating_reliability, reliability
 from probekit.probes.outer import Outer
 from probekit.probes.probe import WEIGHTS, Probe, save_probes
-from probekit.probes.ridge import from_unit
 from probekit.probes.solvers import End
 from probekit.probes.splits import FRACTIONS, Index
 from probekit.probes.task import Task
+from probekit.probes.units import from_unit
 from probekit.results.intervals import Array, Interval, Metrics
 from probekit.results.sweep import (
     DOCUMENT,
