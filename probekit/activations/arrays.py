@@ -66,12 +66,12 @@ class Frame:
         if self.rows is not None:
             return open_dataset(self.rows)
         name, values = ("label", self.labels) if self.labels is not None else ("score", self.scores)
-        values = np.asarray(values)
-        groups = range(len(values)) if self.groups is None else np.asarray(self.groups).tolist()
-        if len(groups) != len(values):
-            raise DataError(f"groups: {len(groups)} for {len(values)} {name}s, expected one each.")
-        values = (values.astype(int) if values.dtype == bool else values).tolist()
-        both = zip(values, groups, strict=True)
+        told = np.asarray(values)
+        groups = range(len(told)) if self.groups is None else np.asarray(self.groups).tolist()
+        if len(groups) != len(told):
+            raise DataError(f"groups: {len(groups)} for {len(told)} {name}s, expected one each.")
+        targets = (told.astype(int) if told.dtype == bool else told).tolist()
+        both = zip(targets, groups, strict=True)
         return open_dataset([{"text": "none", name: v, "group": f"{g}"} for v, g in both])
 
 
@@ -230,8 +230,8 @@ def _numbers(name: Any, values: Any) -> NDArray[np.floating[Any]]:  # noqa: ANN4
     found = np.asarray(values)
     if found.dtype.kind not in "fiu" or found.ndim not in (2, 3):
         raise StoreError(
-            f"array {name!r}: has shape {found.shape} of {found.dtype}, expected numbers of shape (n, d_model) "
-            "or (n, n_tokens, d_model)."
+            f"array {name!r}: has shape {found.shape} of {found.dtype}, expected numbers of shape "
+            "(n, d_model) or (n, n_tokens, d_model)."
         )
     return found if found.dtype == np.float16 else found.astype(np.float32)
 
@@ -255,7 +255,8 @@ def _pooled(
         return np.asarray(total / known.sum(axis=1)[:, None], dtype=np.float32)
     if match is None:
         raise StoreError(
-            f"position {cell.position}: cannot be told from an array of tokens. Expected last, mean or token:I."
+            f"position {cell.position}: cannot be told from an array of tokens. Expected last, mean or "
+            "token:I."
         )
     at = int(match[1] or -1)
     try:

@@ -164,10 +164,10 @@ class ActivationStore(Shown):
         ----------
         arrays
             A mapping of names to arrays of NumPy or torch, a TransformerLens `ActivationCache`, or a file:
-            .npz, .safetensors or .zarr. A name is `(site, layer, position)`, `(site, layer)`, a layer, or text:
-            `resid_post/12/mean`, `layer_12`, `blocks.12.hook_resid_post`; of a TransformerLens cache all but
-            residuals is passed over. Shapes are (n, d_model), or (n, n_tokens, d_model), of which `position`
-            is taken.
+            .npz, .safetensors or .zarr. A name is `(site, layer, position)`, `(site, layer)`, a layer, or
+            text: `resid_post/12/mean`, `layer_12`, `blocks.12.hook_resid_post`; of a TransformerLens
+            cache all but residuals is passed over. Shapes are (n, d_model), or (n, n_tokens, d_model), of
+            which `position` is taken.
         out
             File to write; None makes a temporary store, which is removed when it is closed or forgotten.
         rows

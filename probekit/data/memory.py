@@ -13,7 +13,10 @@ from probekit.errors import DataError
 Rows: TypeAlias = Any
 """A list of dicts (or of texts, for prompts), a `datasets.Dataset`, a pandas or a polars frame."""
 NAME = "rows in memory"
-EXPECTED = "Expected a path, hf:NAME, demo:NAME, a list of dicts, a datasets.Dataset, or a pandas or polars frame."
+EXPECTED = (
+    "Expected a path, hf:NAME, demo:NAME, a list of dicts, a datasets.Dataset, or a pandas or polars "
+    "frame."
+)
 
 
 def kept(source: Rows) -> Rows:

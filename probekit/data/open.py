@@ -127,7 +127,7 @@ def open_dataset(
     ('label', ('bad', 'good'), 2, 'hail')
     """
     if callable(getattr(source, "examples", None)):  # a `Dataset`, or what reads as one
-        return source
+        return source  # type: ignore[return-value]
     source = kept(source)
     name = name_of(source)
     if kind is not None and kind not in KINDS:

@@ -172,7 +172,12 @@ def load_model(
         return spec
     if isinstance(spec, (str, Path)):
         name, place = str(spec), resolve_device(device)
-        model, own = _read(name, resolve_dtype(dtype, place), revision, trust_remote_code, log)
+        where, options = place_of(name, revision, trust_remote_code=trust_remote_code, log=log)
+        options["dtype"] = resolve_dtype(dtype, place)
+        if "gguf_file" in options:
+            model, own = read_gguf(Path(where) / options["gguf_file"], dtype=options["dtype"])
+        else:
+            model, own = from_pretrained(where, **options)
         model = model.to(place).eval()
         model.requires_grad_(False)  # noqa: FBT003 - torch's own signature
         tokenizer = own if tokenizer is None else tokenizer
@@ -207,19 +212,6 @@ def load_model(
             "until it closes it"
         )
     return loaded
-
-
-def _read(
-    spec: str,
-    dtype: torch.dtype,
-    revision: str | None,
-    code: bool,
-    log: Callable[[str], None],  # noqa: FBT001
-) -> tuple[Any, Any]:
-    where, options = place_of(spec, revision, trust_remote_code=code, log=log)
-    if "gguf_file" in options:
-        return read_gguf(Path(where) / options["gguf_file"], dtype=dtype)
-    return from_pretrained(where, dtype=dtype, **options)
 
 
 def at_date_of(loaded: LoadedModel, record: Mapping[str, Any]) -> LoadedModel:

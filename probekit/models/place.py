@@ -25,8 +25,8 @@ def place_of(
     """Return the folder or hub id of a model, and what transformers is to be told besides."""
     if spec.endswith(IN_MEMORY):
         raise ModelError(
-            f"model {spec!r}: has no place to be loaded from. Save it with save_pretrained and name the folder "
-            "with --model, or give the model itself in Python."
+            f"model {spec!r}: has no place to be loaded from. Save it with save_pretrained and name the "
+            "folder with --model, or give the model itself in Python."
         )
     path = Path(spec).expanduser()
     if spec in BUILTIN:

@@ -307,7 +307,7 @@ def _different(known: Examples, scores: Array) -> tuple[Examples, Array, int]:
     if known.identical.all():
         raise DataError("pairs: the sides of all are the same text, so none is preferred.")
     keep = np.repeat(~known.identical, 2)
-    arrays = {
+    arrays: dict[str, Any] = {
         name: value[keep]
         for name, value in vars(known).items()
         if isinstance(value, np.ndarray) and len(value) == len(keep)

@@ -26,8 +26,8 @@ class Weights(NamedTuple):
 def to_estimator(head: LinearHead) -> Any:  # noqa: ANN401 - a scikit-learn estimator
     """Return a fitted scikit-learn estimator with the weights of a head.
 
-    A `LogisticRegression` for labels, whose `decision_function` is the score; else a `LinearRegression`, which
-    predicts ratings in their own units, or the score of a head that was fitted to pairs.
+    A `LogisticRegression` for labels, whose `decision_function` is the score; else a `LinearRegression`,
+    which predicts ratings in their own units, or the score of a head that was fitted to pairs.
     """
     from sklearn.linear_model import LinearRegression, LogisticRegression
 
@@ -61,8 +61,8 @@ def weights_of(estimator: Any) -> Weights:  # noqa: ANN401 - a fitted scikit-lea
     n = getattr(estimator, "n_features_in_", None)
     if ask is None or n is None:
         raise ProbeError(
-            f"estimator: got a {name} that is not fitted or gives no score. Expected a fitted linear classifier "
-            "(with decision_function) or regressor."
+            f"estimator: got a {name} that is not fitted or gives no score. Expected a fitted linear "
+            "classifier (with decision_function) or regressor."
         )
     classes = getattr(estimator, "classes_", None)
     if classes is not None and len(classes) != 2:  # noqa: PLR2004

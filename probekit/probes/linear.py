@@ -103,11 +103,7 @@ class LinearHead(Shown):
         ProbeError
             When the width or the position rule is another.
         """
-        if acts.ndim != 2:
-            raise ProbeError(
-                f"activations: shape is {acts.shape}, expected (n, {len(self.coef)}). Use probe(acts)."
-            )
-        self._check(acts.shape, position)
+        self._check(acts.shape, position, "n" if acts.ndim == 2 else "")  # noqa: PLR2004
         return np.asarray(acts.astype(np.float64) @ self.coef + self.bias)
 
     def rating(self, score: Array) -> Array | None:
@@ -136,9 +132,10 @@ class LinearHead(Shown):
             return np.asarray(acts, dtype=np.float64) @ self.coef + self.bias
         import torch
 
-        kind = torch.promote_types(acts.dtype, torch.float32)
-        coef = torch.as_tensor(self.coef, dtype=kind, device=acts.device)
-        return acts.to(kind) @ coef + self.bias
+        given: Any = acts
+        kind = torch.promote_types(given.dtype, torch.float32)
+        coef = torch.as_tensor(self.coef, dtype=kind, device=given.device)
+        return given.to(kind) @ coef + self.bias
 
     def predict_proba(self, acts: Acts) -> Any:  # noqa: ANN401 - as given
         """Return P(class 0) and P(class 1) of activations (..., d_model), shape (..., 2).
@@ -167,10 +164,10 @@ class LinearHead(Shown):
 
         return to_estimator(self)
 
-    def _check(self, shape: tuple[int, ...], position: str | None) -> None:
-        if not shape or shape[-1] != len(self.coef):
+    def _check(self, shape: tuple[int, ...], position: str | None, rows: str = "...") -> None:
+        if not rows or not shape or shape[-1] != len(self.coef):
             raise ProbeError(
-                f"activations: shape is {shape}, the probe expects (..., {len(self.coef)}). "
+                f"activations: shape is {shape}, the probe expects ({rows or 'n'}, {len(self.coef)}). "
                 "Were they cached from another model?"
             )
         if position is not None and position != self.position:

@@ -207,6 +207,7 @@ class _Report:
             outer=self.outer,
             store=self.source.provenance,
             fit=run_record("fit", asdict(self.config), seed=self.config.seed),
+            path=getattr(self.source, "path", None),
         )
 
     def _twins(self, acts: NDArray[np.float32]) -> list[Head]:

@@ -44,6 +44,17 @@ def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool 
     return write_page("sweep.html.j2", _context(run), path, force=force)
 
 
+def sweep_figures(run: SweepRun) -> dict[str, go.Figure]:
+    """Return the figures of a fit's report by name; those of scores and tags are `scores` and `tag:TAG`."""
+    shown = _context(run)
+    more = {f"scores:{tag}" if tag else "scores": figure for tag, figure in shown["scores"].items()}
+    return {
+        **shown["figures"],
+        **more,
+        **{f"tag:{t}": drawn for t, (drawn, _) in shown["tags"].items()},
+    }
+
+
 def _context(run: SweepRun) -> dict[str, Any]:
     """Return what the template shows."""
     record, cells, examples = run.record, cells_of(run), run.examples

@@ -260,9 +260,9 @@ def steered(
 def in_residual_norms(probe: LinearHead, model: LoadedModel | Any) -> SteeringVector:  # noqa: ANN401
     """Return a probe's direction, as long as the residual stream at its layer is on average.
 
-    The norm is the one that the store of the fit recorded: the mean over the tokens of its first 16 rows, token
-    0 left out. Probes from elsewhere, and of older stores, have none: then it is measured here, on the rows that
-    the probe keeps to tell a model by, or on 16 prompts of `demo:sentiment_prompts`.
+    The norm is the one that the store of the fit recorded: the mean over the tokens of its first 16 rows,
+    token 0 left out. Probes from elsewhere, and of older stores, have none: then it is measured here, on the
+    rows that the probe keeps to tell a model by, or on 16 prompts of `demo:sentiment_prompts`.
 
     Raises
     ------
