@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from probekit.probes.probe import Probe
     from probekit.probes.sweep import fit_sweep
     from probekit.results.runs import open_run
-    from probekit.rl.run import train_policy
+    from probekit.rl.embedded import train_policy
     from probekit.steering.intervention import steered
     from probekit.steering.sweep import steer_sweep
     from probekit.steering.vector import SteeringVector
@@ -32,14 +32,14 @@ else:
         "probes.probe": "Probe",
         "probes.sweep": "fit_sweep",
         "results.runs": "open_run",
-        "rl.run": "train_policy",
+        "rl.embedded": "train_policy",
         "steering.intervention": "steered",
         "steering.sweep": "steer_sweep",
         "steering.vector": "SteeringVector",
     }
     __getattr__ = lazy(__name__, **_NAMES)
 
-    def __dir__():
+    def __dir__() -> list[str]:
         return sorted({*globals(), *_NAMES.values()})
 
 

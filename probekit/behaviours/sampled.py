@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from probekit.behaviours.definitions import Behaviours, Wanted
+from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.errors import DataError
 from probekit.models.chat import render, text_of
-from probekit.models.load import LoadedModel
+from probekit.models.load import LoadedModel, load_model
 from probekit.models.sampling import sample
 from probekit.models.sampling_config import SamplingConfig
 
@@ -19,8 +20,8 @@ REST = "other"
 
 
 def sampled_rows(
-    loaded: LoadedModel,
-    prompts: Sequence[Example],
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
+    prompts: Sequence[Example] | Any,  # noqa: ANN401 - or any source of prompts
     config: SamplingConfig,
     *,
     behaviours: Behaviours | None = None,
@@ -54,6 +55,7 @@ def sampled_rows(
     DataError
         When no row is left.
     """
+    loaded, prompts = load_model(loaded), open_prompts(prompts)
     rendered = [render(prompt, loaded.tokenizer) for prompt in prompts]
     rows: list[dict[str, Any]] = []
     seen: set[tuple[int, str]] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from probekit.data.fields import missing, read_ids, read_messages, read_name, read_tags
@@ -48,7 +48,7 @@ def open_prompts(
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit}: expected 1 or more prompts.")
     source = kept(source)
-    if isinstance(source, Sequence) and source and all(type(x) is Example for x in source):
+    if isinstance(source, (list, tuple)) and all(type(row) is Example for row in source):
         return list(source[:limit])  # they were read already
     found: dict[tuple[Message, ...], Example] = {}
     names: set[str] = set()

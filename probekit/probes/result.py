@@ -251,14 +251,11 @@ class SweepResult(Shown):
         """Return what `repr` shows."""
         probe, name, n = self.probe, self.task.primary, self.task.counts()
 
-        def words(found: Interval) -> str:
-            return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-        controls = {k: words(v[name]) for k, v in self.controls.items() if name in v}
+        controls = {k: v[name] for k, v in self.controls.items() if name in v}
         return {
             "chosen": f"{probe.kind} at {probe.site} layer {probe.layer}, position {probe.position}",
             "heads": len(self.rows), "held out": f"{n['report']} of {n['examples']}",
-            name: words(self.report[name]), **controls,
+            name: self.report[name], **controls,
         }  # fmt: skip
 
     def summary(self) -> FitSummary:

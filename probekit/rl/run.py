@@ -15,12 +15,13 @@ import numpy as np
 
 from probekit.behaviours import Behaviours, Wanted
 from probekit.container import disk_errors, refuse_existing, write_json
+from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import DIGESTS
 from probekit.errors import DataError, OutputError, ProbeError, StoreError
 from probekit.foreign import recorded
 from probekit.models.kv_cache import check_decoding
-from probekit.models.load import LoadedModel
+from probekit.models.load import LoadedModel, load_model
 from probekit.parsing import read_json
 from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
@@ -78,9 +79,9 @@ def split_prompts(
 
 
 def train_run(
-    loaded: LoadedModel,
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
     probes: Sequence[str | Path],
-    prompts: Sequence[Example],
+    prompts: Sequence[Example] | Any,  # noqa: ANN401 - or any source of prompts
     out: str | Path,
     config: RLConfig | None = None,
     *,
@@ -134,6 +135,8 @@ def train_run(
         When probes, prompts and model do not fit each other, or `out` exists.
     """
     config, out = config or RLConfig(), Path(out)
+    loaded, prompts = load_model(loaded), open_prompts(prompts)
+    held_out = None if held_out is None else open_prompts(held_out)
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
     _check_out(out, resume=resume, force=force)
     check_decoding(loaded.model)

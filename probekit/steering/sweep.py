@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from probekit.activations.layers import parse_layers
 from probekit.behaviours import Behaviours, Judge
 from probekit.container import atomic_directory, refuse_existing, write_json
+from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import write_digests
 from probekit.errors import SteeringError
 from probekit.models.kv_cache import check_decoding
-from probekit.models.load import LoadedModel
+from probekit.models.load import LoadedModel, load_model
+from probekit.probes.folder import Fit, fit_folder
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
@@ -30,7 +30,7 @@ from probekit.steering.grid import conditions
 from probekit.steering.intervention import check_fits
 from probekit.steering.reading import Reader, residual_norms
 from probekit.steering.rerank import rerank_coeff, rerank_conditions
-from probekit.steering.summary import SteerSummary
+from probekit.steering.summary import SteerSummary, judged
 from probekit.steering.vector import SteeringVector
 from probekit.steering.writer import ConditionWriter, Journal
 
@@ -77,9 +77,9 @@ class SteerResult:
 
 
 def steer_sweep(
-    loaded: LoadedModel,
-    probe: str | Path,
-    prompts: Sequence[Example],
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
+    probe: Fit,
+    prompts: Sequence[Example] | Any,  # noqa: ANN401 - or any source of prompts
     out: str | Path,
     config: SteerConfig | None = None,
     *,
@@ -91,6 +91,7 @@ def steer_sweep(
     arguments: Mapping[str, Any] | None = None,
     progress: Progress = lambda what, done, total: None,
     finish: Callable[[Path], object] = lambda folder: None,
+    **settings: Any,  # noqa: ANN401 - keys of SteerConfig
 ) -> SteerResult:
     """Steer a model with a probe's direction and measure what happens, against controls.
 
@@ -99,16 +100,16 @@ def steer_sweep(
     Parameters
     ----------
     loaded
-        The model that the probe was fitted on.
+        The model that the probe was fitted on, or what `load_model` takes.
     probe
-        Directory written by `probekit fit`; its chosen probe gives direction and score, the same
-        kind of probe at the other layers reads along.
+        Directory written by `probekit fit`, or what `fit_sweep` returns; its chosen probe gives
+        direction and score, the same kind of probe at the other layers reads along.
     prompts
-        What the model answers (`open_prompts`).
+        What the model answers, or what `open_prompts` takes.
     out
         Directory to write.
     config
-        Settings.
+        Settings; its keys are taken by name too, as in `coeffs=[0.1, 0.2]`.
     vector
         Steer along this instead of the probe's direction; the probe still keeps the score.
     behaviours, judge
@@ -139,23 +140,25 @@ def steer_sweep(
     >>> sorted({condition.direction for condition in result.rows})
     ['none', 'probe', 'random-01']
     """
-    config, out = config or SteerConfig(), Path(out)
+    config, out = SteerConfig.of_keys(config, settings), Path(out)
+    loaded, prompts = load_model(loaded), open_prompts(prompts)
     if out.exists() and resume:
         raise SteeringError(f"{out}: is whole already. Leave out --resume, or pass --force.")
     refuse_existing(out, force=force, marker=DOCUMENT.file)
-    plan = _Plan.make(loaded, probe, prompts, config, vector, behaviours, judge)
-    journal = Journal.beside(out)
-    journal.open(plan.settings(), resume=resume, force=force)
-    try:
-        result = plan.run(journal, progress, arguments)
-        with atomic_directory(out, force=force) as folder:
-            result.save(folder)
-            finish(folder)
-    except BaseException:
-        journal.set_down()
-        raise
-    journal.remove()
-    return result
+    with fit_folder(probe) as fit:
+        plan = _Plan.make(loaded, fit, prompts, config, vector, behaviours, judge)
+        journal = Journal.beside(out)
+        journal.open(plan.settings(), resume=resume, force=force)
+        try:
+            result = plan.run(journal, progress, arguments)
+            with atomic_directory(out, force=force) as folder:
+                result.save(folder)
+                finish(folder)
+        except BaseException:
+            journal.set_down()
+            raise
+        journal.remove()
+        return result
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ class _Plan:
             "layers": self.unit.layers,
             "norms": {layer: self.norms[layer] for layer in self.unit.layers},
         }
-        content["judge"] = _judged(rows, writer.judge)
+        content["judge"] = judged(rows, writer.judge)
         content["provenance"] = {
             **run_record("steer", dict(arguments or dataclasses.asdict(config)), seed=config.seed),
             **writer.loaded.describe(),
@@ -378,23 +381,3 @@ def _same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
             f"steering vector: was made under another configuration of the same weights ({config}, here "
             f"{loaded.config_hash}), such as another scaling of positions. Use the same config.json."
         )
-
-
-def _judged(rows: Rows, judge: Judge | None) -> dict[str, Any] | None:
-    """Return how many completions a judge was shown, and how often it agreed with the patterns."""
-    if judge is None:
-        return None
-    steered_rows = [
-        r for c, condition_rows in rows.items() if not c.control for r in condition_rows
-    ]
-    answered = [row for row in steered_rows if row["judge"] is not None]
-    same = [row["judge"] == row["category"] for row in answered if row["category"] is not None]
-    return {
-        "url": judge.url,
-        "model": judge.model,
-        "asked": len(steered_rows),
-        "answered": len(answered),
-        "failed": len(steered_rows) - len(answered),
-        "problem": judge.problem,
-        "agreement": float(np.mean(same)) if same else None,
-    }

@@ -20,12 +20,13 @@ from probekit.container import (
     write_json,
     write_jsonl,
 )
+from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example, Message
 from probekit.digests import write_digests
 from probekit.errors import DataError, OutputError
 from probekit.models.chat import Rendered, render
 from probekit.models.frame import continuation
-from probekit.models.load import LoadedModel, at_date_of
+from probekit.models.load import LoadedModel, at_date_of, load_model
 from probekit.models.sampling import check_context, sample
 from probekit.models.sampling_config import SamplingConfig
 from probekit.parsing import read_json, read_jsonl
@@ -61,9 +62,9 @@ class Elicited:
 
 
 def elicit(
-    loaded: LoadedModel,
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
     recipe: Recipe,
-    prompts: Sequence[Example],
+    prompts: Sequence[Example] | Any,  # noqa: ANN401 - or any source of prompts
     out: str | Path,
     *,
     batch: int = 128,
@@ -107,8 +108,8 @@ def elicit(
     OutputError
         When `out` exists, or is of another run.
     """
-    out = Path(out)
-    prompts = [prompt for prompt in prompts if recipe.asks(prompt.tags)]
+    out, loaded = Path(out), load_model(loaded)
+    prompts = [prompt for prompt in open_prompts(prompts) if recipe.asks(prompt.tags)]
     _check_prompts(prompts, recipe)
     started = out / "parts" / "identity.json"
     if resume and started.is_file():
