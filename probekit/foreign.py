@@ -146,8 +146,8 @@ class Shown:
         for name, value in self.facts().items():
             if isinstance(value, dict):
                 value = ", ".join(f"{key} {item}" for key, item in value.items())
-            elif isinstance(value, (list, tuple)):
-                value = ", ".join(map(str, value))
+            elif type(value) in (list, tuple):
+                value = ", ".join(map(str, value))  # type: ignore[call-overload]
             text = "" if value is None else shown(" ".join(str(value).split()))
             if text:
                 rows.append((name, text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."))

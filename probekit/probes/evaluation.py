@@ -121,11 +121,8 @@ class Evaluation(Shown):
 
     def facts(self) -> dict[str, object]:
         """Return what `repr` shows."""
-        shown = {
-            name: f"{x.value:.3f} [{x.low:.3f}, {x.high:.3f}]" for name, x in self.metrics.items()
-        }
         own = "these rows; nothing is held out" if self.is_fitted_data else None
-        return {**shown, **self.n, "classes": self.examples.classes, "fitted to": own}
+        return {**self.metrics, **self.n, "classes": self.examples.classes, "fitted to": own}
 
 
 def evaluate(

@@ -16,7 +16,6 @@ from probekit.activations.table import Cell
 from probekit.container import (
     atomic_directory,
     disk_errors,
-    jsonable,
     refuse_existing,
     write_json,
 )
@@ -200,8 +199,8 @@ class SweepResult(Shown):
         """The result as `open_run` gives it, without its files: frames, findings, and what reports read."""
         return SweepRun.in_memory(
             self.record(),
-            rows=PREDICTIONS.frame([jsonable(dict(row)) for row in self.predictions()]),
-            splits=SPLITS.frame([jsonable(dict(row)) for row in self.splits()]),
+            rows=PREDICTIONS.in_memory(self.predictions()),
+            splits=SPLITS.in_memory(self.splits()),
             provenance=self.fit,
         )
 

@@ -82,8 +82,13 @@ class Table:
             )
         return self.frame(rows)
 
+    def in_memory(self, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+        """Return rows as the frame that `read` gives of them once they are written."""
+        lines = self.lines(rows).split("\n")
+        return self.frame([self._adapter.validate_json(line) for line in lines if line])
+
     def frame(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-        """Return rows, as JSON has them, as `read` does."""
+        """Return rows, checked, as `read` does."""
         import pandas as pd
 
         keys = dict.fromkeys([*self.row.__annotations__, *(key for row in rows for key in row)])
