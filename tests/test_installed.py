@@ -31,7 +31,11 @@ def installed(tmp_path_factory):
     (checkout / "probekit" / "inside.py").write_text("ANSWER = 42\n")
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     done = subprocess.run(
-        [sys.executable, "-c", BUILD, str(home)], cwd=checkout, env=env, capture_output=True, text=True
+        [sys.executable, "-c", BUILD, str(home)],
+        cwd=checkout,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(home / done.stdout.split()[-1]) as wheel:

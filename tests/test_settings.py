@@ -124,7 +124,11 @@ def test_choices_are_those_of_the_code_that_follows_them():
         (CacheConfig, {"sites": ["resid_post", "mlp_out"]}, {"sites": "resid_post,mlp_out"}),
         (SweepConfig, {"layers": -1}, {"layers": "-1"}),
         (SweepConfig, {"layers": np.array([1, 2])}, {"layers": "1,2"}),
-        (SweepConfig, {"kinds": ("ridge",), "sites": ["mlp_out"]}, {"kinds": "ridge", "sites": "mlp_out"}),
+        (
+            SweepConfig,
+            {"kinds": ("ridge",), "sites": ["mlp_out"]},
+            {"kinds": "ridge", "sites": "mlp_out"},
+        ),
         (SteerConfig, {"coeffs": [0.1, 0.2]}, {"coeffs": "0.1,0.2"}),
         (SteerConfig, {"coeffs": 0.5, "layers": [3]}, {"coeffs": "0.5", "layers": "3"}),
         (RLConfig, {"lora_targets": ["q_proj", "v_proj"]}, {"lora_targets": "q_proj,v_proj"}),

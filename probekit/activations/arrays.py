@@ -38,7 +38,7 @@ NOTHING = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
-class Frame:
+class ArrayRows:
     """What is known of arrays beside their numbers; see `ActivationStore.from_arrays`."""
 
     rows: Any = None
@@ -75,7 +75,7 @@ class Frame:
         return open_dataset([{"text": "none", name: v, "group": f"{g}"} for v, g in both])
 
 
-def write_arrays(path: Path, arrays: Any, frame: Frame) -> None:  # noqa: ANN401
+def write_arrays(path: Path, arrays: Any, frame: ArrayRows) -> None:  # noqa: ANN401
     """Write arrays, by name or in a file, to a new store, whole or not at all.
 
     Raises
@@ -103,13 +103,13 @@ def write_arrays(path: Path, arrays: Any, frame: Frame) -> None:  # noqa: ANN401
             file.attrs["complete"] = True
 
 
-def _unread(example: Example, frame: Frame) -> tuple[Example, Rendered]:
+def _unread(example: Example, frame: ArrayRows) -> tuple[Example, Rendered]:
     """Return a row with no tokens: which ones were read is not known, nor its text without `rows`."""
     own = example if frame.rows is not None else dataclasses.replace(example, completion="")
     return own, Rendered(NOTHING, 0, 0, None, has_prompt=example.prompt is not None)
 
 
-def _provenance(frame: Frame, dataset: Dataset) -> dict[str, Any]:
+def _provenance(frame: ArrayRows, dataset: Dataset) -> dict[str, Any]:
     identity: Any = {"model": "arrays in memory"}
     if isinstance(frame.model, str):
         identity = {"model": frame.model}
@@ -134,7 +134,7 @@ def _provenance(frame: Frame, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _matrices(arrays: Any, frame: Frame, n: int) -> dict[Cell, NDArray[np.floating[Any]]]:  # noqa: ANN401
+def _matrices(arrays: Any, frame: ArrayRows, n: int) -> dict[Cell, NDArray[np.floating[Any]]]:  # noqa: ANN401
     found: dict[Cell, NDArray[np.floating[Any]]] = {}
     PositionRule.parse(frame.position)
     for name, values in _named(arrays):

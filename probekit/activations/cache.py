@@ -329,7 +329,7 @@ class _Capture:
         with h5py.File(self.examples_file, "r") as file:
             left_out = parse_json(str(file.attrs.get("left_out", "{}")))
             reader = TokenTable(file["examples"])
-            norms = norms_by_site(self.loaded, reader, self.places, self.backend)
+            norms = norms_by_site(self.backend, reader, self.places)
         return {
             **self.loaded.describe(),
             "storage_dtype": self.config.store_dtype,

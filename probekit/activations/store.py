@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.activations.arrays import Frame, write_arrays
+from probekit.activations.arrays import ArrayRows, write_arrays
 from probekit.activations.checksums import AGAIN, Checksums, hdf5_errors
 from probekit.activations.schema import FORMAT, FORMAT_VERSION, RAGGED, check_schema
 from probekit.activations.table import Cell, Examples, TokenTable, read_examples
@@ -200,7 +200,7 @@ class ActivationStore(Shown):
         >>> store["resid_post", 12, "mean"].shape, store.kind
         ((30, 8), 'label')
         """
-        frame = Frame(rows, labels, scores, groups, position, mask, model, n_layers)
+        frame = ArrayRows(rows, labels, scores, groups, position, mask, model, n_layers)
         if out is not None:
             write_arrays(Path(out), arrays, frame)
             return cls.open(out)

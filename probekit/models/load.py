@@ -189,6 +189,17 @@ def load_model(
         given = spec.model if isinstance(spec, LoadedModel) else spec
         model, tokenizer, name = unwrapped(given, tokenizer)
         tokenizer = load_tokenizer(name) if tokenizer is None else tokenizer
+    return _identified(model, tokenizer, name, revision, template_date, log)
+
+
+def _identified(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    name: str,
+    revision: str | None,
+    template_date: str | None,
+    log: Callable[[str], None],
+) -> LoadedModel:
     _check_finite(model, name)
     _one_template(tokenizer, name)
     template = tokenizer.chat_template

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from probekit.probes.bradley_terry import BradleyTerryProbe
     from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe
     from probekit.probes.config import SweepConfig
-    from probekit.probes.evaluation import Evaluation, evaluate
+    from probekit.probes.evaluation import ProbeEvaluation, evaluate
     from probekit.probes.probe import Probe
     from probekit.probes.result import SweepResult
     from probekit.probes.ridge import RidgeProbe
@@ -19,7 +19,7 @@ else:
         bradley_terry="BradleyTerryProbe",
         classifiers="LogisticProbe MeanDifferenceProbe",
         config="SweepConfig",
-        evaluation="Evaluation evaluate",
+        evaluation="ProbeEvaluation evaluate",
         probe="Probe",
         result="SweepResult",
         ridge="RidgeProbe",
@@ -28,10 +28,10 @@ else:
 
 __all__ = [
     "BradleyTerryProbe",
-    "Evaluation",
     "LogisticProbe",
     "MeanDifferenceProbe",
     "Probe",
+    "ProbeEvaluation",
     "RidgeProbe",
     "SweepConfig",
     "SweepResult",

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from probekit.errors import ProbeError
-from probekit.probes.linear import LinearHead
 from probekit.results.intervals import Array
 
 NEAR = 1e-6
@@ -23,7 +22,7 @@ class Weights(NamedTuple):
     classes: tuple[str, str] | None
 
 
-def to_estimator(head: LinearHead) -> Any:  # noqa: ANN401 - a scikit-learn estimator
+def to_estimator(head: Any) -> Any:  # noqa: ANN401 - a LinearHead, a scikit-learn estimator
     """Return a fitted scikit-learn estimator with the weights of a head.
 
     A `LogisticRegression` for labels, whose `decision_function` is the score; else a `LinearRegression`,

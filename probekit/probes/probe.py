@@ -64,7 +64,7 @@ class Probe(LinearHead):
     >>> cell = Cell(site="resid_post", layer=2, position="mean")
     >>> coef = np.array([3.0, 4.0])
     >>> probe = Probe("logistic", None, cell, coef, bias=1.0, l2=None, data_kind="label")
-    >>> probe.score(np.eye(2)), probe.direction
+    >>> probe(np.eye(2)), probe.direction
     (array([4., 5.]), array([0.6, 0.8]))
     """
 

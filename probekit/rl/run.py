@@ -134,9 +134,7 @@ def train_run(
     ProbekitError
         When probes, prompts and model do not fit each other, or `out` exists.
     """
-    config, out = config or RLConfig(), Path(out)
-    loaded, prompts = load_model(loaded), open_prompts(prompts)
-    held_out = None if held_out is None else open_prompts(held_out)
+    config, out, loaded = config or RLConfig(), Path(out), load_model(loaded)
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
     _check_out(out, resume=resume, force=force)
     check_decoding(loaded.model)
@@ -201,12 +199,16 @@ def _can_show(trainer: Trainer) -> str:
 
 
 def _prompts(
-    prompts: Sequence[Example], held_out: Sequence[Example] | None, config: RLConfig
+    prompts: Any,  # noqa: ANN401 - any source of prompts
+    held_out: Any,  # noqa: ANN401
+    config: RLConfig,
 ) -> tuple[list[Example], list[Example]]:
     """Return prompts to train on and to evaluate on; no group is in both."""
+    prompts = open_prompts(prompts)
     if held_out is None:
         balance = Balance.parse(config.balance)
         return split_prompts(prompts, seed=config.seed, balance=balance and balance.tag)
+    held_out = open_prompts(held_out)
     groups = {prompt.group for prompt in held_out}
     if shared := sorted(groups & {prompt.group for prompt in prompts}):
         raise DataError(

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache
 
 from probekit.activations.backends.base import Backend, Edit, Forward
 from probekit.activations.backends.hooks import HooksBackend
-from probekit.activations.norms import N_ROWS, residual_norms
+from probekit.activations.norms import N_ROWS, mean_norms
 from probekit.data.prompts import open_prompts
 from probekit.errors import ModelError, SteeringError
 from probekit.models.chat import Rendered, render
@@ -186,11 +186,10 @@ def steered(
     Parameters
     ----------
     model
-        A loaded model, or one in memory: of transformers (with an adapter of peft or without), a
-        `TransformerBridge` of TransformerLens, a `LanguageModel` of nnsight.
+        A loaded model, or any in memory, as `load_model` takes it.
     vector
-        What to steer with, at each of its layers; or a probe, along whose direction `coeff` then counts mean
-        residual norms of its layer (see `in_residual_norms`).
+        What to steer with, at each of its layers; or a probe: `coeff` then counts mean residual norms of its
+        layer (see `in_residual_norms`).
     coeff
         `add` adds coeff times the vector; `clamp` sets the component along it to coeff times its
         norm; `ablate` takes no strength. After `vector.in_norms(norms)` one unit is the mean
@@ -228,11 +227,10 @@ def steered(
         raise SteeringError(f"mode {mode!r}: unknown. Expected {', '.join(MODES)}.")
     if not torch.isfinite(torch.tensor(float(coeff))):
         raise SteeringError(f"coeff {coeff}: expected a finite number.")
-    if isinstance(vector, LinearHead):
-        vector = in_residual_norms(vector, model)
+    vector = in_residual_norms(vector, model) if isinstance(vector, LinearHead) else vector
     if not isinstance(vector, SteeringVector):
         raise SteeringError(
-            f"vector: got a {type(vector).__name__}, expected a SteeringVector or a Probe."
+            f"vector: got a {type(vector).__name__}, expected a SteeringVector or Probe."
         )
     backend = backend or HooksBackend(model)
     check_fits(vector, backend)
@@ -246,9 +244,7 @@ def steered(
     below = model.model if isinstance(model, LoadedModel) else bare(model)
     with contextlib.ExitStack() as stack:
         if hasattr(below, "generate"):
-            with contextlib.suppress(
-                ModelError
-            ):  # of those who sample; it cannot be proved under edits
+            with contextlib.suppress(ModelError):  # of those who sample; no proof under edits
                 check_decoding(below)
             stack.enter_context(steering.told_of_prompts(below))
         handle = backend.backbone.register_forward_pre_hook(steering.watch, with_kwargs=True)
@@ -288,12 +284,16 @@ def in_residual_norms(probe: LinearHead, model: LoadedModel | Any) -> SteeringVe
         ]
         backend = HooksBackend(model)
         check_fits(vector, backend)
-        known = residual_norms(model, rows, [layer], site=site, backend=backend)[layer]
+        known = mean_norms(backend, rows, [layer], site=site)[layer]
     return vector.in_norms({layer: float(known)})
 
 
 def check_fits(vector: SteeringVector, backend: Backend) -> None:
-    """Raise `SteeringError` when the vector is of another width or names a layer that is none."""
+    """Raise `SteeringError` when the vector is of another width or names a layer that is none, or is none."""
+    if not isinstance(vector, SteeringVector):
+        raise SteeringError(
+            f"vector: got a {type(vector).__name__}, expected a SteeringVector or Probe."
+        )
     if vector.d_model != backend.d_model:
         raise SteeringError(
             f"steering vector: is {vector.d_model} wide, the model's residual stream "

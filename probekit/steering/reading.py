@@ -13,17 +13,15 @@ from torch import Tensor
 from probekit.activations.backends.base import Backend, Edit, Place
 from probekit.activations.backends.hooks import HooksBackend
 from probekit.activations.gather import Selection, pad, plan_batches
-from probekit.activations.norms import residual_norms
+from probekit.activations.norms import mean_norms
 from probekit.activations.positions import PositionRule
-from probekit.errors import DataError
+from probekit.errors import DataError, SteeringError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered
 from probekit.models.load import LoadedModel
 from probekit.models.new_tokens import NewTokens
 from probekit.probes.probe import Probe
 from probekit.steering.intervention import Steering
-
-__all__ = ["Reader", "Reading", "distinct", "residual_norms"]
 
 LOGIT_BYTES = 1 << 28
 """Bound on the logits of one batch in float32."""
@@ -174,3 +172,55 @@ def distinct(ids: Sequence[int], n: int) -> float:
     """
     grams = list(zip(*(ids[i:] for i in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def residual_norms(
+    loaded: LoadedModel,
+    rows: Sequence[Rendered],
+    layers: Sequence[int],
+    *,
+    site: str = "resid_post",
+    backend: Backend | None = None,
+    batch_tokens: int = 4096,
+) -> dict[int, float]:
+    """Return the mean Euclidean norm of the tokens' activations at each layer.
+
+    Token 0 is left out of every text: it is an attention sink whose residual is orders of magnitude
+    larger than any other's, and would be the mean.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    rows
+        Rendered prompts, of any lengths.
+    layers
+        Layers to measure.
+    site
+        Site to measure.
+    backend
+        Who reads the activations; plain hooks by default.
+    batch_tokens
+        Padded tokens of a batch.
+
+    Returns
+    -------
+    dict[int, float]
+        Layer to mean norm.
+
+    Examples
+    --------
+    >>> from probekit.data.prompts import open_prompts
+    >>> from probekit.models.chat import render
+    >>> from probekit.models.load import load_model
+    >>> from probekit.steering import residual_norms
+    >>> loaded = load_model("smollm2-135m")
+    >>> prompts = open_prompts("demo:sentiment_prompts", limit=2)
+    >>> norms = residual_norms(loaded, [render(p, loaded.tokenizer) for p in prompts], [0, 2])
+    >>> sorted(norms), all(norm > 0 for norm in norms.values())
+    ([0, 2], True)
+    """
+    if not rows:
+        raise SteeringError("residual norms: there are no prompts to measure them on.")
+    backend = backend or HooksBackend(loaded)
+    return mean_norms(backend, rows, layers, site=site, batch_tokens=batch_tokens)

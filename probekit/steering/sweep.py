@@ -106,18 +106,15 @@ def steer_sweep(
         direction and score, the same kind of probe at the other layers reads along.
     prompts
         What the model answers, or what `open_prompts` takes.
-    out
-        Directory to write.
-    config
-        Settings; its keys are taken by name too, as in `coeffs=[0.1, 0.2]`.
+    out, config
+        Directory to write; settings, whose keys are taken by name too, as in `coeffs=[0.1, 0.2]`.
     vector
         Steer along this instead of the probe's direction; the probe still keeps the score.
     behaviours, judge
         Name what a completion does.
-    resume, force
-        Continue an interrupted sweep, also with more coefficients or controls; replace `out`.
-    arguments
-        For the run record, when there is more to it than the settings.
+    resume, force, arguments
+        Continue an interrupted sweep, also with more coefficients or controls; replace `out`; for the run
+        record, when there is more to it than the settings.
     progress
         Told `("steering", completions done, completions in all)`.
     finish
