@@ -58,8 +58,7 @@ class Probe(LinearHead):
     Examples
     --------
     >>> import numpy as np
-    >>> from probekit.activations.positions import PositionRule
-    from probekit.activations.table import Cell
+    >>> from probekit.activations.table import Cell
     >>> from probekit.probes import Probe
     >>> cell = Cell(site="resid_post", layer=2, position="mean")
     >>> coef = np.array([3.0, 4.0])

@@ -189,7 +189,7 @@ def steered(
         A loaded model, or any in memory, as `load_model` takes it.
     vector
         What to steer with, at each of its layers; or a probe: `coeff` then counts mean residual norms of its
-        layer (see `in_residual_norms`).
+        layer (`in_residual_norms`).
     coeff
         `add` adds coeff times the vector; `clamp` sets the component along it to coeff times its
         norm; `ablate` takes no strength. After `vector.in_norms(norms)` one unit is the mean
@@ -228,10 +228,6 @@ def steered(
     if not torch.isfinite(torch.tensor(float(coeff))):
         raise SteeringError(f"coeff {coeff}: expected a finite number.")
     vector = in_residual_norms(vector, model) if isinstance(vector, LinearHead) else vector
-    if not isinstance(vector, SteeringVector):
-        raise SteeringError(
-            f"vector: got a {type(vector).__name__}, expected a SteeringVector or Probe."
-        )
     backend = backend or HooksBackend(model)
     check_fits(vector, backend)
     place = Where.parse(where)
