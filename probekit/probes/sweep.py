@@ -14,7 +14,7 @@ from probekit.activations.layers import parse_layers
 from probekit.activations.positions import parse_positions
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell, Examples
-from probekit.errors import ProbeError
+from probekit.errors import ProbeError, StoreError
 from probekit.probes.config import SweepConfig
 from probekit.probes.controls import (
     N_SHUFFLES,
@@ -113,6 +113,8 @@ def fit_sweep(
     if isinstance(source, (str, Path)):
         with ActivationStore.open(source) as store:
             return fit_sweep(store, config, progress=progress, **settings)
+    if not hasattr(source, "cells"):
+        raise StoreError(f"store: got a {type(source).__name__}, expected a store or its path.")
     config = SweepConfig.of_keys(config, settings)
     task = Task.of(
         source.examples,

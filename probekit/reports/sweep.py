@@ -45,14 +45,15 @@ def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool 
 
 
 def sweep_figures(run: SweepRun) -> dict[str, go.Figure]:
-    """Return the figures of a fit's report by name; those of scores and tags are `scores` and `tag:TAG`."""
+    """Return the figures of a fit's report by name: `controls`, `scores`, `scores:TAG`, `tag:TAG` ..."""
     shown = _context(run)
-    more = {f"scores:{tag}" if tag else "scores": figure for tag, figure in shown["scores"].items()}
-    return {
+    found = {
         **shown["figures"],
-        **more,
-        **{f"tag:{t}": drawn for t, (drawn, _) in shown["tags"].items()},
+        **{f"tag:{tag}": figure for tag, (figure, _) in shown["tags"].items()},
     }
+    for tag, figures in shown["scores"].items():
+        found |= {f"{name}:{tag}" if tag else name: figure for name, figure in figures.items()}
+    return found
 
 
 def _context(run: SweepRun) -> dict[str, Any]:

@@ -87,9 +87,9 @@ def train_policy(
     if isinstance(behaviours, str):
         behaviours = Behaviours.load(behaviours, allow_code=allow_code)
     loaded = _copied(model, tokenizer)
-    fits = [probe] if isinstance(probe, Fit) else list(probe)
-    if fits and isinstance(fits[0], SweepResult):
-        store = store or fits[0].path
+    fits: list[Any] = list(probe) if isinstance(probe, (list, tuple)) else [probe]
+    if fits and isinstance(fits[0], SweepResult) and fits[0].path and fits[0].path.is_file():
+        store = store or fits[0].path  # a temporary one may be gone
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(fit_folder(fit)) for fit in fits]
         layers = loaded.model.config.get_text_config().num_hidden_layers

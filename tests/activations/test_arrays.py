@@ -36,12 +36,18 @@ def texts(n=24):
 
 
 def test_a_store_reads_like_a_mapping(loaded, tmp_path):
-    store = cache_activations(loaded, texts(), tmp_path / "a.h5", layers=[0, 2], positions=["last", "mean"])
+    store = cache_activations(
+        loaded, texts(), tmp_path / "a.h5", layers=[0, 2], positions=["last", "mean"]
+    )
     with store:
         cell = Cell("resid_post", 2, "mean")
         assert np.array_equal(store["resid_post", 2, "mean"], store.read(cell))
         assert np.array_equal(store["resid_post", -1, "mean"], store.read(cell))
-        assert cell in store and ("resid_post", 2, "mean") in store and ("resid_post", 1, "mean") not in store
+        assert (
+            cell in store
+            and ("resid_post", 2, "mean") in store
+            and ("resid_post", 1, "mean") not in store
+        )
         assert list(store) == store.keys() == store.cells() and len(store) == 6
         assert all(np.array_equal(acts, store.read(cell)) for cell, acts in store.items())
         for bad in ("resid_post", ("resid_post", 2), ("resid_post", 9, "mean")):
@@ -60,7 +66,9 @@ def test_norms_are_those_of_hidden_states(loaded):
             ids = torch.from_numpy(store.tokens.row(i).ids).long()[None]
             states = loaded.model(input_ids=ids, output_hidden_states=True).hidden_states[2]
             norms += states[0, 1:].norm(dim=-1).tolist()
-        assert store.provenance["residual_norms"]["resid_post"]["1"] == pytest.approx(np.mean(norms))
+        assert store.provenance["residual_norms"]["resid_post"]["1"] == pytest.approx(
+            np.mean(norms)
+        )
 
 
 def test_a_temporary_store_goes_when_it_is_closed_or_forgotten(loaded):
@@ -91,7 +99,9 @@ def test_arrays_come_back_as_they_were(kind, rng):
         given = torch.from_numpy(acts).requires_grad_()
         given = given.to(torch.bfloat16) if kind == "bfloat16" else given
     expected = np.asarray(given.detach().float()) if isinstance(given, torch.Tensor) else given
-    with ActivationStore.from_arrays({("resid_post", 3): given}, labels=LABELS, position="mean") as store:
+    with ActivationStore.from_arrays(
+        {("resid_post", 3): given}, labels=LABELS, position="mean"
+    ) as store:
         assert np.array_equal(store["resid_post", 3, "mean"], expected.astype(np.float32))
         assert store.n_layers == 4 and store.examples.label.tolist() == LABELS
 
@@ -118,7 +128,9 @@ def test_files_of_arrays(rng, tmp_path):
             assert store.kind == "rating"
 
 
-@pytest.mark.parametrize("name", [3, "3", "layer_3", "layers.3", "blocks.3.hook_resid_post", "resid_post.3"])
+@pytest.mark.parametrize(
+    "name", [3, "3", "layer_3", "layers.3", "blocks.3.hook_resid_post", "resid_post.3"]
+)
 def test_names_of_layers(name, rng):
     with ActivationStore.from_arrays({name: planted(rng)}, labels=LABELS, position="last") as store:
         assert store.keys() == [Cell("resid_post", 3, "last")]
@@ -135,24 +147,39 @@ def test_an_axis_of_tokens_is_read_at_the_rule_on_either_side_of_padding(positio
     for left in (False, True):
         mask = np.arange(7) >= 7 - lengths[:, None] if left else np.arange(7) < lengths[:, None]
         expected = np.stack([by_hand(row[known]) for row, known in zip(acts, mask, strict=True)])
-        with ActivationStore.from_arrays({2: acts}, labels=LABELS, position=position, mask=mask) as store:
-            np.testing.assert_allclose(store["resid_post", 2, position], expected, rtol=1e-6, atol=1e-6)
+        with ActivationStore.from_arrays(
+            {2: acts}, labels=LABELS, position=position, mask=mask
+        ) as store:
+            np.testing.assert_allclose(
+                store["resid_post", 2, position], expected, rtol=1e-6, atol=1e-6
+            )
 
 
 def test_a_cache_of_transformer_lens_gives_what_the_hooks_read(tiny_llama):
     found = load_model(str(tiny_llama), dtype="float32")
     rows = [{"text": "abcdef", "label": 0}, {"text": "uvwxyz", "label": 1}] * 3
-    with cache_activations(found, rows, layers="all", sites="resid_post,mlp_out", positions="turn_end") as told:
+    with cache_activations(
+        found, rows, layers="all", sites="resid_post,mlp_out", positions="turn_end"
+    ) as told:
         ids = np.stack([told.tokens.row(i).ids for i in range(6)])
         _, cache = bridge(found.model, found.tokenizer).run_with_cache(torch.from_numpy(ids).long())
-        with ActivationStore.from_arrays(cache, rows=rows, position="last", model=told.provenance) as store:
-            assert {cell.site for cell in store} == {"resid_pre", "resid_post", "attn_out", "mlp_out"}
+        with ActivationStore.from_arrays(
+            cache, rows=rows, position="last", model=told.provenance
+        ) as store:
+            assert {cell.site for cell in store} == {
+                "resid_pre",
+                "resid_post",
+                "attn_out",
+                "mlp_out",
+            }
             assert store.provenance["weights_fingerprint"] == found.fingerprint
             for site in ("resid_post", "mlp_out"):
                 for layer in range(3):
                     ours = told[site, layer, "turn_end"]
                     # The store keeps halves: 2**-11 of a value, and a bridge has float noise.
-                    np.testing.assert_allclose(store[site, layer, "last"], ours, rtol=2e-3, atol=1e-3)
+                    np.testing.assert_allclose(
+                        store[site, layer, "last"], ours, rtol=2e-3, atol=1e-3
+                    )
 
 
 def test_a_fit_on_arrays_finds_what_is_planted_and_has_no_control_of_texts(rng):
@@ -164,8 +191,13 @@ def test_a_fit_on_arrays_finds_what_is_planted_and_has_no_control_of_texts(rng):
 
 
 def test_rows_give_texts_groups_and_pairs(rng):
-    rows = [{"prompt": "q", "chosen": f"yes {i}", "rejected": f"no {i}", "group": f"g{i}"} for i in range(8)]
-    with ActivationStore.from_arrays({0: rng.normal(size=(16, 3))}, rows=pd.DataFrame(rows)) as store:
+    rows = [
+        {"prompt": "q", "chosen": f"yes {i}", "rejected": f"no {i}", "group": f"g{i}"}
+        for i in range(8)
+    ]
+    with ActivationStore.from_arrays(
+        {0: rng.normal(size=(16, 3))}, rows=pd.DataFrame(rows)
+    ) as store:
         assert store.kind == "pair" and store.examples.completion[3] == "no 1"
     with ActivationStore.from_arrays(
         {0: rng.normal(size=(4, 3))}, labels=[True, False, True, False], groups=[1, 1, 2, 2]

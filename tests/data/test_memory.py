@@ -87,9 +87,10 @@ def test_numbers_of_tables_are_plain_and_gaps_are_absent():
     assert [e.label for e in examples] == [1, 0, 1] and type(examples[0].label) is int
     assert [e.id for e in examples] == ["row-000001", "second", "row-000003"]
     numpy = [{"text": np.str_("a"), "label": np.int64(1)}, {"text": "b", "label": np.int8(0)}]
-    assert open_dataset(numpy).fingerprint == open_dataset(
-        [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
-    ).fingerprint
+    assert (
+        open_dataset(numpy).fingerprint
+        == open_dataset([{"text": "a", "label": 1}, {"text": "b", "label": 0}]).fingerprint
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,10 @@ def test_numbers_of_tables_are_plain_and_gaps_are_absent():
         (5, "rows: got a int. Expected a path, hf:NAME"),
         ({"text": ["a"]}, "rows: got a dict. Expected a path"),
         ([{"text": "a", "label": 1}, 7], r"rows\[1\]: is a int, expected a dict of fields."),
-        ([{"text": "a", "label": 1}, {"text": "b"}], r"rows\[1\]: has no label \(its fields: 'text'\)"),
+        (
+            [{"text": "a", "label": 1}, {"text": "b"}],
+            r"rows\[1\]: has no label \(its fields: 'text'\)",
+        ),
         ([{"text": "a", "label": [1]}], r"rows\[0\]: label is a list"),
         ([], "rows in memory: has no rows."),
     ],

@@ -145,7 +145,10 @@ def test_a_template_that_is_changed_is_changed_in_a_copy(model):
         (lambda m: 3, "model: got a int. Expected a causal language model of transformers"),
         (lambda m: m.model, "model: a LlamaModel has no output matrix. Expected"),
         (lambda m: tiny_model(), "model: comes without a tokenizer. Give it: load_model"),
-        (lambda m: m.to("meta"), "model: its weights are not loaded yet. Load it with dispatch=True."),
+        (
+            lambda m: m.to("meta"),
+            "model: its weights are not loaded yet. Load it with dispatch=True.",
+        ),
     ],
 )
 def test_what_is_no_model_is_refused_in_one_line(make, line, model):
