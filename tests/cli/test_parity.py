@@ -29,7 +29,7 @@ from tests.cli.test_cli import rows, run
 from tests.cli.test_elicit import RECIPE
 from tests.cli.test_sample import LETTERS
 
-OF_ITS_OWN = {"arguments", "time", "path", "provenance", "seal", "source", "file"}
+OF_ITS_OWN = {"arguments", "time", "path", "provenance", "checksum", "source"}
 OF_ITS_OWN |= {"seconds", "seconds_writing", "seconds_reading"}
 """Keys of a record that say when, where and how something was run."""
 
