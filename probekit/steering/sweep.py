@@ -23,7 +23,15 @@ from probekit.probes.folder import Fit, fit_folder
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
-from probekit.results.steer import COMPLETIONS, DOCUMENT, LAYER, PROBE, RERANKED, Condition
+from probekit.results.steer import (
+    COMPLETIONS,
+    DOCUMENT,
+    LAYER,
+    PROBE,
+    RERANKED,
+    Condition,
+    SteerRun,
+)
 from probekit.steering.config import SteerConfig
 from probekit.steering.controls import Control, control_directions, probe_directions
 from probekit.steering.grid import conditions
@@ -63,6 +71,23 @@ class SteerResult:
     """Completions of the re-ranking; empty without one."""
     vector: SteeringVector
     """What was steered with; coefficient 1 adds exactly this."""
+
+    @property
+    def run(self) -> SteerRun:
+        """The result as `open_run` gives it, without its files: frames, and what reports read."""
+        every = COMPLETIONS.in_memory(row for part in self.rows.values() for row in part)
+        return SteerRun.in_memory(self.summary, rows=every.astype({"coeff": float}))
+
+    def figure(self, name: str = "effect") -> Any:  # noqa: ANN401 - a plotly figure
+        """Return a figure of the report: `effect`, `damage`, `frontier` or another that the sweep has."""
+        from probekit.reports import steer_figures
+
+        drawn = steer_figures(self.run)
+        if name not in drawn:
+            raise SteeringError(
+                f"figure {name!r}: is none of this sweep. Expected {', '.join(drawn)}."
+            )
+        return drawn[name]
 
     def save(self, directory: Path) -> None:
         """Write steer.json, completions.jsonl, run.json and the vector into an existing directory."""
@@ -294,14 +319,8 @@ class _Plan:
 
 
 DECISIVE = (
-    "where",
-    "samples",
-    "max_new_tokens",
-    "temperature",
-    "top_p",
-    "rerank_prompts",
-    "seed",
-)
+    "where", "samples", "max_new_tokens", "temperature", "top_p", "rerank_prompts", "seed",
+)  # fmt: skip
 """Settings that decide what is in a condition's rows. The others choose conditions, or batches, on
 which a completion does not depend."""
 

@@ -18,6 +18,7 @@ from probekit.behaviours.sampled import sampled_rows
 from probekit.container import jsonable
 from probekit.data import check
 from probekit.data.prompts import open_prompts
+from probekit.errors import ProbekitError
 from probekit.models.registry import BUILTIN
 from probekit.models.sampling_config import SamplingConfig
 from probekit.reports import write_steer_report, write_sweep_report
@@ -141,12 +142,19 @@ def test_steer(shell, python, model, tok, tmp_path):
     ]  # fmt: skip
     assert run(*command) == 0
     prompts = [json.loads(line) for line in (shell / "rows.jsonl").read_text().splitlines()][:3]
-    pk.steer_sweep(
+    result = pk.steer_sweep(
         pk.load_model(model, tokenizer=tok), python[1], prompts, tmp_path / "python", coeffs=[0.5, 1],
         samples=1, max_new_tokens=4, random_controls=1, shuffled_controls=1, placebo_controls=0,
         finish=write_steer_report,
     )  # fmt: skip
     same(tmp_path / "shell", tmp_path / "python", but={"run.json"})
+    told = open_run(tmp_path / "shell")
+    assert result.run.metrics.equals(told.metrics) and result.run.rows.equals(told.rows)
+    assert result.figure().layout.title.text and result.figure("damage").data
+    with pytest.raises(
+        ProbekitError, match="^figure 'dose': is none of this sweep. Expected effect"
+    ):
+        result.figure("dose")
 
 
 def test_rl(shell, python, model, tok, tmp_path):
