@@ -120,7 +120,15 @@ def test_what_is_printed_is_short_and_escaped(result, model, tok, tmp_path):
     loaded = pk.load_model(model, tokenizer=tok)
     result.save(tmp_path / "s")
     with pk.cache_activations(loaded, ROWS[:8], layers=[1], positions="mean") as store:
-        things = [rows, loaded, store, result, result.probe, pk.open_run(tmp_path / "s")]
+        things = [
+            rows,
+            loaded,
+            store,
+            store.examples,
+            result,
+            result.probe,
+            pk.open_run(tmp_path / "s"),
+        ]
         things += [pk.evaluate(result.probe, ROWS, model=loaded, n_boot=9)]
         for thing in things:
             text, page = repr(thing), thing._repr_html_()

@@ -91,9 +91,9 @@ def cache_activations(
     --------
     >>> import probekit as pk
     >>> rows = [{"text": "a fine day", "label": "good"}, {"text": "hail and storm", "label": "bad"}]
-    >>> with pk.cache_activations("smollm2-135m", rows, layers=[3, 6], positions="mean") as store:
-    ...     store["resid_post", 6, "mean"].shape
-    (2, 576)
+    >>> with pk.cache_activations("smollm2-135m", rows, layers=[0, 2], positions="mean") as store:
+    ...     len(store), store["resid_post", 2, "mean"].shape == (2, store.d_model)
+    (3, True)
     """
     loaded, dataset = load_model(loaded, tokenizer=tokenizer), open_dataset(dataset)
     config = CacheConfig.of_keys(config, settings)

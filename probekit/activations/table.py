@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from probekit.activations.checksums import AGAIN
 from probekit.data.rows import Kind
 from probekit.errors import StoreError
+from probekit.foreign import Shown
 from probekit.models.chat import Rendered
 from probekit.parsing import parse_json
 
@@ -31,8 +32,8 @@ class Cell(NamedTuple):
         return f"{self.site}/{self.layer:03d}/{self.position}"
 
 
-@dataclass(frozen=True)
-class Examples:
+@dataclass(frozen=True, repr=False)
+class Examples(Shown):
     """The columns of a store's rows, all of length `n_examples`, in the order of the data file.
 
     A pair is two consecutive rows, chosen then rejected, that share their `id`.
@@ -65,6 +66,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.id)
+
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        rows = {"kind": self.kind, "rows": len(self), "groups": len(set(self.group))}
+        return {**rows, "classes": self.classes, "tags": list(self.tags)}
 
 
 Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]

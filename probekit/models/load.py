@@ -167,6 +167,13 @@ def load_model(
     ------
     ModelError
         When `spec` names nothing that can be loaded.
+
+    Examples
+    --------
+    >>> from probekit.models.load import load_model
+    >>> loaded = load_model("smollm2-135m", dtype="float32")
+    >>> load_model(loaded.model, tokenizer=loaded.tokenizer).fingerprint == loaded.fingerprint
+    True
     """
     if isinstance(spec, LoadedModel) and tokenizer is None:
         return spec

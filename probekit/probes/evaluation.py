@@ -77,6 +77,10 @@ class ProbeEvaluation(Shown):
         """Name of the first measure."""
         return PRIMARY[self.kind]
 
+    def __getitem__(self, name: str) -> Interval:
+        """Return a measure on all rows."""
+        return self.metrics[name]
+
     def at(self, threshold: float = 0.0) -> dict[str, Any]:
         """Return what it means to flag every row whose score is above a threshold.
 

@@ -142,9 +142,10 @@ class Probe(LinearHead):
         cls,
         estimator: Any,  # noqa: ANN401 - a fitted scikit-learn estimator
         *,
-        layer: int,
-        position: str,
+        layer: int | None = None,
+        position: str | None = None,
         site: str = "resid_post",
+        cell: tuple[str, int, str] | None = None,
         model: Any = None,  # noqa: ANN401 - a store, a model, or its name
     ) -> Probe:
         """Return the probe of a fitted scikit-learn estimator of raw activations, of any linear kind.
@@ -156,7 +157,7 @@ class Probe(LinearHead):
         estimator
             A classifier of two classes, whose `decision_function` is the score, or a regressor.
         layer, position, site
-            Where the activations were read.
+            Where the activations were read; or all of it as `cell`.
         model
             The store or model that they are from, for the probe's record; another is refused then.
 
@@ -178,6 +179,9 @@ class Probe(LinearHead):
         """
         from probekit.probes.interchange import weights_of
 
+        site, layer, position = cell or (site, layer, position)
+        if layer is None or position is None:
+            raise ProbeError("probe: where does it read? Give layer and position, or cell.")
         found = weights_of(estimator)
         labels = found.classes is not None
         return cls(

@@ -116,6 +116,13 @@ def open_run(directory: str | Path) -> Run:
     Returns a run of the class that fits: `ElicitRun`, `SweepRun`, `SteerRun`, `RLRun`, `DynamicsRun`
     or `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`. Raises
     ProbeError when the directory is not such an output, or is partial, damaged or newer.
+
+    Examples
+    --------
+    >>> from probekit.results.runs import open_run
+    >>> run = open_run("sweep")
+    >>> run.command, run.metrics_frame()["measure"].iloc[0]
+    ('fit', 'auroc')
     """
     folder = Path(directory)
     module, _, name = COMMANDS[command_of(folder)][1].partition(":")

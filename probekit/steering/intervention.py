@@ -302,6 +302,22 @@ def check_fits(vector: SteeringVector, backend: Backend) -> None:
             )
 
 
+def check_same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
+    """Refuse a vector that says it belongs to other weights."""
+    fingerprint = vector.model.get("weights_fingerprint", loaded.fingerprint)
+    if fingerprint != loaded.fingerprint:
+        raise SteeringError(
+            f"steering vector: was made for weights {fingerprint} ({vector.model.get('model')!r}), the "
+            f"model's are {loaded.fingerprint}. Use a vector of this model."
+        )
+    config = vector.model.get("config_hash", loaded.config_hash)
+    if config != loaded.config_hash:
+        raise SteeringError(
+            f"steering vector: was made under another configuration of the same weights ({config}, here "
+            f"{loaded.config_hash}), such as another scaling of positions. Use the same config.json."
+        )
+
+
 def _changes(
     vector: SteeringVector, coeff: float, mode: str, like: Tensor
 ) -> dict[int, Callable[[Tensor], Tensor]]:

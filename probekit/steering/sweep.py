@@ -17,12 +17,14 @@ from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import write_digests
 from probekit.errors import SteeringError
+from probekit.foreign import Shown
 from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel, load_model
 from probekit.probes.folder import Fit, fit_folder
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
+from probekit.results.intervals import Interval
 from probekit.results.steer import (
     COMPLETIONS,
     DOCUMENT,
@@ -35,7 +37,7 @@ from probekit.results.steer import (
 from probekit.steering.config import SteerConfig
 from probekit.steering.controls import Control, control_directions, probe_directions
 from probekit.steering.grid import conditions
-from probekit.steering.intervention import check_fits
+from probekit.steering.intervention import check_fits, check_same_model
 from probekit.steering.reading import Reader, residual_norms
 from probekit.steering.rerank import rerank_coeff, rerank_conditions
 from probekit.steering.summary import SteerSummary, judged
@@ -46,8 +48,8 @@ Progress = Callable[[str, int, int], None]
 Rows = dict[Condition, list[dict[str, Any]]]
 
 
-@dataclass(frozen=True)
-class SteerResult:
+@dataclass(frozen=True, repr=False)
+class SteerResult(Shown):
     """A finished sweep.
 
     Examples
@@ -71,6 +73,12 @@ class SteerResult:
     """Completions of the re-ranking; empty without one."""
     vector: SteeringVector
     """What was steered with; coefficient 1 adds exactly this."""
+
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        found = {name: Interval.from_json(x["slope"]) for name, x in self.summary["doses"].items()}
+        slopes = {f"slope of {name}": str(x) for name, x in found.items() if x.known}
+        return {"vector": self.vector, "mode": self.summary["mode"], **self.summary["n"], **slopes}
 
     @property
     def run(self) -> SteerRun:
@@ -227,7 +235,7 @@ class _Plan:
             wanted = None if config.layers is None else parse_layers(config.layers, n_layers)
             unit = (vector if wanted is None else vector.only(wanted)).unit()
         check_fits(unit, reader.backend)
-        _same_model(unit, loaded)
+        check_same_model(unit, loaded)
         writer = ConditionWriter(
             loaded,
             prompts,
@@ -381,19 +389,3 @@ class _Run:
 
 def _digest(value: Any) -> str:  # noqa: ANN401 - a JSON value
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-
-def _same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
-    """Refuse a vector that says it belongs to other weights."""
-    fingerprint = vector.model.get("weights_fingerprint", loaded.fingerprint)
-    if fingerprint != loaded.fingerprint:
-        raise SteeringError(
-            f"steering vector: was made for weights {fingerprint} ({vector.model.get('model')!r}), the "
-            f"model's are {loaded.fingerprint}. Use a vector of this model."
-        )
-    config = vector.model.get("config_hash", loaded.config_hash)
-    if config != loaded.config_hash:
-        raise SteeringError(
-            f"steering vector: was made under another configuration of the same weights ({config}, here "
-            f"{loaded.config_hash}), such as another scaling of positions. Use the same config.json."
-        )

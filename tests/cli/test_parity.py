@@ -150,6 +150,7 @@ def test_steer(shell, python, model, tok, tmp_path):
     same(tmp_path / "shell", tmp_path / "python", but={"run.json"})
     told = open_run(tmp_path / "shell")
     assert result.run.metrics.equals(told.metrics) and result.run.rows.equals(told.rows)
+    assert len(repr(result).splitlines()) <= 20 and "vector" in result._repr_html_()
     assert result.figure().layout.title.text and result.figure("damage").data
     with pytest.raises(
         ProbekitError, match="^figure 'dose': is none of this sweep. Expected effect"

@@ -134,7 +134,8 @@ def test_an_estimator_becomes_a_probe(estimator, rng):
     np.testing.assert_allclose(probe(acts), fitted.decision_function(acts), rtol=1e-6, atol=1e-6)
     assert (probe.cell, probe.classes) == (("mlp_out", 3, "last"), ("down", "up"))
     assert probe.provenance == {"model": "some/model"}
-    again = Probe.from_estimator(probe.to_sklearn(), layer=3, position="last")
+    again = Probe.from_estimator(probe.to_sklearn(), cell=probe.cell)
+    assert again.cell == probe.cell
     np.testing.assert_allclose(again.coef, probe.coef)
 
 
@@ -215,7 +216,8 @@ def test_evaluation_of_labels_is_scikit_learns(fitted, loaded):
     scores = probe.score_texts([row["text"] for row in data], model=loaded)
     truth, said = [row["label"] == "good" for row in data], scores > 0.3
     np.testing.assert_allclose(found.scores, scores, atol=1e-4)
-    assert found.metrics["auroc"].value == pytest.approx(roc_auc_score(truth, scores))
+    assert found["auroc"] == found.metrics["auroc"]
+    assert found["auroc"].value == pytest.approx(roc_auc_score(truth, scores))
     assert found.metrics["accuracy"].value == pytest.approx(accuracy_score(truth, scores > 0))
     assert (found.confusion == confusion_matrix(truth, scores > 0)).all()
     at = found.at(0.3)
