@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -233,6 +234,27 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(arrays, more, line, tm
         ActivationStore.from_arrays(arrays, out=out, **{"labels": [0, 1, 0, 1], **more})
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pickled", "cut", "text", "promising"])
+def test_a_damaged_or_pickled_file_is_one_line(kind, rng, tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, layer_1=planted(rng))
+    whole = path.read_bytes()
+    if kind == "pickled":
+        np.savez(path, layer_1=np.array([{"a": 1}, None] * 30, dtype=object))
+    elif kind == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "text":
+        path.write_text("no archive")
+    else:  # a header of more rows than there are
+        with zipfile.ZipFile(path, "w") as file, file.open("layer_1.npy", "w") as member:
+            np.lib.format.write_array_header_1_0(
+                member, {"shape": (10**15, 8), "fortran_order": False, "descr": "<f8"}
+            )
+    with pytest.raises(StoreError, match="is not a readable .npz file") as caught:
+        ActivationStore.from_arrays(path, labels=LABELS)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_store_that_is_there_stays(rng, tmp_path):
