@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from probekit.errors import ProbekitError
@@ -50,11 +51,20 @@ def digest_file(path: Path, size: int | None = None) -> str:
     return found.hexdigest()
 
 
-def write_digests(directory: Path, names: Iterable[str], *, growing: Collection[str] = ()) -> Path:
-    """Write `digests.json` for files of a directory; of `growing` ones only what is there now counts."""
+def write_digests(
+    directory: Path,
+    names: Iterable[str],
+    *,
+    growing: Collection[str] = (),
+    sizes: Mapping[str, int] = MappingProxyType({}),
+) -> Path:
+    """Write `digests.json` for files of a directory.
+
+    Of `growing` ones only what is there now counts, or their first bytes where `sizes` says how many.
+    """
     files: dict[str, dict[str, Any]] = {}
     for name in sorted(names):
-        size = (directory / name).stat().st_size
+        size = sizes.get(name, (directory / name).stat().st_size)
         files[name] = {"size": size, "sha256": digest_file(directory / name, size)}
         if name in growing:
             files[name]["grows"] = True

@@ -1,51 +1,20 @@
-"""An unfinished piece of work on disk: who holds it, with what settings it was begun."""
+"""An unfinished piece of work on disk, and with what settings it was begun."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from filelock import FileLock, Timeout
-
-from probekit.container import disk_errors, write_json
+from probekit.container import discard, disk_errors, sweep, write_json
 from probekit.errors import OutputError, ProbekitError
+from probekit.outputs import PARTIAL
 from probekit.parsing import read_json
 from probekit.provenance import agrees
 
-LOCK = "lock"
-"""File of a folder that a process holds."""
-
-
-@contextmanager
-def hold(folder: Path, error: type[ProbekitError] = OutputError) -> Iterator[None]:
-    """Make a folder, and keep other processes out of it while the block lasts.
-
-    Raises
-    ------
-    ProbekitError
-        As the class `error`, when another process holds it.
-    """
-    lock = FileLock(folder / LOCK, blocking=False, thread_local=False)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout as cause:
-            raise error(
-                f"{folder}: another process is working in it. Wait for it or stop it."
-            ) from cause
-    try:
-        yield
-    finally:
-        lock.release()
-
 
 class PartialFolder:
-    """The folder `OUT.partial` of work in progress; one process at a time may hold it."""
+    """The folder `OUT.partial` of work in progress; whoever holds the claim on `OUT` may use it."""
 
     WORK = "run"
     """What is interrupted, in words."""
@@ -53,21 +22,42 @@ class PartialFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._held = ExitStack()
 
     @classmethod
-    def path_beside(cls, out: Path) -> Path:
-        """Return where the unfinished work of the output `out` lies."""
-        return out.with_name(out.name + ".partial")
+    def beside(cls, out: Path) -> Self:
+        """Return the unfinished work that belongs to the output `out`."""
+        return cls(out.with_name(out.name + PARTIAL))
 
-    def open(self, settings: dict[str, Any], *, resume: bool, force: bool) -> bool:
-        """Take the folder for this process; return True when earlier work in it is continued.
+    @property
+    def replaces(self) -> bool:
+        """Whether the work was begun to replace an output that was there."""
+        return (self.path / "replaces").exists()
+
+    def refuse_whole(self, out: Path) -> None:
+        """Refuse to resume what is whole; what a kill left of the work is removed."""
+        if out.exists() and not self.replaces:
+            self.remove()
+            raise self.ERROR(f"{out}: is whole already. Leave out --resume, or pass --force.")
+
+    def open(
+        self, settings: dict[str, Any], *, resume: bool, force: bool, replaces: bool = False
+    ) -> bool:
+        """Take the folder; return True when earlier work in it is continued.
+
+        Parameters
+        ----------
+        settings
+            What must be the same for work to be continued.
+        resume, force
+            Continue earlier work; begin anew.
+        replaces
+            Whether the output is there and may be replaced, by whoever continues too.
 
         Raises
         ------
         ProbekitError
-            When another process holds it, or it holds unfinished work and neither `resume` nor
-            `force` was given, or that work was started with other settings.
+            When it holds unfinished work and neither `resume` nor `force` was given, that work was
+            started with other settings, or somebody else's files are in it.
         """
         known = self.settings() if resume or not force else None
         if known is not None and not resume and not force:
@@ -76,28 +66,23 @@ class PartialFolder:
                 "--force to start again."
             )
         # `resume` on a folder killed before its settings were written starts anew.
-        continued = resume and known is not None
-        if continued and known is not None:
+        if resume and known is not None:
             self._same(known, json.loads(json.dumps(settings)))
-        self._held.enter_context(hold(self.path, self.ERROR))
-        try:
-            if not continued:
-                self._empty()
-                with disk_errors(self.path):
-                    write_json(self.path / "settings.json", settings)
-        except BaseException:
-            self.close()
-            raise
-        return continued
-
-    def close(self) -> None:
-        """Let another process take the folder."""
-        self._held.close()
+            with disk_errors(self.path):
+                sweep(self.path)
+            return True
+        self._check_own()
+        discard(self.path)
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True)
+            if replaces:
+                (self.path / "replaces").touch()
+            write_json(self.path / "settings.json", settings)
+        return False
 
     def remove(self) -> None:
         """Delete the folder; its work is whole."""
-        self.close()
-        shutil.rmtree(self.path, ignore_errors=True)
+        discard(self.path)
 
     def settings(self) -> dict[str, Any] | None:
         """Return what the work in the folder was begun with, None where there is none."""
@@ -117,9 +102,14 @@ class PartialFolder:
                     f"{wanted.get(key)!r}. Resume with the same settings, or pass --force."
                 )
 
-    def _empty(self) -> None:
-        # settings.json first: without it the folder counts as empty.
-        (self.path / "settings.json").unlink(missing_ok=True)
-        for file in self.path.iterdir():
-            if file.name != LOCK:
-                file.unlink()
+    def _check_own(self) -> None:
+        """Refuse a folder of somebody's own: without settings ours is empty."""
+        if not self.path.is_dir() or (self.path / "settings.json").is_file():
+            return
+        sweep(self.path)
+        others = sorted({entry.name for entry in self.path.iterdir()} - {"lock", "replaces"})
+        if others and not all(name.startswith(".settings.json.") for name in others):
+            raise self.ERROR(
+                f"{self.path}: holds {others[0]}, which is no interrupted {self.WORK}. Move it away, or "
+                "choose another --out."
+            )

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from probekit.digests import DIGESTS, SEAL, UNLISTED, check_file, differences, read_digests
 from probekit.errors import DataError, ProbekitError
 from probekit.parsing import parse_json, read_json, read_jsonl
-from probekit.partial import LOCK
 
 AGAIN = "Make it again, or fetch another copy."
 UNREAD = (*UNLISTED, ".sum", ".f16", ".f32", ".log", ".new")
@@ -50,7 +49,7 @@ def verify(path: str | Path) -> Verified:
     folders = {file.parent for file in files} if path.is_dir() else set()
     listed = {name for folder in folders for name in _listed(folder)}
     for file in files:
-        if file.is_file() and file.name not in (DIGESTS, LOCK) and file.suffix not in UNREAD:
+        if file.is_file() and file.name not in (DIGESTS, "lock") and file.suffix not in UNREAD:
             if file not in listed:  # listed ones are compared already
                 found = _add(found, _file(file))
     if not found.n_files and not found.problems and not found.unsealed:

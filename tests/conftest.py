@@ -33,3 +33,26 @@ def real_model() -> str:
 def rng():
     """Random numbers of no fixed seed: a test passes with any."""
     return np.random.default_rng()
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What is synced and moved, in order."""
+    seen, sync = [], os.fsync
+
+    def fsync(handle):
+        seen.append(("sync", Path(f"/proc/self/fd/{handle}").readlink()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    def moving(move):
+        def moved(old, new, *args, **more):
+            seen.append(("move", Path(old), Path(new)))
+            return move(old, new, *args, **more)
+
+        return moved
+
+    for name in ("replace", "rename", "link"):
+        monkeypatch.setattr(os, name, moving(getattr(os, name)))
+    return seen

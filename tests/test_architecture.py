@@ -15,15 +15,16 @@ FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 LEVEL = {
     "foreign": -1, "errors": 0, "lazy": 0, "numbers": 0, "settings": 1, "digests": 1, "patterns": 1,
-    "provenance": 1, "parsing": 2, "container": 2, "partial": 3, "tables": 3, "results": 4, "data": 5,
-    "models": 6, "behaviours": 7, "activations": 7, "reports": 7, "probes": 8, "steering": 9, "rl": 9,
-    "analyses": 10, "studies": 11, "verify": 11, "cli": 12, "__init__": 13, "__main__": 13,
+    "provenance": 1, "parsing": 2, "container": 3, "outputs": 4, "partial": 5, "tables": 3, "results": 5,
+    "data": 6, "models": 7, "behaviours": 8, "activations": 8, "reports": 8, "probes": 9,
+    "steering": 10, "rl": 10, "analyses": 11, "studies": 12, "verify": 12, "cli": 13, "__init__": 14,
+    "__main__": 14,
 }  # fmt: skip
 """A room imports only rooms of a lower level, inside functions too."""
-REPORTS_KNOW = {"results", "container", "errors", "lazy", "foreign"}
+REPORTS_KNOW = {"results", "container", "outputs", "errors", "lazy", "foreign"}
 BUDGET = {
-    "activations": 3_080, "analyses": 1_080, "behaviours": 940, "cli": 2_265, "data": 2_080,
-    "models": 2_680, "probes": 4_900, "reports": 4_545, "results": 3_800, "rl": 4_960, "steering": 2_840,
+    "activations": 3_140, "analyses": 1_080, "behaviours": 1_020, "cli": 2_290, "data": 2_080,
+    "models": 2_700, "probes": 4_900, "reports": 4_545, "results": 3_800, "rl": 4_960, "steering": 2_840,
     "studies": 2_170,
 }  # fmt: skip
 """Lines of a room (of reports and results templates, style and tables too). A budget is raised only in a

@@ -22,11 +22,12 @@ from probekit.activations.positions import PositionRule
 from probekit.activations.schema import FORMAT, FORMAT_VERSION
 from probekit.activations.table import Cell
 from probekit.activations.writer import write_examples
-from probekit.container import atomic_file, disk_errors, refuse_existing
+from probekit.container import atomic_file, disk_errors
 from probekit.data.open import Dataset, open_dataset
 from probekit.data.rows import Example
 from probekit.errors import DataError, StoreError
 from probekit.models.chat import Rendered
+from probekit.outputs import claim
 from probekit.parsing import tensor_errors
 from probekit.provenance import run_record
 
@@ -86,14 +87,13 @@ def write_arrays(path: Path, arrays: Any, frame: ArrayRows) -> None:  # noqa: AN
     StoreError, DataError
         With the array or the row that does not fit, before anything is written.
     """
-    refuse_existing(path, force=False)
     dataset = frame.dataset()
     matrices = _matrices(arrays, frame, dataset.n_examples)
     width = next(iter(matrices.values())).shape[1]
     deepest = 1 + max(cell.layer for cell in matrices)
     if frame.n_layers is not None and frame.n_layers < deepest:
         raise StoreError(f"n_layers {frame.n_layers}: an array is of layer {deepest - 1}.")
-    with atomic_file(path) as draft, disk_errors(path):
+    with claim(path, "from_arrays"), atomic_file(path) as draft, disk_errors(path):
         rows = (_unread(example, frame) for example in dataset.examples())
         write_examples(draft, rows, kind=dataset.kind, classes=dataset.classes)
         with h5py.File(draft, "r+") as file:

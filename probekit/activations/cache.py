@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +27,8 @@ from probekit.activations.positions import PositionRule, parse_positions
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell, TokenTable
 from probekit.activations.workdir import AGAIN, WorkDir
-from probekit.activations.writer import assemble, write_examples
-from probekit.container import disk_errors, refuse_existing
+from probekit.activations.writer import assemble, hdf5_writing, write_examples
+from probekit.container import atomic_file, disk_errors
 from probekit.data.open import Dataset, open_dataset
 from probekit.data.rows import Example
 from probekit.errors import DataError, ModelError, OutputError, StoreError, TemplateRefusal
@@ -37,6 +36,7 @@ from probekit.foreign import recorded
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel, at_date_of, load_model
+from probekit.outputs import claim
 from probekit.parsing import parse_json
 from probekit.provenance import agrees, run_record
 
@@ -103,26 +103,37 @@ def cache_activations(
                 loaded, dataset, path, config=config, progress=progress
             ).close()
         )
-    out = Path(out)
-    if resume:
-        loaded = _at_date_of(loaded, out)
-    capture = _Capture(loaded, dataset, out, config)
-    if resume and out.exists() and not capture.work.path.exists():
-        return _already_whole(out, capture.settings)
-    refuse_existing(out, force=force)
-    continued = capture.work.open(capture.settings, resume=resume, force=force)
+    with claim(
+        out, "cache", force=force, resume=resume, own=is_store, inputs=[dataset.source]
+    ) as path:
+        if resume:
+            loaded = _at_date_of(loaded, path)
+        capture = _Capture(loaded, dataset, path, config)
+        if resume and path.exists() and not capture.work.replaces:
+            capture.work.remove()  # a kill came between the store and this
+            return _already_whole(path, capture.settings)
+        continued = capture.work.open(
+            capture.settings, resume=resume, force=force, replaces=path.exists()
+        )
+        try:
+            if not (continued and capture.examples_file.exists()):
+                capture.write_table(progress)
+            capture.run(progress)
+            capture.finish(progress, replace=force or capture.work.replaces)
+        except (DataError, ModelError):
+            capture.work.remove()  # the input is at fault: there is nothing to continue
+            raise
+        capture.work.remove()
+        return ActivationStore.open(path)
+
+
+def is_store(path: Path) -> bool:
+    """Return whether a file is one that `cache` wrote."""
     try:
-        if not (continued and capture.examples_file.exists()):
-            capture.write_table(progress)
-        capture.run(progress)
-        capture.finish(progress)
-    except (DataError, ModelError):
-        capture.work.remove()  # the input is at fault: there is nothing to continue
-        raise
-    finally:
-        capture.work.close()
-    capture.work.remove()
-    return ActivationStore.open(out)
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("format", "")).startswith("probekit")
+    except OSError:
+        return False
 
 
 class _Capture:
@@ -171,7 +182,7 @@ class _Capture:
                 classes=self.dataset.classes,
             )
             surprisal = self.names.surprisals(self.loaded, self.config.batch_tokens)
-            with h5py.File(draft, "r+") as file:
+            with hdf5_writing(draft, "r+") as file:
                 file.attrs["left_out"] = json.dumps({k: n for k, n in self.left_out.items() if n})
                 if surprisal is not None:
                     file["examples/surprisal"] = surprisal
@@ -210,11 +221,10 @@ class _Capture:
                     raise StoreError(line)
             yield file
 
-    def finish(self, progress: Progress) -> None:
-        """Write the HDF5 file beside the flat rows and move it to its place."""
+    def finish(self, progress: Progress, *, replace: bool) -> None:
+        """Write the HDF5 file and move it to its place."""
         progress("writing", 0, 1)
-        target = self.work.path / "store.tmp"
-        with disk_errors(self.out):
+        with atomic_file(self.out, replace=replace) as target:
             assemble(
                 self.examples_file,
                 self.work,
@@ -224,9 +234,6 @@ class _Capture:
                 d_model=self.backend.d_model,
                 provenance=self._provenance(),
             )
-            with target.open("rb+") as handle:
-                os.fsync(handle.fileno())
-            target.replace(self.out)
         progress("writing", 1, 1)
 
     def _rendered(self, progress: Progress) -> Iterator[tuple[Example, Rendered]]:

@@ -33,11 +33,6 @@ class WorkDir(PartialFolder):
     WORK = "capture"
     ERROR = StoreError
 
-    @classmethod
-    def beside(cls, out: Path) -> WorkDir:
-        """Return the work folder that belongs to the store `out`."""
-        return cls(cls.path_beside(out))
-
     @property
     def batches_done(self) -> int:
         """How many batches are committed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,51 @@ _BLOCK = 2048
 CHUNK_BYTES = 1 << 20
 
 
+@contextlib.contextmanager
+def hdf5_writing(path: Path, mode: str) -> Iterator[h5py.File]:
+    """Open an HDF5 file to write to; a disk that is full ends in its `OSError`.
+
+    HDF5 itself crashes the process when it cannot write what it holds at the end. So it writes through a
+    file object that swallows the first error of the disk and all that comes after.
+    """
+    with path.open("w+b" if mode == "w" else "r+b", buffering=0) as raw:
+        through = _Through(raw)
+        try:
+            with h5py.File(through, mode) as file:
+                yield file
+        finally:
+            if through.error is not None:
+                raise through.error
+
+
+class _Through:
+    """What h5py needs of a file, without an error that HDF5 would see."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self.raw = raw
+        self.error: OSError | None = None
+        self.read, self.readinto, self.seek, self.tell = raw.read, raw.readinto, raw.seek, raw.tell
+
+    def write(self, data: memoryview) -> int:
+        done, n = 0, len(data)
+        try:
+            while self.error is None and done < n:
+                done += self.raw.write(data[done:])
+        except OSError as error:
+            self.error = error
+        return n
+
+    def truncate(self, size: int) -> int:
+        try:
+            return self.raw.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+
 def write_examples(
     path: Path,
     rows: Iterable[tuple[Example, Rendered]],
@@ -38,7 +85,7 @@ def write_examples(
     classes: Sequence[str] | None,
 ) -> None:
     """Write the examples table to a new HDF5 file, in blocks, whatever the number of rows."""
-    with h5py.File(path, "w", track_order=False) as file:
+    with hdf5_writing(path, "w") as file:
         group = file.create_group("examples")
         group.attrs["kind"] = kind
         if classes is not None:
@@ -139,7 +186,7 @@ def assemble(
     provenance: dict[str, Any],
 ) -> None:
     """Write the finished store to `target`: the examples table, every cell, `complete` last."""
-    with h5py.File(examples, "r") as source, h5py.File(target, "w") as file:
+    with h5py.File(examples, "r") as source, hdf5_writing(target, "w") as file:
         with hdf5_errors(examples, AGAIN):
             digests = dict(
                 Checksums.read(examples, source, AGAIN).datasets or digests_below(source)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from probekit.behaviours.definitions import Behaviours, Wanted
+from probekit.container import atomic_file, write_jsonl
 from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
+from probekit.digests import SEAL, digest_file, sealed
 from probekit.errors import DataError
 from probekit.models.chat import render, text_of
-from probekit.models.load import LoadedModel, load_model
-from probekit.models.sampling import sample
+from probekit.models.load import LoadedModel, add_adapter, at_date_of, load_model
+from probekit.models.sampling import Batches, Completion, sample
 from probekit.models.sampling_config import SamplingConfig
+from probekit.outputs import claim
+from probekit.parsing import read_jsonl
+from probekit.partial import PartialFolder
+from probekit.provenance import run_record
 
 REST = "other"
 """Label of completions that do not do what is wanted."""
@@ -26,6 +35,7 @@ def sampled_rows(
     *,
     behaviours: Behaviours | None = None,
     wanted: Wanted | None = None,
+    kept: Batches | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
     """Let the model complete every prompt; return rows in the order of the prompts.
@@ -47,6 +57,8 @@ def sampled_rows(
     wanted
         Makes label rows: `wanted` for what does it, `other` for what does not. Completions of prompts
         for which nothing is wanted are left out.
+    kept
+        Where the completions of a batch lie; see `probekit.models.sampling.sample`.
     progress
         Told how many completions are done.
 
@@ -59,7 +71,7 @@ def sampled_rows(
     rendered = [render(prompt, loaded.tokenizer) for prompt in prompts]
     rows: list[dict[str, Any]] = []
     seen: set[tuple[int, str]] = set()
-    for done in sample(loaded, rendered, config, progress=progress):
+    for done in sample(loaded, rendered, config, kept=kept, progress=progress):
         prompt = prompts[done.prompt]
         row = done.rendered(rendered[done.prompt], loaded.turn)
         text = text_of(loaded.tokenizer, row, loaded.turn)
@@ -93,3 +105,91 @@ def sampled_rows(
             "more --samples or --max-new-tokens, or another --behaviour."
         )
     return rows
+
+
+class Drawn(PartialFolder):
+    """The folder `OUT.partial`: the completions of every batch that is done."""
+
+    WORK = "sampling"
+
+    def read(self, number: int) -> list[Completion] | None:
+        """Return the completions of a batch; None where it is still to be drawn."""
+        path = self._file(number)
+        if not path.is_file():
+            return None
+        again = "Remove it to draw this batch again, or pass --force."
+        return [
+            Completion(
+                row["prompt"],
+                row["sample"],
+                np.array(row["ids"], dtype=np.int32),
+                np.array(row["logprobs"], dtype=np.float32),
+                row["finished"],
+            )
+            for row in read_jsonl(path, self.ERROR, again)
+        ]
+
+    def write(self, number: int, completions: Sequence[Completion]) -> None:
+        """Keep the completions of a batch."""
+        rows = [dataclasses.asdict(done) for done in completions]
+        write_jsonl(self._file(number), rows, seal=True)
+
+    def _file(self, number: int) -> Path:
+        return self.path / f"{number:05d}.jsonl"
+
+
+def write_sampled(
+    loaded: LoadedModel,
+    prompts: Sequence[Example],
+    out: str | Path,
+    config: SamplingConfig,
+    *,
+    adapter: str | Path | None = None,
+    behaviours: Behaviours | None = None,
+    wanted: Wanted | None = None,
+    resume: bool = False,
+    force: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Write `sampled_rows` to a file, with its run record; until then every batch is kept beside it.
+
+    Parameters
+    ----------
+    loaded, prompts, config, behaviours, wanted, progress
+        See `sampled_rows`.
+    out
+        The file, `.jsonl`.
+    adapter
+        LoRA adapter that is put into the model.
+    resume, force
+        Continue an interrupted run of the same settings, which may label otherwise; replace `out`.
+    arguments
+        For the run record.
+
+    Raises
+    ------
+    DataError, OutputError
+        When no row is left; when `out` exists, or is of another run.
+    """
+    with claim(out, "sample", force=force, resume=resume, inputs=[adapter]) as path:
+        drawn = Drawn.beside(path)
+        if resume:
+            drawn.refuse_whole(path)
+            loaded = at_date_of(loaded, drawn.settings() or {})
+        settings = {**loaded.describe(), **dataclasses.asdict(config)}
+        if adapter is not None:
+            loaded = add_adapter(loaded, adapter)
+            settings["adapter"] = digest_file(Path(adapter) / "adapter_model.safetensors")
+        asked = [[p.id, render(p, loaded.tokenizer).ids.tolist()] for p in prompts]
+        settings["prompts"] = sealed({"prompts": asked})[SEAL]
+        drawn.open(settings, resume=resume, force=force, replaces=path.exists())
+        rows = sampled_rows(
+            loaded, prompts, config,
+            behaviours=behaviours, wanted=wanted, kept=drawn, progress=progress,
+        )  # fmt: skip
+        record = {**run_record("sample", dict(arguments or {}), seed=config.seed), **settings}
+        with atomic_file(path, replace=force or drawn.replaces, record=record) as temporary:
+            write_jsonl(temporary, rows)
+        drawn.remove()
+        return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,25 +31,26 @@ def cache(data: str, out: str, config: CacheConfig, **options: Any) -> None:  # 
     Example:
       probekit cache --data demo:researchers_pairs --positions last,turn_end,mean --out acts.h5
     """
-    from probekit.activations.cache import cache_activations
-    from probekit.container import write_json
+    from probekit.activations.cache import cache_activations, is_store
+    from probekit.container import RECORD, write_json
     from probekit.provenance import run_record
 
     opt.refuse_both(options)
+    path = opt.claim(out, "cache", options, own=is_store)
     dataset = opt.read_data(data, options)
     loaded = opt.open_model(options)
     with opt.progress_bar() as progress:
         store = cache_activations(
             loaded,
             dataset,
-            out,
+            path,
             config=config,
             force=options["force"],
             resume=options["resume"],
             progress=progress,
         )
     arguments = {"data": data, "out": out, **options, **asdict(config)}
-    write_json(Path(f"{out}.run.json"), run_record("cache", arguments))
+    write_json(path.with_name(path.name + RECORD), run_record("cache", arguments))
     with store:
         _print(store, as_json=options["as_json"])
 

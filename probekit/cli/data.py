@@ -85,7 +85,8 @@ def split(
     from probekit.data.prompts import open_prompts
     from probekit.studies.held_out import groups_of, write_split
 
-    found = write_split(open_prompts(prompts), groups_of(probe, store), out, force=force)
+    path = opt.claim(out, "data split", {"force": force}, marker="held_out.jsonl")
+    found = write_split(open_prompts(prompts), groups_of(probe, store), path, force=force)
     if as_json:
         return opt.echo_json({**found, "path": out})
     opt.echo(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,13 +39,12 @@ def dynamics(
     import torch
 
     from probekit.analyses import Pairs, head_dynamics
-    from probekit.container import atomic_directory, refuse_existing, write_json
+    from probekit.container import atomic_directory, write_json
     from probekit.provenance import run_record
     from probekit.reports.dynamics import dynamics_words, write_dynamics_report
     from probekit.results.dynamics import RUNS, DynamicsRun
 
-    target = Path(out)
-    refuse_existing(target, force=options["force"], marker=DynamicsRun.DOCUMENT.file)
+    target = opt.claim(out, "dynamics", options, marker=DynamicsRun.DOCUMENT.file)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     pairs = Pairs.open(probe, store)

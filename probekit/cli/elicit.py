@@ -63,6 +63,7 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
     from probekit.studies import elicit as run
 
     opt.refuse_both(options)
+    target = opt.claim(out, "elicit", options, marker="run.json")
     recipe = Recipe.load(source, allow_code=options["allow_code"])
     given = {k: options[k] for k in ("samples", "max_new_tokens") if options[k] is not None}
     recipe = dataclasses.replace(recipe, **given)
@@ -73,7 +74,7 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
     loaded = opt.open_model(options)
     with opt.progress_bar() as progress:
         found = run(
-            loaded, recipe, prompts, out, batch=options["batch"], seed=options["seed"],
+            loaded, recipe, prompts, target, batch=options["batch"], seed=options["seed"],
             resume=options["resume"], force=options["force"],
             arguments={"recipe": source, "out": out, **options},
             progress=lambda done, total: progress("sampling", done, total),

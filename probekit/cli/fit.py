@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,12 +40,10 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     import torch
 
     from probekit.activations.store import ActivationStore
-    from probekit.container import refuse_existing
     from probekit.probes import fit_sweep
     from probekit.results.sweep import close, l2_ends
 
-    target = Path(out)
-    refuse_existing(target, force=options["force"], marker="sweep.json")
+    target = opt.claim(out, "fit", options, marker="sweep.json")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     with ActivationStore.open(store) as source, opt.progress_bar() as progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -156,6 +157,29 @@ def read_behaviours(options: dict[str, Any]) -> Any:  # noqa: ANN401 - Behaviour
 
     source = options["behaviours"]
     return Behaviours.load(source, allow_code=options["allow_code"]) if source else None
+
+
+def claim(
+    out: str,
+    command: str,
+    options: dict[str, Any],
+    *,
+    marker: str | None = None,
+    **more: Any,  # noqa: ANN401 - further arguments of `probekit.outputs.claim`
+) -> Path:
+    """Take an output until the command ends; see `probekit.outputs.claim`.
+
+    Whatever else the command was given may be an input, which is never replaced.
+    """
+    from probekit.outputs import claim as take
+
+    context = click.get_current_context()
+    given = [value for name, value in context.params.items() if name != "out"]
+    inputs = [part for value in given for part in (value if isinstance(value, tuple) else [value])]
+    resume = {"resume": options["resume"]} if "resume" in options else {}
+    force = options.get("force", False)
+    with_it = take(out, command, force=force, marker=marker, inputs=inputs, **{**resume, **more})
+    return context.with_resource(with_it)
 
 
 def refuse_both(options: dict[str, Any]) -> None:

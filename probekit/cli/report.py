@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from probekit.cli.options import FORCE, JSON, echo, echo_json
+from probekit.cli.options import FORCE, JSON, claim, echo, echo_json
 
 WRITERS = {
     "fit": "probekit.reports.sweep:write_sweep_report",
@@ -44,9 +44,11 @@ def report(
       probekit report run --with run-kl --with run-refit --out runs.html
     """
     from probekit.errors import ProbeError
+    from probekit.reports.page import is_page
     from probekit.results.runs import command_of
 
     folder, kind = Path(directory), command_of(Path(directory))
+    target = folder / "report.html" if out is None else out
     if compare and kind != "rl":
         raise click.UsageError("--with compares RL runs, which this directory is not.")
     if kind not in WRITERS:
@@ -54,10 +56,11 @@ def report(
             f"{folder}: got the output of probekit {kind}, expected that of {', '.join(WRITERS)}. "
             "It has no report."
         )
+    path = claim(str(target), "report", {"force": force}, own=is_page)
     module, _, name = WRITERS[kind].partition(":")
     more = {"compare": [Path(other) for other in compare]} if kind == "rl" else {}
     write = getattr(import_module(module), name)
-    path = write(folder, out=Path(out) if out else None, force=force, **more)
+    write(folder, out=path, force=force, **more)
     if as_json:
         echo_json({"path": str(path)})
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,6 +75,7 @@ def rl(
     from probekit.rl.run import train_run
 
     opt.refuse_both(options)
+    target = opt.claim(out, "rl", options, marker="run.json", keeps=True)
     behaviours = opt.read_behaviours(options)
     for spec in config.rewards:  # what may not be run is refused before a model is loaded
         ExtraReward.parse(spec, allow_code=options["allow_code"])
@@ -85,12 +85,12 @@ def rl(
     loaded = opt.open_model(options, first)
     layers = options["ensemble_layers"]
     n_layers = loaded.model.config.get_text_config().num_hidden_layers
-    watch = Watch(config.steps, Path(out) / "tensorboard" if options["tensorboard"] else None)
+    watch = Watch(config.steps, target / "tensorboard" if options["tensorboard"] else None)
     train_run(
         loaded,
         probes,
         rows,
-        out,
+        target,
         config,
         behaviours=behaviours,
         behaviour=options["behaviour"],
@@ -105,4 +105,4 @@ def rl(
         log=watch,
         finish=lambda folder: write_rl_report(folder, force=True),
     )
-    finish(Path(out), as_json=options["as_json"])
+    finish(target, as_json=options["as_json"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @opt.DTYPE
 @opt.LOADING
 @opt.batch_tokens_option(hidden=True)
+@opt.RESUME
 @opt.FORCE
 @opt.JSON
 def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> None:  # noqa: ANN401
@@ -52,26 +53,23 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
         --behaviours sentiment --behaviour positive
     """
     from probekit.behaviours import Wanted
-    from probekit.behaviours.sampled import sampled_rows
-    from probekit.container import refuse_existing, write_jsonl
+    from probekit.behaviours.sampled import write_sampled
     from probekit.data.prompts import open_prompts
-    from probekit.models.load import add_adapter
 
-    target = Path(out)
-    refuse_existing(target, force=options["force"])
+    opt.refuse_both(options)
+    target = opt.claim(out, "sample", options)
     behaviours = opt.read_behaviours(options)
     wanted = Wanted.parse(options["behaviour"], behaviours)
     prompts = open_prompts(source, limit=options["limit"])
     loaded = opt.open_model(options)
-    if options["adapter"]:
-        loaded = add_adapter(loaded, options["adapter"])
     total = len(prompts) * config.samples
     with opt.progress_bar() as progress:
-        rows = sampled_rows(
-            loaded, prompts, config, behaviours=behaviours, wanted=wanted,
+        rows = write_sampled(
+            loaded, prompts, target, config, adapter=options["adapter"], behaviours=behaviours,
+            wanted=wanted, resume=options["resume"], force=options["force"],
+            arguments={"prompts": source, "out": out, **options, **asdict(config)},
             progress=lambda done: progress("sampling", done, total),
         )  # fmt: skip
-    write_jsonl(target, rows)
     counts: dict[str, int] = {}
     for row in rows:
         name = row.get("label") or row["tags"].get("category", "rows")

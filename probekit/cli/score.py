@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -42,13 +41,12 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     Example:
       probekit score --probe sweep --data demo:researchers_pairs --out scores.jsonl
     """
-    from probekit.container import atomic_file, refuse_existing, write_json
+    from probekit.container import atomic_file
     from probekit.probes import Probe
     from probekit.probes.scoring import Scorer, score_examples
     from probekit.provenance import run_record
 
-    if out is not None:
-        refuse_existing(Path(out), force=options["force"])
+    path = None if out is None else opt.claim(out, "score", options)
     fitted = Probe.load(probe, layer=options["layer"], position=options["position"])
     dataset = opt.read_data(data, options)
     loaded = opt.open_model(options, fitted)
@@ -66,18 +64,23 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
             progress=lambda done: progress("scoring", done, dataset.n_examples),
         )
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if out is None:
+        if path is None:
             if options["as_json"]:
                 scores = [json.loads(line) for line in lines]
                 return opt.echo_json({"scores": scores, "positive_class": fitted.positive_class})
             for line in lines:
                 click.echo(escaped(line), nl=False)
             return
-        with atomic_file(Path(out)) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        record = {
+            **run_record("score", {"probe": probe, "data": data, "out": out, **options}),
+            "data": dataset.fingerprint,
+            "positive_class": fitted.positive_class,
+        }
+        with (
+            atomic_file(path, replace=options["force"], record=record) as temporary,
+            temporary.open("w", encoding="utf-8") as handle,
+        ):
             handle.writelines(lines)
-    record = run_record("score", {"probe": probe, "data": data, "out": out, **options})
-    found = {"data": dataset.fingerprint, "positive_class": fitted.positive_class}
-    write_json(Path(out + ".run.json"), {**record, **found})
     n = dataset.n_examples - len(refused)
     if options["as_json"]:
         counts = {"n": n, **({"refused": len(refused)} if options["skip_refused"] else {})}

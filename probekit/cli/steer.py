@@ -75,7 +75,6 @@ def steer(
       probekit steer --probe sweep --prompts demo:researchers --out steered \\
         --coeff -0.4:0.4:0.2 --behaviours knowledge-awareness --rerank
     """
-    from probekit.container import refuse_existing
     from probekit.data.prompts import open_prompts
     from probekit.errors import DataError
     from probekit.probes import Probe
@@ -85,10 +84,9 @@ def steer(
     opt.refuse_both(options)
     if config.rerank_coeff is not None and not config.rerank:
         raise click.UsageError("--rerank-coeff is the strength of --rerank: pass that too.")
-    if not options["resume"]:
-        refuse_existing(Path(out), force=options["force"], marker="steer.json")
     if options["limit"] < 0:
         raise DataError(f"limit {options['limit']}: expected 0 or more prompts.")
+    target = opt.claim(out, "steer", options, marker="steer.json")
     behaviours, judge = _classifiers(options)
     vector = SteeringVector.load(options["vector"]) if options["vector"] else None
     if vector is not None:
@@ -96,12 +94,12 @@ def steer(
     fitted = Probe.load(probe)
     rows = open_prompts(prompts, limit=options["limit"] or None)
     loaded = opt.open_model(options, fitted)
-    with opt.progress_bar() as progress, _kept(Path(out)):
+    with opt.progress_bar() as progress, _kept(target):
         result = steer_sweep(
             loaded,
             probe,
             rows,
-            out,
+            target,
             config,
             vector=vector,
             behaviours=behaviours,
@@ -118,7 +116,6 @@ def steer(
             progress=progress,
             finish=write_steer_report,
         )
-    target = Path(out)
     summary = {
         **{key: result.summary[key] for key in ("probe", "n", "usable", "doses", "ablation")},
         "rerank": result.summary["rerank"],
@@ -145,8 +142,8 @@ def _kept(out: Path) -> Iterator[None]:
 
     try:
         yield
-    except KeyboardInterrupt:
-        folder = Journal.path_beside(out)
+    except (KeyboardInterrupt, SystemExit):
+        folder = Journal.beside(out).path
         n = len(list(folder.glob("*.jsonl")))
         if n:
             opt.log(f"{n} finished conditions are kept in {folder}; --resume continues")

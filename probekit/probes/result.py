@@ -16,12 +16,12 @@ from probekit.activations.table import Cell
 from probekit.container import (
     atomic_directory,
     disk_errors,
-    refuse_existing,
     write_json,
 )
 from probekit.digests import write_digests
 from probekit.errors import ProbeError
 from probekit.foreign import Shown, beside, recorded
+from probekit.outputs import claim
 from probekit.probes.metrics import rating_reliability, reliability
 from probekit.probes.outer import Outer
 from probekit.probes.probe import WEIGHTS, Probe, save_probes
@@ -171,14 +171,15 @@ class SweepResult(Shown):
             When the folder is there and may not be, or cannot be written.
         """
         target = Path(directory)
-        if not force:
-            refuse_existing(target, force=False)
-        if target.is_dir() and not arguments:  # a folder of somebody's, with other files in it
+        if target.is_dir() and force and not arguments:  # somebody's, with other files in it
             with disk_errors(target):
                 self._write(target, target, None)
             return target
-        with atomic_directory(target, force=force) as folder:
-            self._write(folder, target, arguments)
+        with (
+            claim(target, DOCUMENT.command, force=force, marker=DOCUMENT.file) as path,
+            atomic_directory(path, force=force) as folder,
+        ):
+            self._write(folder, path, arguments)
         return target
 
     def _write(self, folder: Path, target: Path, arguments: Mapping[str, Any] | None) -> None:

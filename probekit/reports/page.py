@@ -17,13 +17,14 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from probekit.container import atomic_file, refuse_existing
-from probekit.errors import OutputError
+from probekit.container import atomic_file
 from probekit.foreign import recorded
+from probekit.outputs import claim
 from probekit.reports.formats import FILTERS
 from probekit.results.measures import measure, measures
 
 FOLDER = files("probekit.reports") / "templates"
+MARK = b'<meta name="generator" content="probekit">'
 
 
 @cache
@@ -67,13 +68,17 @@ def write_page(
     template: str | Path, context: Mapping[str, Any], path: Path, *, force: bool = False
 ) -> Path:
     """Render a template, a name or a file of another package, to a file, whole or not at all."""
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory, expected a file. Give a name ending in .html.")
-    refuse_existing(path, force=force)
-    text = render(template, context)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with claim(path, "report", force=force, own=is_page):
+        text = render(template, context)
+        with atomic_file(path, replace=force) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def is_page(path: Path) -> bool:
+    """Return whether a file is a page of probekit; older ones have no mark, and the name of most."""
+    with path.open("rb") as file:
+        return MARK in file.read(4096) or path.name == "report.html"
 
 
 def render(template: str | Path, context: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,10 @@ from typing import Any
 
 import torch
 
-from probekit.container import (
-    atomic_directory,
-    disk_errors,
-    write_json,
-)
+from probekit.container import atomic_directory, disk_errors, sweep, write_json
 from probekit.digests import DIGESTS, check_directory, write_digests
 from probekit.errors import OutputError
+from probekit.outputs import ENDS
 from probekit.parsing import object_of, read_json, read_jsonl, read_tensors
 from probekit.results.rl_files import BEST_OF, EVALUATIONS, SAMPLES, STEPS
 from probekit.results.table import Table
@@ -52,11 +49,17 @@ class Logs:
         with disk_errors(path), path.open("a", encoding="utf-8") as handle:
             handle.write(table.lines(rows))
 
-    def seal(self) -> None:
-        """Write the digests of what the files hold by now; they may grow on."""
+    def seal(self, sizes: Mapping[str, int] | None = None) -> None:
+        """Write the digests of what the files hold by now, or of their first bytes; they may grow on."""
         with disk_errors(self.folder):
             names = [name for name in (*LOGS, BEST_OF.file) if (self.folder / name).is_file()]
-            write_digests(self.folder, names, growing=LOGS)
+            write_digests(self.folder, names, growing=LOGS, sizes=sizes or {})
+
+    def sync(self) -> None:
+        """Let what the files hold be on the disk: a checkpoint says how long they are."""
+        for path in filter(Path.is_file, (self.folder / name for name in LOGS)):
+            with disk_errors(path), path.open("rb+") as handle:
+                os.fsync(handle.fileno())
 
     def first_step(self) -> dict[str, Any] | None:
         """Return the row of the run's first step; None before it is written."""
@@ -70,10 +73,12 @@ class Logs:
         """Return the step of the last evaluation, -1 without one; samples of a later one are dropped."""
         last = max((int(row["step"]) for row in self.read(EVALUATIONS)), default=-1)
         samples = self.read(SAMPLES)
-        if any(int(row["step"]) > last for row in samples):
-            (self.folder / SAMPLES.file).unlink()
-            self.append(SAMPLES, [row for row in samples if int(row["step"]) <= last])
-            self.seal()
+        kept = [row for row in samples if int(row["step"]) <= last]
+        if len(kept) < len(samples):
+            lines = (self.folder / SAMPLES.file).read_bytes().split(b"\n")[: len(kept)]
+            size = sum(len(line) + 1 for line in lines)
+            self.seal({SAMPLES.file: size})
+            _cut(self.folder / SAMPLES.file, size)
         return last
 
 
@@ -92,6 +97,7 @@ class Checkpoint:
         """Replace the checkpoint; the old one stays until the new one is whole."""
         from safetensors.torch import save_file
 
+        Logs(self.folder).sync()
         with atomic_directory(self.path, force=True) as target:
             policy.save(target / "adapter")
             state, numbers = _flat(learner.optimizer.state_dict())
@@ -123,11 +129,10 @@ class Checkpoint:
 
         Returns 0, with nothing changed, when there is no checkpoint.
         """
-        self._recover()
+        sweep(self.folder)
         if not (self.path / "checkpoint.json").is_file():
-            for name in LOGS:
+            for name in (DIGESTS, *LOGS):
                 (self.folder / name).unlink(missing_ok=True)
-            (self.folder / DIGESTS).unlink(missing_ok=True)
             return 0
         check_directory(self.path, OutputError, AGAIN)
         check_directory(self.folder, OutputError, AGAIN)
@@ -143,15 +148,6 @@ class Checkpoint:
         cut_logs(self.folder, header["logs"])
         return int(header["step"])
 
-    def _recover(self) -> None:
-        """Put back a checkpoint that a kill caught while it was being replaced; remove the rest."""
-        for left in sorted(self.folder.glob(".checkpoint.*.old")):
-            if (left / "was").is_dir() and not self.path.exists():
-                (left / "was").replace(self.path)
-            shutil.rmtree(left)
-        for left in self.folder.glob(".*.tmp"):
-            shutil.rmtree(left)
-
 
 def cut_logs(folder: Path, sizes: Mapping[str, int]) -> None:
     """Cut a run's logs to the bytes that they had at a checkpoint; no other file that it may name.
@@ -161,12 +157,23 @@ def cut_logs(folder: Path, sizes: Mapping[str, int]) -> None:
     OutputError
         When one is shorter.
     """
-    for name in (name for name in LOGS if name in sizes):
-        size = int(sizes[name])
+    own = {name: int(sizes[name]) for name in LOGS if name in sizes}
+    for name, size in own.items():
         if _size(folder / name) < size:
-            raise OutputError(f"{folder / name}: is shorter than at the checkpoint.")
-        with (folder / name).open("ab") as handle:
-            handle.truncate(size)
+            raise OutputError(
+                f"{folder / name}: has {_size(folder / name)} bytes, {size} were written before the "
+                f"checkpoint. Put a whole copy of it back. {AGAIN}"
+            )
+    # Before they are shorter: a run that is killed in between finds what the digests promise.
+    Logs(folder).seal(own)
+    for name, size in own.items():
+        _cut(folder / name, size)
+
+
+def _cut(path: Path, size: int) -> None:
+    with disk_errors(path), path.open("ab") as handle:
+        handle.truncate(size)
+        os.fsync(handle.fileno())
 
 
 def _flat(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -192,10 +199,10 @@ def _size(path: Path) -> int:
 
 
 class Interrupts:
-    """Holds an interrupt back while the block lasts, until `check` is called.
+    """Holds what ends a process back while the block lasts, until `check` is called.
 
     In another thread than the main one signals cannot be caught, and nothing is held back; nor where
-    the process was told to ignore interrupts (nohup).
+    the process was told to ignore a signal (nohup).
 
     Parameters
     ----------
@@ -204,26 +211,28 @@ class Interrupts:
     """
 
     def __init__(self, notify: Callable[[], None] = lambda: None) -> None:
-        self._notify, self._waiting = notify, False
-        self._before: Any = None
+        self._notify, self._waiting = notify, 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            self._before = signal.signal(signal.SIGINT, self._hold)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, *ENDS):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._hold)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise `KeyboardInterrupt` when one has been held back."""
+        """Let a signal that has been held back do what it would have done: `KeyboardInterrupt`, an exit."""
         if self._waiting:
-            raise KeyboardInterrupt
+            signal.signal(self._waiting, self._before[self._waiting])
+            signal.raise_signal(self._waiting)
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
         if self._waiting:
-            raise KeyboardInterrupt
-        self._waiting = True
+            self.check()
+        self._waiting = number
         self._notify()

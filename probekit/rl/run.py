@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from probekit.behaviours import Behaviours, Wanted
-from probekit.container import disk_errors, refuse_existing, write_json
+from probekit.container import discard, disk_errors, write_json
 from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import DIGESTS
@@ -22,8 +21,8 @@ from probekit.errors import DataError, OutputError, ProbeError, StoreError
 from probekit.foreign import recorded
 from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel, load_model
+from probekit.outputs import claim
 from probekit.parsing import read_json
-from probekit.partial import LOCK, hold
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import agrees, run_record
@@ -134,34 +133,33 @@ def train_run(
     ProbekitError
         When probes, prompts and model do not fit each other, or `out` exists.
     """
-    config, out, loaded = config or RLConfig(), Path(out), load_model(loaded)
+    config, loaded = config or RLConfig(), load_model(loaded)
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
-    _check_out(out, resume=resume, force=force)
-    check_decoding(loaded.model)
-    heads, data = open_heads(
-        loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows, log=log
-    )
-    trainer = Trainer(
-        loaded,
-        heads,
-        *_prompts(prompts, held_out, config),
-        config,
-        out,
-        independent=_others(probes[0], heads),
-        behaviours=behaviours, wanted=wanted,
-        data=data, allow_code=allow_code,
-    )  # fmt: skip
-    record = _record(trainer, probes, arguments)
-    with hold(out):
+    with claim(
+        out, DOCUMENT.command, force=force, resume=resume, marker=DOCUMENT.file, keeps=True,
+        inputs=[*probes, store],
+    ) as path:  # fmt: skip
+        _check_resumed(path, resume=resume)
+        check_decoding(loaded.model)
+        heads, data = open_heads(
+            loaded, probes, ensemble_layers, store, toward=toward, needed=config.needs_rows, log=log
+        )
+        trainer = Trainer(
+            loaded, heads, *_prompts(prompts, held_out, config), config, path,
+            independent=_others(probes[0], heads),
+            behaviours=behaviours, wanted=wanted, data=data, allow_code=allow_code,
+        )  # fmt: skip
+        record = _record(trainer, probes, arguments)
         _write_run(trainer, record, resume=resume, log=log)
-        finish(out)
-        (out / LOCK).unlink()
+        finish(path)
     return trainer
 
 
 def _write_run(trainer: Trainer, record: dict[str, Any], *, resume: bool, log: Log) -> None:
     """Train in the run's folder, which this process holds, and write all but the report."""
     out = trainer.folder
+    with disk_errors(out):
+        out.mkdir(exist_ok=True)
     if not (continued := resume and _same_run(out, record)):
         _clear(out)
     write_json(out / DOCUMENT.file, record)
@@ -303,10 +301,8 @@ def _target(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _check_out(out: Path, *, resume: bool, force: bool) -> None:
-    if not resume:
-        refuse_existing(out, force=force, marker=DOCUMENT.file)
-    elif out.exists() and not (out / DOCUMENT.file).is_file():
+def _check_resumed(out: Path, *, resume: bool) -> None:
+    if resume and out.exists() and any(out.iterdir()) and not (out / DOCUMENT.file).is_file():
         raise OutputError(f"{out}: holds no run to resume. Choose another --out.")
 
 
@@ -349,12 +345,12 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
 
 
 def _clear(out: Path) -> None:
-    """Take away what an earlier run left in its directory."""
+    """Take away what an earlier run left in its directory, but its record: by it the directory is known."""
     with disk_errors(out):
-        for name in (*LOGS, BEST_OF.file, DOCUMENT.file, CURVE, DIGESTS, "report.html"):
+        for name in (DIGESTS, *LOGS, BEST_OF.file, CURVE, "report.html"):
             (out / name).unlink(missing_ok=True)
         for name in ("checkpoint", "best", "tensorboard"):
-            shutil.rmtree(out / name, ignore_errors=True)
+            discard(out / name)
 
 
 def _others(directory: str | Path, heads: Sequence[Probe]) -> list[Probe]:

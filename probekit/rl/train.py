@@ -152,7 +152,7 @@ class Trainer:
                 rows = self._sampled(self.config.best_of)[0]
                 BEST_OF.write(self.folder, [{"step": 0, **row} for row in rows])
             self._steps(first, checkpoint, log)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             # In the middle of a step of learning the weights are between two states.
             if self._whole and self._done > first:
                 checkpoint.save(self.policy, self.learner, self._done, self.refitter)

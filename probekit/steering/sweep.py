@@ -12,7 +12,7 @@ from typing import Any
 
 from probekit.activations.layers import parse_layers
 from probekit.behaviours import Behaviours, Judge
-from probekit.container import atomic_directory, refuse_existing, write_json
+from probekit.container import atomic_directory, write_json
 from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import write_digests
@@ -20,6 +20,7 @@ from probekit.errors import SteeringError
 from probekit.foreign import Shown
 from probekit.models.kv_cache import check_decoding
 from probekit.models.load import LoadedModel, load_model
+from probekit.outputs import claim
 from probekit.probes.folder import Fit, fit_folder
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
@@ -170,18 +171,23 @@ def steer_sweep(
     >>> sorted({condition.direction for condition in result.rows})
     ['none', 'probe', 'random-01']
     """
-    config, out = SteerConfig.of_keys(config, settings), Path(out)
+    config = SteerConfig.of_keys(config, settings)
     loaded, prompts = load_model(loaded), open_prompts(prompts)
-    if out.exists() and resume:
-        raise SteeringError(f"{out}: is whole already. Leave out --resume, or pass --force.")
-    refuse_existing(out, force=force, marker=DOCUMENT.file)
-    with fit_folder(probe) as fit:
+    claimed: dict[str, Any] = {
+        "force": force,
+        "resume": resume,
+        "marker": DOCUMENT.file,
+        "inputs": [probe],
+    }
+    with fit_folder(probe) as fit, claim(out, DOCUMENT.command, **claimed) as path:
+        journal = Journal.beside(path)
+        if resume:
+            journal.refuse_whole(path)
         plan = _Plan.make(loaded, fit, prompts, config, vector, behaviours, judge)
-        journal = Journal.beside(out)
-        journal.open(plan.settings(), resume=resume, force=force)
+        journal.open(plan.settings(), resume=resume, force=force, replaces=path.exists())
         try:
             result = plan.run(journal, progress, arguments)
-            with atomic_directory(out, force=force) as folder:
+            with atomic_directory(path, force=force or journal.replaces) as folder:
                 result.save(folder)
                 finish(folder)
         except BaseException:
@@ -237,14 +243,9 @@ class _Plan:
         check_fits(unit, reader.backend)
         check_same_model(unit, loaded)
         writer = ConditionWriter(
-            loaded,
-            prompts,
-            reader,
-            layer=chosen.layer,
-            where=config.where,
-            behaviours=behaviours,
-            judge=judge,
-        )
+            loaded, prompts, reader, layer=chosen.layer, where=config.where,
+            behaviours=behaviours, judge=judge,
+        )  # fmt: skip
 
         def norms(site: str, layers: Sequence[int]) -> dict[int, float]:
             return residual_norms(

@@ -27,11 +27,6 @@ class Journal(PartialFolder):
 
     WORK = "steering sweep"
 
-    @classmethod
-    def beside(cls, out: Path) -> Journal:
-        """Return the journal that belongs to the output directory `out`."""
-        return cls(cls.path_beside(out))
-
     def read(self, condition: Condition) -> list[dict[str, Any]] | None:
         """Return the rows of a finished condition, None for one that is still to run."""
         path = self._file(condition)
@@ -43,10 +38,8 @@ class Journal(PartialFolder):
         write_jsonl(self._file(condition), rows, seal=True)
 
     def set_down(self) -> None:
-        """Let go of the folder; it stays only when it holds a finished condition."""
-        if any(self.path.glob("*.jsonl")):
-            self.close()
-        else:
+        """Keep the folder only when it holds a finished condition."""
+        if not any(self.path.glob("*.jsonl")):
             self.remove()
 
     def _file(self, condition: Condition) -> Path:

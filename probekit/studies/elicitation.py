@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,32 +13,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from probekit.activations.names import name_logprobs
-from probekit.container import (
-    refuse_existing,
-    write_json,
-    write_jsonl,
-)
+from probekit.container import atomic_directory, write_json, write_jsonl
 from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example, Message
-from probekit.digests import write_digests
 from probekit.errors import DataError, OutputError
 from probekit.models.chat import Rendered, render
 from probekit.models.frame import continuation
 from probekit.models.load import LoadedModel, at_date_of, load_model
 from probekit.models.sampling import check_context, sample
 from probekit.models.sampling_config import SamplingConfig
-from probekit.parsing import read_json, read_jsonl
-from probekit.partial import hold
-from probekit.provenance import agrees, run_record
+from probekit.outputs import claim
+from probekit.parsing import read_jsonl
+from probekit.partial import PartialFolder
+from probekit.provenance import run_record
 from probekit.results.elicit import COMPLETIONS, DOCUMENT, LEAKS, PAIRS
 from probekit.studies.familiarity import familiar, summary
 from probekit.studies.leaks import leak_check, without_telling_words
 from probekit.studies.pairing import drops, judge, known, pair_rows, trim
 from probekit.studies.recipe import OWN, Recipe, Variant
 
-BEGIN_AGAIN = "Pass --force to begin the run again."
 PART = 64
 """Prompts of a part: it is written whole, so that an interrupted run loses one at most."""
+
+
+class Parts(PartialFolder):
+    """The folder `OUT.partial`: the completions of every part that is written."""
+
+    WORK = "elicitation"
 
 
 @dataclass(frozen=True)
@@ -108,39 +107,38 @@ def elicit(
     OutputError
         When `out` exists, or is of another run.
     """
-    out, loaded = Path(out), load_model(loaded)
-    prompts = [prompt for prompt in open_prompts(prompts) if recipe.asks(prompt.tags)]
-    _check_prompts(prompts, recipe)
-    started = out / "parts" / "identity.json"
-    if resume and started.is_file():
-        loaded = at_date_of(loaded, read_json(started, OutputError, BEGIN_AGAIN))
-    identity = _identity(loaded, recipe, prompts, seed)
-    resumed = _may_write(out, identity, resume=resume, force=force)
-    record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
-    # What can be refused is, before anything of an earlier run is taken away.
-    config = SamplingConfig(
-        max_new_tokens=recipe.max_new_tokens, temperature=recipe.temperature, top_p=recipe.top_p,
-        batch=batch,
-    )  # fmt: skip
-    prompts, familiarity = _known(loaded, recipe, prompts)
-    for variant in recipe.variants.values():
-        check_context(loaded, [_asked(prompt, variant, loaded) for prompt in prompts], config)
-    parts = _parts(prompts, recipe, seed)
-    with _held(out, identity, resumed=resumed) as folder:
-        rows = _write_parts(loaded, recipe, parts, folder, config, progress)
+    prompts, loaded = _asked_of(open_prompts(prompts), recipe), load_model(loaded)
+    with claim(out, DOCUMENT.command, force=force, resume=resume, marker=DOCUMENT.file) as path:
+        parts = Parts.beside(path)
+        if resume:
+            parts.refuse_whole(path)
+            loaded = at_date_of(loaded, parts.settings() or {})
+        identity = _identity(loaded, recipe, prompts, seed)
+        record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
+        # What can be refused is, before anything of an earlier run is taken away.
+        config = SamplingConfig(
+            max_new_tokens=recipe.max_new_tokens, temperature=recipe.temperature,
+            top_p=recipe.top_p, batch=batch,
+        )  # fmt: skip
+        prompts, familiarity = _known(loaded, recipe, prompts)
+        for variant in recipe.variants.values():
+            check_context(loaded, [_asked(prompt, variant, loaded) for prompt in prompts], config)
+        todo = _parts(prompts, recipe, seed)
+        parts.open(identity, resume=resume, force=force, replaces=path.exists())
+        rows = _write_parts(loaded, recipe, todo, parts.path, config, progress)
         _sort(rows, prompts, recipe)
         judge(rows, recipe)
-        found = _write_pairs(out, rows, recipe, seed)
-        shown = {
-            "recipe": recipe.describe(), "identity": identity, "familiarity": familiarity,
-            "known": found.known,
-        }  # fmt: skip
-        numbers = {"n_pairs": found.n_pairs, "n_pairs_told_by_words": found.n_told_by_words}
-        done = {**record, **loaded.describe(), **shown, "drops": found.drops, **numbers}
-        write_json(out / DOCUMENT.file, done)
-        write_digests(out, [COMPLETIONS.file, PAIRS.file])
-        shutil.rmtree(folder)
-    return dataclasses.replace(found, familiarity=familiarity)
+        with atomic_directory(path, force=force or parts.replaces) as folder:
+            found = _write_pairs(folder, rows, recipe, seed)
+            shown = {
+                "recipe": recipe.describe(), "identity": identity, "familiarity": familiarity,
+                "known": found.known,
+            }  # fmt: skip
+            numbers = {"n_pairs": found.n_pairs, "n_pairs_told_by_words": found.n_told_by_words}
+            done = {**record, **loaded.describe(), **shown, "drops": found.drops, **numbers}
+            write_json(folder / DOCUMENT.file, done)
+        parts.remove()
+    return dataclasses.replace(found, folder=path, familiarity=familiarity)
 
 
 def _write_pairs(out: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> Elicited:
@@ -210,6 +208,13 @@ def _sort(rows: list[dict[str, Any]], prompts: Sequence[Example], recipe: Recipe
     order = {prompt.id: k for k, prompt in enumerate(prompts)}
     names = [variant.name for variant in recipe.variants.values()]
     rows.sort(key=lambda row: (order[row["prompt_id"]], names.index(row["variant"]), row["sample"]))
+
+
+def _asked_of(prompts: Sequence[Example], recipe: Recipe) -> list[Example]:
+    """Return the prompts that a recipe asks, checked."""
+    asked = [prompt for prompt in prompts if recipe.asks(prompt.tags)]
+    _check_prompts(asked, recipe)
+    return asked
 
 
 def _check_prompts(prompts: Sequence[Example], recipe: Recipe) -> None:
@@ -321,36 +326,6 @@ def _identity(
         "prompts": _digest(asked),
         "seed": seed,
     }
-
-
-def _may_write(out: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> bool:
-    """Return whether a run is gone on with; refuse what may not be, and touch nothing."""
-    started = out / "parts" / "identity.json"
-    if resume and started.is_file():
-        known = read_json(started, OutputError, BEGIN_AGAIN)
-        for key, value in identity.items():
-            if not agrees(known, {**known, key: value}):
-                raise OutputError(
-                    f"{out}: was started with another {key}. Resume with the same settings, or pass "
-                    "--force."
-                )
-        return True
-    if out.is_dir() and not (out / "run.json").is_file() and started.is_file() and not force:
-        raise OutputError(f"{out}: holds an unfinished run. Pass --resume to go on, or --force.")
-    refuse_existing(out, force=force, marker=None if started.is_file() else "run.json")
-    return False
-
-
-@contextlib.contextmanager
-def _held(out: Path, identity: dict[str, Any], *, resumed: bool) -> Iterator[Path]:
-    """Give the folder of the parts, which one process may hold; what an earlier run left is deleted."""
-    parts = out / "parts"
-    with hold(parts):
-        if not resumed:
-            for path in (*out.glob("*.json*"), *parts.glob("*.json*")):
-                path.unlink()
-            write_json(parts / "identity.json", identity)
-        yield parts
 
 
 def _digest(text: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from probekit.container import atomic_directory, write_jsonl
 from probekit.data.rows import Example
 from probekit.errors import DataError
+from probekit.outputs import claim
 from probekit.probes import Probe
 from probekit.rl.head_data import HeadData
 
@@ -73,7 +74,10 @@ def write_split(
                 f"prompts: none is left for {name}.jsonl. Expected prompts whose groups are partly "
                 f"in the fit's report split ({len(groups.held_out)} groups) and partly not."
             )
-    with atomic_directory(Path(out), force=force) as target:
+    with (
+        claim(out, "data split", force=force, marker="held_out.jsonl") as path,
+        atomic_directory(path, force=force) as target,
+    ):
         for name, rows in parts.items():
             write_jsonl(target / f"{name}.jsonl", map(_row, rows))
     counts = {name: len(rows) for name, rows in parts.items()}

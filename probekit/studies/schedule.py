@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from probekit.errors import ProbekitError
 from probekit.foreign import child
 from probekit.studies.stages import Progress, Stage
 
-ENDS = (signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a study: asked to, or its terminal was closed. Its stages would live on without it."""
 PAUSE = 0.2
 """Seconds between two looks at what is running."""
 LINES = 3
@@ -108,8 +105,6 @@ class Schedule:
             When a stage failed; those beside it are run to their end first.
         """
         waiting, failed = list(self._progress.stages), ""
-        main = threading.current_thread() is threading.main_thread()
-        before = {n: signal.signal(n, _terminated) for n in ENDS} if main else {}
         try:
             while self._running or ((waiting or self._ready) and not failed):
                 if not failed:
@@ -118,12 +113,9 @@ class Schedule:
                 if self._running:
                     time.sleep(PAUSE)
         except BaseException as error:
-            # Ctrl-C asks a stage to save its step; else it is ended, and goes on from its checkpoint.
+            # A stage saves its step at either.
             self._stop(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
             raise
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         if failed:
             raise ProbekitError(failed)
 
@@ -200,10 +192,6 @@ class Schedule:
     def _say(self, stage: Stage, words: str) -> None:
         number = self._progress.stages.index(stage) + 1
         self._log(f"[{number}/{len(self._progress.stages)}] {stage.name}: {words}")
-
-
-def _terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _cores() -> int:

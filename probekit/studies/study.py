@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from probekit.container import disk_errors, refuse_existing
+from probekit.container import RECORD, discard, disk_errors
 from probekit.errors import DataError, OutputError
+from probekit.outputs import PARTIAL, claim
 from probekit.parsing import read_json
 from probekit.provenance import run_record
 from probekit.results.study import DOCUMENT, StudyRun
@@ -158,27 +158,50 @@ def run_study(
     ProbekitError
         When a stage failed.
     """
-    study, out = find_study(name), Path(out)
-    stages = study.plan(
-        out, model=model, seed=seed, quick=quick, samples=samples, options=options
-    )  # what can be refused is, before anything is deleted
-    if force:
-        refuse_existing(out, force=True, marker=DOCUMENT.file)
-        shutil.rmtree(out, ignore_errors=True)
-    elif out.exists() and not (out / DOCUMENT.file).is_file():
-        refuse_existing(out, force=False)
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    identity = {"study": name, "model": model, "seed": seed, "quick": quick, "samples": samples}
-    _check_same(out, identity)
-    record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
-    progress, started = Progress(out / DOCUMENT.file, {**record, **identity}, stages), time.time()
-    if jobs > 1:
-        Schedule(progress, jobs=jobs, log=log).run()
-    else:
-        run_in_turn(progress, execute=execute, log=log)
-    seconds = time.time() - started
-    return Done(write_study_report(out, force=True), seconds, [stage.name for stage in stages])
+    study = find_study(name)
+    with claim(
+        out, DOCUMENT.command, force=force, resume=not force, marker=DOCUMENT.file, keeps=True
+    ) as path:
+        stages = study.plan(
+            path, model=model, seed=seed, quick=quick, samples=samples, options=options
+        )  # what can be refused is, before anything is deleted
+        if path.exists() and not force and not (path / DOCUMENT.file).is_file():
+            raise OutputError(f"{path}: already exists and is no study. Choose another --out.")
+        with disk_errors(path):
+            path.mkdir(exist_ok=True)
+        if force:
+            _clear(path)
+        identity = {"study": name, "model": model, "seed": seed, "quick": quick, "samples": samples}
+        _check_same(path, identity)
+        record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
+        progress = Progress(path / DOCUMENT.file, {**record, **identity}, stages)
+        started = time.time()
+        if jobs > 1:
+            Schedule(progress, jobs=jobs, log=log).run()
+        else:
+            run_in_turn(progress, execute=execute, log=log)
+        seconds = time.time() - started
+        return Done(write_study_report(path, force=True), seconds, [stage.name for stage in stages])
+
+
+def _clear(folder: Path) -> None:
+    """Take away what an earlier study left in its directory, its record last."""
+    record = folder / DOCUMENT.file
+    if not record.is_file():
+        return
+    try:
+        stages = read_json(record, OutputError, "").get("stages", [])
+        names = [str(item["output"]) for item in stages]
+    except (OutputError, KeyError, TypeError):  # damaged, which is why it is to begin anew
+        names = []
+    for name in ("logs", "report.html", *names):
+        place = (folder / name).resolve()
+        if not place.is_relative_to(folder.resolve()) or place == folder.resolve():
+            continue
+        for path in (place, *(place.with_name(place.name + end) for end in (PARTIAL, RECORD))):
+            discard(path)
+    with disk_errors(folder):
+        record.unlink()
 
 
 def write_study_report(

@@ -20,11 +20,11 @@ from probekit.activations.layers import parse_layers
 from probekit.activations.positions import PositionRule
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell
-from probekit.activations.workdir import WorkDir
 from probekit.errors import DataError, ModelError, OutputError, StoreError
 from probekit.models.chat import render
 from probekit.models.load import load_model
 from tests.activations.memory import labels, pairs, ratings
+from tests.taken import taken
 
 ALL_RULES = "last,turn_end,prompt_end,mean,first:2,token:0,token:-1,all"
 EXACT = CacheConfig(positions=ALL_RULES, store_dtype="float32", batch_tokens=200)
@@ -308,11 +308,11 @@ def test_random_kills_never_damage_the_result(loaded, tiny_llama, tmp_path):
 
 
 def test_two_captures_into_one_place_are_refused(loaded, tmp_path):
-    held = WorkDir.beside(tmp_path / "s.h5")
-    held.open({}, resume=False, force=False)
-    with pytest.raises(StoreError, match="another process is working"):
+    with (
+        taken(tmp_path / "s.h5"),
+        pytest.raises(OutputError, match=r"another process is writing it \(probekit other, pid 7"),
+    ):
         cache_activations(loaded, ratings(), tmp_path / "s.h5", force=True)
-    held.remove()
 
 
 def test_a_full_disk_is_one_line_and_the_work_is_kept(loaded, tmp_path, monkeypatch):

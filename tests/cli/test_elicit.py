@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from probekit.data.open import open_dataset
-from probekit.partial import hold
 from probekit.results.runs import open_run
 from probekit.studies import elicitation as room
 from tests.cli.test_cli import run
+from tests.taken import taken
 
 RECIPE = """
 name = "letters"
@@ -113,7 +113,7 @@ def test_pairs_and_all_that_was_written(tiny_llama, files, capsys):
     assert counts == told["drops"] and sum(counts["plain"].values()) == 32
     assert open_dataset(out / "pairs.jsonl").kind == "pair"
     assert open_dataset(out / "completions.jsonl").kind == "label"
-    assert not (out / "parts").exists()
+    assert not out.with_name(f"{out.name}.partial").exists()
 
 
 def test_what_was_written_opens_as_frames(tiny_llama, files):
@@ -145,9 +145,9 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(tiny_llama, files, monkeypa
     monkeypatch.setattr(room, "_write", write)
     capsys.readouterr()
     assert run(*command(tiny_llama, files, out)) == 1
-    assert "unfinished run. Pass --resume" in capsys.readouterr().err
+    assert "an interrupted elicitation is here. Pass --resume" in capsys.readouterr().err
     assert run(*command(tiny_llama, files, out, "--resume", "--seed", "3")) == 1
-    assert "started with another seed" in capsys.readouterr().err
+    assert "was started with seed 0, now 3" in capsys.readouterr().err
     assert run(*command(tiny_llama, files, out, "--resume")) == 0
     for name in ("pairs.jsonl", "completions.jsonl", "leaks.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -238,10 +238,10 @@ def test_two_processes_do_not_write_one_run(tiny_llama, files, monkeypatch, caps
     with pytest.raises(ZeroDivisionError):
         run(*command(tiny_llama, files, out))
     monkeypatch.undo()
-    with hold(out / "parts"):
+    with taken(out):
         for how in ("--resume", "--force"):
             assert run(*command(tiny_llama, files, out, how)) == 1
-            assert "another process is working in it" in capsys.readouterr().err
+            assert "another process is writing it (probekit other, pid 7" in capsys.readouterr().err
     assert run(*command(tiny_llama, files, out, "--resume")) == 0
 
 

@@ -150,7 +150,7 @@ def bad_inputs(rating, folder, tiny):
         "too long": (ok("--max-new-tokens", "600"), "the model's context is 512"),
         "existing output": (steer(rating, folder / "there"), "already exists. Pass --force"),
         "somebody's folder": (steer(rating, folder / "mine", "--force"), "is not an earlier output"),
-        "the probe itself": (steer(rating, rating / "sweep", "--force"), "is not an earlier output"),
+        "the probe itself": (steer(rating, rating / "sweep", "--force"), "which this command reads"),
         "negative limit": (ok("--limit", "-1"), "limit -1"),
         "negative seed": (ok("--seed", "-1"), "seed: got -1"),
         "no temperature": (ok("--temperature", "-2"), "temperature: got -2.0"),

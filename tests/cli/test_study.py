@@ -104,6 +104,21 @@ def test_bad_input_is_one_line_and_foreign_directories_stay(small, capsys):
     assert "already exists" in capsys.readouterr().err
 
 
+def test_force_through_a_link_begins_the_study_again_and_keeps_what_others_put_there(
+    small, tmp_path, capsys
+):
+    out = small[-1]
+    assert run(*small) == 0
+    (out / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(out)
+    made = (out / "acts.h5").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run(*small[:-1], tmp_path / "link", "--force") == 0
+    assert "is done" not in capsys.readouterr().err
+    assert (out / "acts.h5").stat().st_mtime_ns > made and (tmp_path / "link").is_symlink()
+    assert (out / "notes.txt").read_text() == "mine"
+
+
 def test_the_page_is_the_studys_own_template_and_links_its_stages(small, capsys, tmp_path):
     out = small[-1]
     assert run(*small) == 0

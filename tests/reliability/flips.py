@@ -104,7 +104,7 @@ def of_elicit(folder: Path) -> str:
 
 def of_parts(folder: Path) -> str:
     rows = [read_jsonl(path) for path in sorted(folder.glob("*.jsonl"))]
-    return numbers(read_json(folder / "identity.json", ProbekitError, ""), rows)
+    return numbers(read_json(folder / "settings.json", ProbekitError, ""), rows)
 
 
 @dataclasses.dataclass
@@ -245,7 +245,7 @@ class Artefacts:
         write_json(folder / LEAKS, {"total": part, "by_class": {"a": part}})
         write_json(folder / DOCUMENT.file, elicit_record())
         write_digests(folder, [COMPLETIONS.file, PAIRS.file])
-        write_json(self.folder / "parts" / "identity.json", {"model": "a", "seed": 0})
+        write_json(self.folder / "parts" / "settings.json", {"model": "a", "seed": 0})
         for number in range(2):
             write_jsonl(self.folder / "parts" / f"{number:05d}.jsonl", rows, seal=True)
         return [

@@ -17,21 +17,23 @@ import numpy as np
 import pytest
 import torch
 
+import probekit.rl.checkpoint as checkpoints
 from probekit.behaviours import Behaviours, Wanted
-from probekit.container import write_json
+from probekit.container import _HOST, write_json
 from probekit.errors import BehaviourError, ModelError, OutputError, ProbeError
 from probekit.models.load import load_model
-from probekit.partial import LOCK, hold
+from probekit.outputs import endings
 from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
 from probekit.results.rl_files import SAMPLES
 from probekit.rl import RLConfig, Trainer
-from probekit.rl.checkpoint import Interrupts
+from probekit.rl.checkpoint import Interrupts, Logs
 from probekit.rl.head_data import HeadData
 from probekit.rl.policy import FullPolicy
 from probekit.rl.run import train_run
 from tests.rl.test_train import FAST, assert_same_weights, logits, rows
 from tests.steering.conftest import prompts
+from tests.taken import taken
 
 REFITS = dataclasses.replace(FAST, refit_every=1, refit_keep=12, refit_rate=0.5)
 
@@ -315,11 +317,10 @@ def test_two_processes_do_not_write_one_run(tiny_llama, fitted, tmp_path):
 
     again()
     made = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    with hold(out):
+    with taken(out):
         for how in ({"resume": True}, {"force": True}):
-            with pytest.raises(OutputError, match="another process is working in it"):
+            with pytest.raises(OutputError, match="another process is writing it"):
                 again(**how)
-    (out / LOCK).unlink()
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == made
 
 
@@ -429,13 +430,83 @@ def test_a_checkpoint_caught_between_two_names_is_put_back(tiny_llama, fitted, t
     run = trainer(tiny_llama, fitted, tmp_path / "run", dataclasses.replace(FAST, steps=2))
     run.run()
     folder = tmp_path / "run"
-    (folder / ".checkpoint.x.old").mkdir()
-    (folder / "checkpoint").rename(folder / ".checkpoint.x.old" / "was")
-    (folder / ".checkpoint.y.tmp").mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()  # temporary files name the process that made them: this one is dead
+    old, new = (
+        folder / f".checkpoint.probekit-{_HOST}-{gone.pid}-x.{end}" for end in ("old", "tmp")
+    )
+    old.mkdir()
+    (folder / "checkpoint").rename(old / "was")
+    new.mkdir()
     again = trainer(tiny_llama, fitted, folder)
     again.run(resume=True)
     assert [row["step"] for row in rows(folder / "metrics.jsonl")] == [1, 2, 3, 4]
     assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == []
+
+
+def test_logs_are_on_disk_before_the_checkpoint_that_tells_their_length(
+    tiny_llama, fitted, tmp_path, events
+):
+    run = trainer(tiny_llama, fitted, tmp_path / "run", dataclasses.replace(FAST, steps=1))
+    run.run()
+    folder = tmp_path / "run"
+    at = next(k for k, e in enumerate(events) if e[0] == "move" and e[2] == folder / "checkpoint")
+    sizes = json.loads((folder / "checkpoint" / "checkpoint.json").read_text())["logs"]
+    assert all(("sync", folder / name) in events[:at] for name, size in sizes.items() if size)
+    assert ("sync", folder) in events[at:]
+
+
+def test_a_log_shorter_than_its_checkpoint_names_the_remedy(tiny_llama, fitted, tmp_path):
+    trainer(tiny_llama, fitted, tmp_path / "run", dataclasses.replace(FAST, steps=1)).run()
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:-9])
+    (tmp_path / "run" / "digests.json").unlink()
+    with pytest.raises(
+        OutputError, match=r"were written before the checkpoint. Put a whole copy .*--force"
+    ):
+        trainer(tiny_llama, fitted, tmp_path / "run").run(resume=True)
+
+
+def test_two_kills_in_a_row_leave_a_run_that_goes_on(tiny_llama, fitted, tmp_path, monkeypatch):
+    """The first comes after rows that no checkpoint knows, the second while they are cut off."""
+    config = dataclasses.replace(FAST, steps=2)
+    trainer(tiny_llama, fitted, tmp_path / "run", config).run()
+    folder = tmp_path / "run"
+    for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+        with (folder / name).open("a") as log:
+            log.write((folder / name).read_text().splitlines()[-1] + "\n")
+    Logs(folder).seal()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(path, size):
+        cut(path, size)
+        raise Killed
+
+    cut = checkpoints._cut
+    monkeypatch.setattr(checkpoints, "_cut", kill)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            trainer(tiny_llama, fitted, folder).run(resume=True)
+    monkeypatch.undo()
+    trainer(tiny_llama, fitted, folder).run(resume=True)
+    assert [row["step"] for row in rows(folder / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_asked_to_end_saves_its_step(tiny_llama, fitted, tmp_path, number):
+    def ask(row):
+        if "loss" in row and row["step"] == 2:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(SystemExit) as ended, endings():
+        trainer(tiny_llama, fitted, tmp_path / "run").run(log=ask)
+    assert ended.value.code == 128 + number
+    header = json.loads((tmp_path / "run" / "checkpoint" / "checkpoint.json").read_text())
+    assert header["step"] == 2
+    trainer(tiny_llama, fitted, tmp_path / "run").run(resume=True)
+    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(tiny_llama, fitted, tmp_path):

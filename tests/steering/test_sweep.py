@@ -227,7 +227,7 @@ def test_what_is_there_is_not_overwritten(loaded, fitted, result):
     before = (out / "steer.json").read_bytes()
     with pytest.raises(OutputError, match="already exists. Pass --force"):
         steer_sweep(loaded, fitted, prompts(), out, SMALL)
-    with pytest.raises(SteeringError, match="is whole already"):
+    with pytest.raises(OutputError, match="is whole already"):
         steer_sweep(loaded, fitted, prompts(), out, SMALL, resume=True)
     assert (out / "steer.json").read_bytes() == before
 

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from probekit.errors import ProbekitError
+from probekit.outputs import endings
 from probekit.studies.schedule import Schedule
 from probekit.studies.stages import Progress, Stage
 
@@ -145,7 +146,7 @@ def test_a_signal_reaches_every_stage_and_waits_for_them(study, tmp_path, number
     before = signal.getsignal(signal.SIGTERM)
     thread, started = threading.Thread(target=interrupt), time.perf_counter()
     thread.start()
-    with pytest.raises(error):
+    with pytest.raises(error), endings():
         schedule.run()
     thread.join()
     assert time.perf_counter() - started < 20 and signal.getsignal(signal.SIGTERM) is before
