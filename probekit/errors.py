@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probekit.foreign import shown
+from probekit.foreign import one_line
 
 
 class ProbekitError(Exception):
@@ -10,7 +10,7 @@ class ProbekitError(Exception):
 
     def __str__(self) -> str:
         """Return the message on one line, whatever was formatted into it; nothing in it moves a cursor."""
-        return " ".join(shown(super().__str__()).split())
+        return one_line(super().__str__())
 
 
 class DataError(ProbekitError):

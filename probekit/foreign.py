@@ -20,6 +20,8 @@ _PLACE = re.compile(
 _WHOLE = re.compile(r"(?:file:/{1,3}|~/|/|[A-Za-z]:[\\/])[^\n]+")
 PATHS = "PROBEKIT_RECORD_PATHS"
 """Environment variable of `--record-paths`: children have it too."""
+LONGEST = 800
+"""Characters of a message."""
 GONE = "***"
 """Stands where a key was."""
 MOST, WIDTH = 16, 100
@@ -29,6 +31,32 @@ MOST, WIDTH = 16, 100
 def shown(text: str) -> str:
     """Return text without what moves a terminal's cursor, colours it or turns its letters round."""
     return _UNSEEN.sub("", text)
+
+
+def one_line(text: str) -> str:
+    """Return text fit to show on one line, of at most `LONGEST` characters.
+
+    The middle of a longer one is left out: a message has its place at the beginning, the remedy at the
+    end.
+    """
+    line = " ".join(shown(text).split())
+    return (
+        line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[5 - LONGEST // 2 :]}"
+    )
+
+
+def at_home(name: str | Path) -> Path:
+    """Return the path that a user names, `~` and `~user` resolved where there is such a user.
+
+    A name that no file can have (too long, with a NUL) becomes one that is nowhere, so that who looks
+    says that there is none, instead of what the system raises.
+    """
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - Path's own raises for a stranger's home
+    try:
+        path.exists()
+    except (OSError, ValueError):
+        return Path(os.devnull) / "none"
+    return path
 
 
 def escaped(line: str) -> str:

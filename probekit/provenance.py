@@ -24,7 +24,7 @@ LIBRARIES = (
     "numpy",
     "h5py",
 )
-YOUNGER = {"config_hash"}
+YOUNGER = {"config_hash", "weights_digest"}
 """Parts of an identity that files of earlier versions lack."""
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -104,9 +104,19 @@ def _read(path: Path) -> str:
 def agrees(then: Any, now: Any) -> bool:  # noqa: ANN401 - JSON values
     """Return whether an identity that was written earlier is today's.
 
-    A part that is younger than the file, such as `config_hash`, is not held against it.
+    A part that is younger than the file, such as `config_hash`, is not held against it. The digest of
+    weights counts where both were loaded in one dtype: their fingerprint is the same in every dtype.
     """
     if not (isinstance(then, dict) and isinstance(now, dict)):
         return bool(then == now)
     known = {key for key in now.keys() | then.keys() if key in then or key not in YOUNGER}
-    return all(agrees(then.get(key), now.get(key)) for key in known)
+    return all(
+        agrees(then.get(key), now.get(key))
+        for key in known
+        if key != "weights_digest" or _comparable(then.get(key), now.get(key))
+    )
+
+
+def _comparable(then: Any, now: Any) -> bool:  # noqa: ANN401 - JSON values
+    """Return whether two digests of weights, `dtype-digits`, are both known and of one dtype."""
+    return bool(then and now) and str(then).partition("-")[0] == str(now).partition("-")[0]

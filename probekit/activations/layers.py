@@ -28,9 +28,9 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
     for part in (piece.strip() for piece in text.split(",")):
         if part == "all":
             layers.update(range(n_layers))
-        elif re.fullmatch(r"-?[0-9]+", part):
+        elif re.fullmatch(r"-?[0-9]{1,9}", part):
             layers.add(_one(int(part), n_layers))
-        elif re.fullmatch(r"(-?[0-9]+)?:(-?[0-9]+)?(:[1-9][0-9]*)?", part):
+        elif re.fullmatch(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?(:[1-9][0-9]{0,8})?", part):
             start, stop, step = ([int(x) if x else None for x in part.split(":")] + [None])[:3]
             for bound in (start, stop):
                 if bound is not None and not -n_layers <= bound <= n_layers:

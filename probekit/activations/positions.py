@@ -30,7 +30,7 @@ class PositionRule:
     def parse(cls, text: str) -> PositionRule:
         """Read a rule, or raise `DataError` with what was expected."""
         name = text.strip()
-        if name in _SIMPLE or re.fullmatch(r"first:[1-9][0-9]*|token:-?[0-9]+", name):
+        if name in _SIMPLE or re.fullmatch(r"first:[1-9][0-9]{0,8}|token:-?[0-9]{1,9}", name):
             return cls(name)
         raise DataError(f"position {text!r}: unknown. Expected {EXPECTED}.")
 

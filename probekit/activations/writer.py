@@ -58,6 +58,7 @@ class _Through:
         self.read, self.readinto, self.seek, self.tell = raw.read, raw.readinto, raw.seek, raw.tell
 
     def write(self, data: memoryview) -> int:
+        """Write all of some bytes, or keep the error."""
         done, n = 0, len(data)
         try:
             while self.error is None and done < n:
@@ -67,6 +68,7 @@ class _Through:
         return n
 
     def truncate(self, size: int) -> int:
+        """Cut or lengthen the file, or keep the error."""
         try:
             return self.raw.truncate(size)
         except OSError as error:

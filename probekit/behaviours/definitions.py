@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from probekit import patterns
 from probekit.errors import BehaviourError, ProbekitError
-from probekit.foreign import inside
+from probekit.foreign import at_home, inside
 from probekit.parsing import parse_toml
 from probekit.tables import TABLE, TomlTable, named
 
@@ -213,7 +213,7 @@ def find(source: str) -> Path:
     """Return the path of a behaviours file given by name or path."""
     if source in shipped():
         return Path(str(resources.files("probekit.behaviours") / f"{source}.toml"))
-    path = Path(source).expanduser()
+    path = at_home(source)
     if not path.is_file():
         raise BehaviourError(
             f"behaviours {source!r}: no such file. Expected a .toml file, or one that ships with "

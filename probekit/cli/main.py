@@ -11,7 +11,7 @@ import click
 
 from probekit import __version__
 from probekit.errors import ProbekitError
-from probekit.foreign import PATHS
+from probekit.foreign import PATHS, one_line
 
 COMMANDS = {
     "models": "probekit.cli.models:models",
@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         cli.main(args=None if argv is None else list(argv), standalone_mode=False)
     except click.ClickException as error:
+        vars(error)["message"] = one_line(error.message)  # parts of it are what was typed
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -17,8 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any, cast
 
+from probekit.data.footer import columns_of
 from probekit.data.memory import Rows, read_memory
 from probekit.errors import DataError
+from probekit.foreign import at_home
 from probekit.numbers import plain_integer, plain_number
 
 Record = dict[str, Any]
@@ -84,7 +86,7 @@ def locate(source: str) -> Path:
     """Return the file that a source names; `demo:NAME` is a file that ships with probekit."""
     if source.startswith("demo:"):
         return demo_path(source.removeprefix("demo:"))
-    path = Path(source).expanduser()
+    path = at_home(source)
     if path.is_dir():
         raise DataError(f"{source}: is a folder. Expected a file ({', '.join(SUFFIXES)}).")
     if not path.exists():
@@ -99,7 +101,7 @@ def locate(source: str) -> Path:
 def demo_path(name: str) -> Path:
     """Return the path of a data set that ships with probekit."""
     folder = Path(str(resources.files("probekit.data") / "demo"))
-    path = folder / f"{name}.jsonl"
+    path = at_home(folder / f"{name}.jsonl")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.jsonl")))
         raise DataError(f"demo:{name}: no such demo data. Expected one of {known}.")
@@ -222,7 +224,7 @@ def _parquet(path: Path, source: str, wanted: Collection[str]) -> Iterator[Place
             names = file.schema_arrow.names
             read = [name for name in names if name in wanted]
             unread = {name: UNREAD for name in names if name not in wanted}
-            size = _batch_size(file.metadata, source, read)
+            size = _batch_size(path, source, read)
             for batch in file.iter_batches(batch_size=size, use_threads=False, columns=read):
                 for i in range(batch.num_rows):
                     number += 1
@@ -232,29 +234,26 @@ def _parquet(path: Path, source: str, wanted: Collection[str]) -> Iterator[Place
         raise DataError(
             f"{source}: row {number}: is not UTF-8 ({error.reason}). Save the text as UTF-8."
         ) from error
-    except (ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
+    except (ArrowException, OSError, ValueError) as error:
+        first = " ".join(str(error).split())[:200]
         raise DataError(f"{source}: is not a readable parquet file ({first}).") from error
 
 
-def _batch_size(metadata: Any, source: str, read: Collection[str]) -> int:  # noqa: ANN401
+def _batch_size(path: Path, source: str, read: Collection[str]) -> int:
     """Return how many rows may be in memory at once, each as long as a whole column's dictionary.
 
     A file of which a column unpacks to far more than is there is refused before any is unpacked.
     """
     largest = 1
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            column = metadata.row_group(group).column(number)
-            name, size = column.path_in_schema.split(".")[0], column.total_uncompressed_size
-            if name in read and size > max(EXPANDED, RATIO * column.total_compressed_size):
-                raise DataError(
-                    f"{source}: column {name} unpacks to {size / 1e6:,.0f} MB from "
-                    f"{column.total_compressed_size / 1e6:,.1f} MB, expected {RATIO} times at most. "
-                    "Write it again as jsonl, if it is to be trusted."
-                )
-            if name in read:
-                largest = max(largest, size)
+    for name, packed, unpacked in columns_of(path):
+        if name in read and unpacked > max(EXPANDED, RATIO * packed):
+            raise DataError(
+                f"{source}: column {name} unpacks to {unpacked / 1e6:,.0f} MB from "
+                f"{packed / 1e6:,.1f} MB, expected {RATIO} times at most. "
+                "Write it again as jsonl, if it is to be trusted."
+            )
+        if name in read:
+            largest = max(largest, unpacked)
     return max(1, min(256, BATCH // largest))
 
 
@@ -285,7 +284,7 @@ def _huggingface(name: str, split: str, wanted: Collection[str]) -> Iterator[Pla
 
 def _hf_rows(datasets: Any, name: str, split: str) -> Any:  # noqa: ANN401 - its module and rows
     """Return the rows of a hub id, a local folder of data files, or a `save_to_disk` folder."""
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if any((folder / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
         rows = datasets.load_from_disk(str(folder))  # mapped from disk, not read into memory
         if isinstance(rows, datasets.DatasetDict):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,25 +19,28 @@ from probekit.errors import ModelError
 from probekit.foreign import Shown
 from probekit.models.chat import Turn, turn_of
 from probekit.models.dates import set_date, today
+from probekit.models.identity import (
+    config_hash,
+    digest_of,
+    vocabulary,
+    weights_digest,
+    weights_fingerprint,
+)
 from probekit.models.low_rank import compute_unrounded, refuse_steered_by_prompt
-from probekit.models.memory import plain_names, unwrapped
+from probekit.models.memory import unwrapped
 from probekit.models.place import place_of, resolve_device, resolve_dtype
 from probekit.models.pretrained import from_pretrained, read_gguf, read_tokenizer
+from probekit.provenance import agrees
 
-OF_NO_EFFECT = re.compile(
-    r"^_|version$|dtype$|^architectures$|^use_cache$|^return_dict|^output_|token_ids?$|dropout|pdrop$"
-    r"|^initializer_|label|^problem_type$|^quantization_config$|^auto_map$|^pretraining_tp$"
-)
-"""Keys of a configuration that change nothing a model in evaluation computes."""
+IDENTITY = (
+    "weights_fingerprint", "weights_digest", "config_hash", "tokenizer_hash", "template_hash",
+    "template_date",
+)  # fmt: skip
+"""What two models must have in common for numbers of one to be read on the other."""
 FACTS = (
-    "model",
-    "revision",
-    "model_type",
-    "forward_dtype",
-    "device",
-    "max_length",
-    "weights_fingerprint",
-)
+    "model", "revision", "model_type", "forward_dtype", "device", "max_length", "weights_fingerprint",
+)  # fmt: skip
+"""What is printed of a model."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,6 +62,8 @@ class LoadedModel(Shown):
     """Hash of what the configuration says of the computation, such as the scaling of positions."""
     template_date: str | None = None
     """Day that the template prints, `YYYY-MM-DD`; None when the template prints none."""
+    weights_digest: str | None = None
+    """Checksum of every value as it was loaded, see `models.identity.weights_digest`."""
 
     @functools.cached_property
     def turn(self) -> Turn:
@@ -106,6 +108,17 @@ class LoadedModel(Shown):
         known = {**self.describe(), "device": self.device}
         return {name: known[name] for name in FACTS if name in known}
 
+    def difference(self, record: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+        """Return the first part of a recorded identity that is not this model's: name, there, here.
+
+        A part that the record lacks is not held against it; see `provenance.agrees`.
+        """
+        here = {**dict.fromkeys(IDENTITY), **self.describe()}
+        for key in IDENTITY:
+            if key in record and not agrees({key: record[key]}, {key: here[key]}):
+                return key, record[key], here[key]
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Return the identity of the model for an artefact's provenance."""
         return {
@@ -113,6 +126,7 @@ class LoadedModel(Shown):
             "revision": self.revision,
             "model_type": self.model.config.model_type,
             "weights_fingerprint": self.fingerprint,
+            **({"weights_digest": self.weights_digest} if self.weights_digest else {}),
             "config_hash": self.config_hash,
             "tokenizer_hash": self.tokenizer_hash,
             "template_hash": self.template_hash,
@@ -217,8 +231,9 @@ def _identified(
         spec=name,
         revision=getattr(model.config, "_commit_hash", None) or revision,
         fingerprint=weights_fingerprint(model),
-        tokenizer_hash=_digest(_vocabulary(tokenizer)),
-        template_hash=_digest(template) if template else None,
+        weights_digest=weights_digest(model),
+        tokenizer_hash=digest_of(vocabulary(tokenizer)),
+        template_hash=digest_of(template) if template else None,
         template_date=date,
         config_hash=config_hash(model.config),
     )
@@ -287,42 +302,6 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
         ) from error
 
 
-def weights_fingerprint(model: Any) -> str:  # noqa: ANN401 - a transformers model
-    """Return 16 hex digits that change with the names, shapes or values of weights, not with the dtype.
-
-    Every parameter gives its name, shape and 64 evenly spaced values, rounded to bfloat16 so that
-    the same checkpoint has the same fingerprint whatever dtype it was loaded in.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(plain_names(model.named_parameters())):
-        flat = weight.detach().reshape(-1)
-        step = max(1, flat.numel() // 64)
-        sample = flat[::step][:64].to(device="cpu", dtype=torch.bfloat16).float()
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def config_hash(config: Any) -> str:  # noqa: ANN401 - a transformers configuration
-    """Return 16 hex digits that change with what the configuration says of the computation.
-
-    The same weights compute something else under another scaling of positions, window or norm. Paths,
-    dtypes, special tokens, dropout and versions do not count, nor do settings that are at their defaults:
-    a version of the library that knows a new one keeps the hash.
-    """
-    return _digest(json.dumps(_computation(config.to_diff_dict()), sort_keys=True))
-
-
-def _computation(value: Any) -> Any:  # noqa: ANN401 - a JSON value
-    if isinstance(value, dict):
-        said = {str(k): _computation(v) for k, v in value.items() if v is not None}
-        return {k: v for k, v in said.items() if not OF_NO_EFFECT.search(k)}
-    if isinstance(value, (list, tuple)):
-        return [_computation(item) for item in value]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number else value if isinstance(value, (bool, str)) else str(value)
-
-
 @torch.inference_mode()
 def _check_finite(model: Any, spec: str) -> None:  # noqa: ANN401
     for name, weight in model.named_parameters():
@@ -365,14 +344,3 @@ def _one_template(tokenizer: Any, spec: str) -> None:  # noqa: ANN401 - a transf
             "Save the tokenizer with the wanted one as its only template."
         )
     tokenizer.chat_template = named["default"]
-
-
-def _vocabulary(tokenizer: Any) -> str:  # noqa: ANN401 - a transformers tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return str(backend.to_str())
-    return json.dumps(tokenizer.get_vocab(), sort_keys=True)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

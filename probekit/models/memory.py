@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ EXPECTED = (
     "TransformerBridge, an nnsight LanguageModel, or what names one."
 )
 _BRIDGED = "_original_component."
+_OUTER = re.compile(r"\w+\._original_component\.weight")
+"""Names of weights that are not in a block, such as an output matrix tied to the embedding."""
 
 
 def bare(model: Any) -> Any:  # noqa: ANN401 - any of the libraries' models
@@ -74,3 +77,13 @@ def unwrapped(model: Any, tokenizer: Any) -> tuple[Any, Any, str]:  # noqa: ANN4
 def plain_names(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Yield weights, of any shape, by the names that they have without TransformerLens around them."""
     return ((name.replace(_BRIDGED, ""), weight) for name, weight in weights)
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """Return what a model keeps, by name; of one that TransformerLens rewired nothing under its other names."""
+    state: dict[str, Any] = model.state_dict(keep_vars=True)
+    if any(_BRIDGED in name for name in state):
+        own = {name for name, _ in model.named_parameters()}
+        kept = (n for n in state if n in own or _OUTER.fullmatch(n))
+        state = dict(plain_names((name, state[name]) for name in kept))
+    return state

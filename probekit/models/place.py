@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from probekit.errors import ModelError
+from probekit.foreign import at_home
 from probekit.models.memory import IN_MEMORY
 from probekit.models.registry import BUILTIN, pull
 
@@ -28,7 +28,7 @@ def place_of(
             f"model {spec!r}: has no place to be loaded from. Save it with save_pretrained and name the "
             "folder with --model, or give the model itself in Python."
         )
-    path = Path(spec).expanduser()
+    path = at_home(spec)
     if spec in BUILTIN:
         return str(pull(spec, log=log)), {}
     if path.suffix == ".gguf":

@@ -34,7 +34,9 @@ def read_tokenizer(spec: str, **options: Any) -> Any:  # noqa: ANN401 - passed o
         if "gguf_file" not in options and not tokenizer.chat_template:
             tokenizer.chat_template = _of_processor(spec, options.get("revision"))
         return tokenizer
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (
+        Exception
+    ) as error:  # readers of a damaged file raise anything, tokenizers a plain Exception
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"model {spec!r}: its tokenizer could not be loaded ({reason}). Expected a model with a "
@@ -77,13 +79,18 @@ def from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN4
     use_safetensors = None if "gguf_file" in options else True
     tokenizer = read_tokenizer(spec, **{k: v for k, v in options.items() if k not in OF_WEIGHTS})
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            spec, **options, use_safetensors=use_safetensors
+        model, found = AutoModelForCausalLM.from_pretrained(
+            spec, **options, use_safetensors=use_safetensors, output_loading_info=True
         )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except Exception as error:  # a configuration is run by code that trusts it
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"model {spec!r}: could not be loaded ({reason}). Expected a causal language model "
             "with its tokenizer and safetensors weights."
         ) from error
+    if absent := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"model {spec!r}: {len(absent)} of its weights are in no file, such as {absent[0]}; they would "
+            "be random. Fetch the model again, or save it whole with save_pretrained."
+        )
     return model, tokenizer

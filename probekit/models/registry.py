@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probekit.container import disk_errors, named, sweep
+from probekit.digests import files_of, write_digests
 from probekit.errors import ModelError
-from probekit.foreign import child
+from probekit.foreign import at_home, child
 from probekit.models.pretrained import read_gguf
 
 MARKER = "probekit.json"
@@ -58,9 +59,9 @@ BUILTIN = {
 def home() -> Path:
     """Return the cache folder: `PROBEKIT_HOME`, else `probekit` in `XDG_CACHE_HOME` or ~/.cache."""
     if chosen := os.environ.get("PROBEKIT_HOME"):
-        return Path(chosen).expanduser()
+        return at_home(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "probekit"
+    return at_home(base) / "probekit"
 
 
 def builtin(name: str) -> BuiltinModel:
@@ -158,6 +159,7 @@ def _convert(gguf: Path, target: Path, entry: BuiltinModel) -> None:
     (target / "model.safetensors").chmod(0o644)
     marker = {"name": entry.name, "requirement": entry.requirement, "sha256": entry.sha256}
     (target / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+    write_digests(target, files_of(target))
 
 
 def _move_into_place(folder: Path, target: Path) -> None:

@@ -69,20 +69,12 @@ class Scorer:
                 f"{len(probe.coef)}. Give the model it was fitted on: "
                 f"{probe.provenance.get('model')!r}."
             )
-        for key, here in (
-            ("weights_fingerprint", self.loaded.fingerprint),
-            ("config_hash", self.loaded.config_hash),  # which older probes lack
-            ("tokenizer_hash", self.loaded.tokenizer_hash),
-            ("template_hash", self.loaded.template_hash),
-            ("template_date", self.loaded.template_date),
-        ):
-            expected = probe.provenance.get(key, here)
-            if expected != here:
-                raise ProbeError(
-                    f"model {self.loaded.spec!r}: {key} is {here}, the probe was fitted on "
-                    f"{expected} ({probe.provenance.get('model')!r}). Give the same model, or cache "
-                    "and fit again."
-                )
+        if different := self.loaded.difference(probe.provenance):
+            key, expected, here = different
+            raise ProbeError(
+                f"model {self.loaded.spec!r}: {key} is {here}, the probe was fitted on {expected} "
+                f"({probe.provenance.get('model')!r}). Give the same model, or cache and fit again."
+            )
 
     def _check_reference(self) -> None:
         reference = self.probe.reference

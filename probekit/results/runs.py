@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -39,6 +40,12 @@ class Run(Shown):
     """The JSON object at its heart."""
 
     DOCUMENT: ClassVar[Document]
+
+    def __init_subclass__(cls) -> None:
+        """Have frames made of a file with other content than a command writes end in one line."""
+        for name in ("metrics", "rows"):
+            if isinstance(own := vars(cls).get(name), cached_property):
+                own.func = _guarded(own.func)
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -90,6 +97,19 @@ class Run(Shown):
         raise NotImplementedError
 
 
+def _guarded(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(read)
+    def guarded(run: Run) -> Any:  # noqa: ANN401 - as what is guarded
+        try:
+            return read(run)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            what = f"{type(error).__name__}: {error}"[:200]
+            path, again = run.directory / run.DOCUMENT.file, run.DOCUMENT.again
+            raise ProbeError(f"{path}: cannot be made into tables ({what}). {again}") from error
+
+    return guarded
+
+
 def command_of(directory: Path) -> str:
     """Return the command that wrote a directory, by the file at its heart; ProbeError without one."""
     for command, file in HEARTS.items():
@@ -107,7 +127,7 @@ def command_of(directory: Path) -> str:
     except (ValueError, KeyError, TypeError):
         return "rl"  # its reader says what is wrong with the file
     # Others leave a run record too: without their own file they are partial, and their reader says so.
-    return command if command in HEARTS else "rl"
+    return command if isinstance(command, str) and command in HEARTS else "rl"
 
 
 def open_run(directory: str | Path) -> Run:

@@ -339,6 +339,7 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
         "behaviours": digest(json.dumps(behaviours, default=str).encode()),
         "behaviour": str(trainer.wanted) if trainer.wanted else None,
         "model": model.get("weights_fingerprint"),
+        "weights_digest": model.get("weights_digest"),
         "config_hash": model.get("config_hash"),
         "dtype": str(trainer.loaded.dtype),
     }

@@ -114,7 +114,7 @@ class TRLEngine:
         if self._thread is None:
             self._to_trl: queue.Queue[Any] = queue.Queue()
             self._to_loop: queue.Queue[Any] = queue.Queue()
-            self._thread = threading.Thread(target=self._work, args=(number,), daemon=True)
+            self._thread = threading.Thread(None, self._work, "GRPOTrainer", (number,), daemon=True)
             self._thread.start()
         else:
             self._to_trl.put(None)

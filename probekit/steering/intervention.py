@@ -24,6 +24,7 @@ from probekit.models.memory import bare
 from probekit.probes.linear import LinearHead
 from probekit.steering.operators import MODES, ablate, add, clamp
 from probekit.steering.vector import SteeringVector
+from probekit.steering.vector_file import IDENTITY
 from probekit.steering.where import Where
 
 
@@ -304,17 +305,11 @@ def check_fits(vector: SteeringVector, backend: Backend) -> None:
 
 def check_same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
     """Refuse a vector that says it belongs to other weights."""
-    fingerprint = vector.model.get("weights_fingerprint", loaded.fingerprint)
-    if fingerprint != loaded.fingerprint:
+    if different := loaded.difference({k: vector.model[k] for k in IDENTITY if k in vector.model}):
+        key, made, here = different
         raise SteeringError(
-            f"steering vector: was made for weights {fingerprint} ({vector.model.get('model')!r}), the "
-            f"model's are {loaded.fingerprint}. Use a vector of this model."
-        )
-    config = vector.model.get("config_hash", loaded.config_hash)
-    if config != loaded.config_hash:
-        raise SteeringError(
-            f"steering vector: was made under another configuration of the same weights ({config}, here "
-            f"{loaded.config_hash}), such as another scaling of positions. Use the same config.json."
+            f"steering vector: {key} is {made} ({vector.model.get('model')!r}), the model's is {here}. "
+            "Use a vector of this model, and the same config.json."
         )
 
 

@@ -173,13 +173,8 @@ def steer_sweep(
     """
     config = SteerConfig.of_keys(config, settings)
     loaded, prompts = load_model(loaded), open_prompts(prompts)
-    claimed: dict[str, Any] = {
-        "force": force,
-        "resume": resume,
-        "marker": DOCUMENT.file,
-        "inputs": [probe],
-    }
-    with fit_folder(probe) as fit, claim(out, DOCUMENT.command, **claimed) as path:
+    how: Any = {"force": force, "resume": resume, "marker": DOCUMENT.file, "inputs": [probe]}
+    with fit_folder(probe) as fit, claim(out, DOCUMENT.command, **how) as path:
         journal = Journal.beside(path)
         if resume:
             journal.refuse_whole(path)
@@ -320,6 +315,7 @@ class _Plan:
             "shuffled": _digest(Probe.load_shuffled(self.path).tolist()),
             "prompts": _digest(rows),
             "model": writer.loaded.fingerprint,
+            "weights_digest": writer.loaded.weights_digest,
             "config_hash": writer.loaded.config_hash,
             "dtype": writer.loaded.dtype,
             "behaviours": writer.behaviours and _digest(writer.behaviours.describe()),

@@ -22,7 +22,9 @@ FORMAT_VERSION = 1
 ARCHITECTURE = "controlvector"
 GGUF_HINT, GGUF_SEAL = f"{ARCHITECTURE}.model_hint", f"probekit.{SEAL}"
 AGAIN = "Save it again, or fetch another copy."
-IDENTITY = ("model", "revision", "model_type", "weights_fingerprint", "config_hash")
+IDENTITY = (
+    "model", "revision", "model_type", "weights_fingerprint", "weights_digest", "config_hash",
+)  # fmt: skip
 
 
 class VectorFile(NamedTuple):

@@ -319,7 +319,8 @@ def _identity(
     )
     return {
         "model": loaded.describe().get("weights_fingerprint"),
-        "config_hash": loaded.describe().get("config_hash"),
+        "weights_digest": loaded.weights_digest,
+        "config_hash": loaded.config_hash,
         "dtype": str(loaded.dtype),
         **({"template_date": loaded.template_date} if loaded.template_date else {}),
         "recipe": _digest(json.dumps(recipe.describe(), sort_keys=True)),

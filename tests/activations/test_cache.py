@@ -265,9 +265,19 @@ def test_an_interrupted_capture_resumes_to_the_same_bytes(loaded, tmp_path, n):
     cache_activations(loaded, ratings(), broken, config=EXACT, resume=True).close()
 
 
+PRELOADED = [
+    f"transformers.{name}"
+    for name in (
+        "models.llama.modeling_llama", "models.auto.modeling_auto", "models.auto.tokenization_auto",
+        "tokenization_utils_tokenizers", "integrations", "generation",
+    )
+]  # fmt: skip
+"""What loading a model imports, once for all children."""
+
+
 def _capture_until_killed(folder, out, calls, delay):
     """Capture, and SIGKILL this process `delay` seconds after the given call of progress."""
-    torch.set_num_threads(1)  # the parent's thread pool does not exist in a forked child
+    torch.set_num_threads(1)
     loaded = load_model(folder, dtype="float32")
     import probekit.activations.cache as module
 
@@ -287,7 +297,10 @@ def test_random_kills_never_damage_the_result(loaded, tiny_llama, tmp_path):
     """SIGKILL at many moments, resume each time: the end is byte-equal to an unbroken run."""
     whole, broken = tmp_path / "whole.h5", tmp_path / "broken.h5"
     cache_activations(loaded, ratings(), whole, config=EXACT).close()
-    context = multiprocessing.get_context("fork")
+    # Forked from a process without threads: in a child of this one, locks of torch's or the tokenizer's
+    # threads may stay closed for ever.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, *PRELOADED])
     rng = np.random.default_rng()
     kills = 0
     while not broken.exists():
@@ -297,11 +310,10 @@ def test_random_kills_never_damage_the_result(loaded, tiny_llama, tmp_path):
             target=_capture_until_killed, args=(str(tiny_llama), broken, calls, delay)
         )
         process.start()
-        process.join(60)
-        assert not process.is_alive()
+        process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         kills += process.exitcode == -signal.SIGKILL
-        assert kills < 60
+        assert kills < 300
     assert kills > 0
     cache_activations(loaded, ratings(), broken, config=EXACT, resume=True).close()
     assert content(whole) == content(broken)

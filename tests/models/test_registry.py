@@ -22,6 +22,7 @@ from probekit.models.chat import render
 from probekit.models.pretrained import read_gguf
 from probekit.models.sampling import SamplingConfig, sample
 from probekit.provenance import agrees
+from probekit.verify import verify
 from tests.activations.memory import labels
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -72,10 +73,24 @@ def test_a_pull_converts_once_and_the_model_loads_by_name(wheel, tmp_path):
     assert registry.cached_path("tiny") == folder
     assert leftovers(tmp_path) == ["tiny"]
     assert registry.pull("tiny") == folder
+    found = verify(folder)
+    assert not found.problems and not found.unsealed
+    assert found.n_files == len(list(folder.iterdir())) - 1  # all but the digests themselves
     assert len(calls) == 1  # the second pull asks nobody
     loaded = load.load_model("tiny", dtype="float32")
     assert loaded.fingerprint == load.weights_fingerprint(tiny_model())
     assert loaded.dtype == "float32"
+
+
+def test_a_damaged_file_of_a_pulled_model_is_named(wheel):
+    folder = registry.pull("tiny")
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        raw = (folder / name).read_bytes()
+        (folder / name).write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
+        (line,) = verify(folder).problems
+        assert f"{name}: does not fit its checksum" in line
+        (folder / name).write_bytes(raw)
+    assert not verify(folder).problems
 
 
 def test_a_changed_wheel_is_refused_and_nothing_installed(wheel, tmp_path):
@@ -218,7 +233,7 @@ def test_a_gguf_file_is_unpacked_by_request(tmp_path, monkeypatch):
 
     def read(spec, **options):
         asked.append(options)
-        return tiny_model()
+        return tiny_model(), {"missing_keys": set()}
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", read)
     given = []

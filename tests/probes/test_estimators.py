@@ -232,25 +232,53 @@ def fading(rng, n=160, d=120):
     return x, sign, rng.permutation(np.arange(n) % 4)
 
 
+def penalised(x, sign, l2, w):
+    """The logistic loss of weights, the last of which is an intercept that is not penalised."""
+    return np.logaddexp(0, -sign * (x @ w[:-1] + w[-1])).sum() + l2 * w[:-1] @ w[:-1] / 2
+
+
+def minimum(x, sign, l2, *, intercept):
+    """Weights, the intercept last, where Newton's steps in float64 find nothing to gain any more."""
+    x1 = np.c_[x, np.full(len(x), float(intercept))]
+    curve, w = np.r_[np.full(x.shape[1], l2), 0.0 if intercept else 1.0], np.zeros(x.shape[1] + 1)
+    for _ in range(300):
+        p = np.exp(-np.logaddexp(0, sign * (x1 @ w)))
+        gradient = curve * w - x1.T @ (sign * p)
+        step, size = np.linalg.solve((x1.T * (p * (1 - p))) @ x1 + np.diag(curve), gradient), 1.0
+        if step @ gradient < 1e-12:
+            return w
+        while penalised(x, sign, l2, w - size * step) > penalised(x, sign, l2, w):
+            size /= 2
+        w = w - size * step
+    raise AssertionError("no minimum")
+
+
 @pytest.mark.parametrize("intercept", [True, False])
 def test_logistic_fold_losses_of_small_penalties_equal_refits(rng, intercept):
     """Below the first grid too, where a pass of fixed length stops far from the minimum."""
     x, sign, folds = fading(rng)
-    factors = 10.0 ** np.array([-5.5, -4.5, -3.5, -2.5, -1.5])
     spectrum = Spectrum.of(x)
-    penalties = l2_grid(spectrum, tuple(factors))
+    penalties = l2_grid(spectrum, tuple(10.0 ** np.array([-5.5, -4.5, -3.5, -2.5, -1.5])))
     loss, converged = logistic_fold_loss(spectrum, sign, folds, intercept=intercept)(penalties)
-    expected = np.zeros(len(penalties))
+    masks = (folds[:, None] != np.arange(4)).astype(float)
+    paths = logistic_paths(spectrum, sign, penalties, masks, intercept=intercept)
+    own, expected = np.zeros(len(penalties)), np.zeros(len(penalties))
     for k, l2 in enumerate(penalties):
         for fold in range(4):
-            out = folds == fold
-            refit = LogisticRegression(
-                C=1 / l2, fit_intercept=intercept, solver="newton-cg", tol=1e-10, max_iter=1000
-            ).fit(x[~out], sign[~out])
-            logits = refit.decision_function(x[out])
-            expected[k] += np.logaddexp(0, -sign[out] * logits).sum() / len(sign)
+            out, features = folds == fold, spectrum.features
+            found = np.r_[paths.weights[:, fold, k].double(), float(paths.bias[fold, k])]
+            best = minimum(x[~out], sign[~out], l2, intercept=intercept)
+            # What is promised, beside the rounding of float32: so far from the minimum at most.
+            gap = penalised(features[~out], sign[~out], l2, found)
+            gap -= penalised(x[~out], sign[~out], l2, best)
+            assert gap <= (solvers.GAP + 1e-6) * len(sign)
+            for total, rows, w in ((own, features, found), (expected, x, best)):
+                logits = rows[out] @ w[:-1] + w[-1]
+                total[k] += np.logaddexp(0, -sign[out] * logits).sum() / len(sign)
     assert converged
-    np.testing.assert_allclose(loss, expected, rtol=1e-2)
+    np.testing.assert_allclose(loss, own, rtol=1e-4)  # float32 logits of some tens
+    # On rows that were held out the gap shows as it may: 0.8 % was the most of 400 data sets.
+    np.testing.assert_allclose(loss, expected, rtol=4e-2)
 
 
 def test_a_fit_that_does_not_converge_says_so(rng, monkeypatch):

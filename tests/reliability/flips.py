@@ -32,7 +32,7 @@ from probekit.errors import ProbekitError
 from probekit.models.load import load_model
 from probekit.parsing import read_json, read_jsonl
 from probekit.probes import Probe, SweepConfig, fit_sweep
-from probekit.probes.scoring import reference_rows
+from probekit.probes.scoring import Scorer, reference_rows, score_examples
 from probekit.results.elicit import COMPLETIONS, DOCUMENT, LEAKS, PAIRS
 from probekit.results.runs import open_run
 from probekit.rl import RLConfig, Trainer
@@ -114,6 +114,8 @@ class Kind:
     name: str
     path: Path
     read: Callable[[Path], str]
+    files: str = "*"
+    """Which files of a directory are damaged."""
 
 
 class Artefacts:
@@ -143,6 +145,8 @@ class Artefacts:
             Kind("RL run", self._run(), of_run),
             Kind("RL checkpoint", self._checkpoint(), self._restored),
             *self._elicited(),
+            Kind("model weights", self.folder / "model", self._scored, "*.safetensors"),
+            Kind("model, other files", self.folder / "model", self._scored, "*[!s]"),
         ]
         return {kind.name: kind for kind in made}
 
@@ -180,6 +184,13 @@ class Artefacts:
             arguments = {"store": str(self.folder / "labels.h5")}
             write_json(folder / "run.json", {**result.fit, "arguments": arguments})
         return self.folder / "fit"
+
+    def _scored(self, folder: Path) -> str:
+        """Score rows with a probe of the whole model, in a folder that names no digests."""
+        loaded = load_model(str(folder), dtype="float32")
+        scorer = Scorer(Probe.load(self.folder / "fit"), loaded)
+        rows = [row["score"] for row in score_examples(scorer, labelled()[:8], source="rows")]
+        return numbers(np.asarray(rows))
 
     def _vectors(self) -> list[Kind]:
         rng = np.random.default_rng(0)
@@ -262,11 +273,11 @@ def elicit_record() -> dict[str, object]:
     }  # fmt: skip
 
 
-def damage(path: Path, rng: np.random.Generator, *, cut: bool) -> str:
+def damage(path: Path, rng: np.random.Generator, *, cut: bool, files: str = "*") -> str:
     """Change one byte of a file, or of one of a directory's, or cut it short; return what was done."""
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    files = [f for f in files if f.suffix not in UNREAD and f.name != "lock" and f.stat().st_size]
-    file = files[int(rng.integers(len(files)))]
+    found = [path] if path.is_file() else sorted(f for f in path.rglob(files) if f.is_file())
+    found = [f for f in found if f.suffix not in UNREAD and f.name != "lock" and f.stat().st_size]
+    file = found[int(rng.integers(len(found)))]
     data = bytearray(file.read_bytes())
     at = int(rng.integers(len(data)))
     if cut:
@@ -282,7 +293,7 @@ def trial(kind: Kind, expected: str, rng: np.random.Generator, *, cut: bool) -> 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         copy = Path(scratch) / kind.path.name
         (shutil.copytree if kind.path.is_dir() else shutil.copy)(kind.path, copy)
-        done = damage(copy, rng, cut=cut)
+        done = damage(copy, rng, cut=cut, files=kind.files)
         try:
             found = kind.read(copy)
         except ProbekitError as error:

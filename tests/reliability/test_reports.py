@@ -7,6 +7,8 @@ import json
 import random
 import re
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 
@@ -15,7 +17,12 @@ import pytest
 from probekit.cli.report import WRITERS
 from probekit.errors import ProbekitError
 from probekit.results.runs import command_of
-from tests.reports.browser import chromium
+from tests.reports.browser import chromium, open_report
+from tests.reports.dynamics_factory import write_dynamics
+from tests.reports.factory import Made, write_fit
+from tests.reports.rl_factory import MadeRL, write_rl
+from tests.reports.steer_factory import MadeSteer, write_steer
+from tests.reports.study_factory import RISES, MadeStudy, arm, write_study
 from tests.reports.test_pages import GOLDEN, dynamics
 
 MARKUP = (
@@ -144,3 +151,80 @@ def test_markup_that_came_into_a_page_all_the_same_runs_nothing(page, tmp_path):
     assert "<title>owned</title>" not in dom
     figures = len(re.findall(r'data-for="', page))
     assert len(re.findall(r'class="[^"]*js-plotly-plot', dom)) == figures > 0  # its own still draw
+
+
+def hostile(port: int) -> str:
+    """A text that tries everything: scripts, requests, links, other directions, words without end."""
+    own, at = "document.title='owned'", f"http://127.0.0.1:{port}"
+    return (
+        f"<script>{own}</script><script src={at}/s></script></title></script></style></textarea>-->"
+        f'<img src={at}/i onerror="{own}"><svg onload="{own}"></svg>'
+        f"<style>@import url({at}/c);body{{background:url({at}/b)}}</style><iframe src={at}/f></iframe>"
+        f'<link rel=stylesheet href={at}/l><a href="javascript:{own}" onclick="{own}">go</a> '
+        f"<a href='{at}/a'>there</a> ' \" onfocus={own} "
+        "{{ 7*7 }}{% raise %}{# ${7*7} #} \u202eright to left\u2066 \u2028 \u2029 \x00 \x1b[2J\ufeff"
+        f"نص مكتوب من اليمين {'w' * 300} {'界' * 200} \\u003cscript>{own}</script> "
+        f"%s &lt;b&gt; {at}/{'p' * 90}"
+    )
+
+
+def hostile_pages(at: Path, text: str) -> dict[str, Path]:
+    """Reports of every kind, of runs in which everything that somebody else may choose is `text`."""
+    tags = {text: (text, f"{text}2"), "lang": ("en", text[::-1])}
+    other = write_rl(at / "other" / "run", MadeRL(steps=4, every=2, text=text, prompts=6, seed=3))
+    return {
+        "fit": write_fit(at / "fit", Made(
+            "label", layers=4, n=12, texts=(text,), tags=tags, classes=(text, f"{text}!"))),
+        "steer": write_steer(at / "steer", MadeSteer(text=text, prompts=4, layers=4, steered=(2,))),
+        "rl": write_rl(at / "rl", MadeRL(
+            steps=4, every=2, text=text, prompts=6, alarms={2: text}, behaviour=text)),
+        "other": other,
+        "dynamics": write_dynamics(
+            at / "dynamics", "sgd", **dict.fromkeys(("site", "position", "head"), text), exact=[]),
+        "study": write_study(at / "study", MadeStudy(
+            text=text, layers=3, quick=True, questions=6, arms={"max": arm(RISES, text=text)})),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def listener():
+    """A server of this machine, and what was asked of it."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1], asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["fit", "steer", "rl", "dynamics", "study"])
+def test_a_page_of_hostile_texts_runs_nothing_asks_nothing_and_fits(tmp_path, listener, name):
+    port, asked = listener
+    folders = hostile_pages(tmp_path, hostile(port))
+    module, _, function = WRITERS[command_of(folders[name])].partition(":")
+    more = {"compare": [folders["other"]]} if name == "rl" else {}
+    page = getattr(import_module(module), function)(
+        folders[name], out=tmp_path / "page.html", **more
+    )
+    for width in (1280, 400):
+        found, console = open_report(page, tmp_path, width=width, offline=False, picture=True)
+        assert found["title"] != "owned"
+        assert found["problems"] == console == found["resources"] == asked == []
+        assert found["scroll"] <= found["inner"] <= width
+        assert not [link for link in found["links"] if not re.match(r"#|[\w./-]+$", link)]
+    bare = tmp_path / "bare.html"
+    bare.write_text(f"<body>{hostile(port)}", encoding="utf-8")
+    assert "<title>owned</title>" in dump(bare, tmp_path)  # the text would do it

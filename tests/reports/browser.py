@@ -51,6 +51,8 @@ addEventListener("load", function () { setTimeout(async function () {
   found.figures = plots.map(look);
   found.scroll = document.documentElement.scrollWidth;
   found.inner = document.documentElement.clientWidth;
+  found.links = [].map.call(document.querySelectorAll("[href], [src]"), function (n) {
+    return String(n.getAttribute("href") || n.getAttribute("src")); });
   found.resources = performance.getEntriesByType("resource").map(function (e) { return e.name; });
   found.png = (await Plotly.toImage(plots[0], {format: "png"})).slice(0, 22);
   dispatchEvent(new Event("beforeprint"));
@@ -60,10 +62,26 @@ addEventListener("load", function () { setTimeout(async function () {
   found.problems = problems;
   var node = document.createElement("pre");
   node.id = "found";
+  node.style.display = "none";
   node.textContent = JSON.stringify(found);
   document.body.appendChild(node);
+  parent.postMessage(node.textContent, "*");
 }, 500); });
 </script>"""
+
+# Around the page where the screen is narrower than a window of the browser can be.
+_FRAME = """<!doctype html><meta charset="utf-8"><body style="margin:0"><script>
+addEventListener("message", function (e) {
+  if (!/^{"title"/.test(e.data) || document.getElementById("found")) { return; }
+  var node = document.createElement("pre");
+  node.id = "found";
+  node.style.display = "none";
+  node.textContent = e.data;
+  document.body.appendChild(node);
+});
+</script><iframe src="watched.html" style="border:0;width:WIDTHpx;height:1990px"></iframe>"""
+LEAST = 500
+"""Width of the narrowest window of a browser without a screen."""
 
 
 def chromium() -> str:
@@ -77,8 +95,13 @@ def chromium() -> str:
     pytest.skip(reason)
 
 
-def open_report(report: Path, folder: Path, *, width: int) -> tuple[dict, list[str]]:
-    """Return what a copy of `report` tells that it drew, and the console's lines; no host is resolved."""
+def open_report(
+    report: Path, folder: Path, *, width: int, offline: bool = True, picture: bool = False
+) -> tuple[dict, list[str]]:
+    """Return what a copy of `report` tells that it drew, and the console's lines.
+
+    No host is resolved where it is `offline`; with a `picture` it is drawn into `page.png`.
+    """
     page = folder / "watched.html"
     text = report.read_text(encoding="utf-8")
     text = text.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{_COLLECT}', 1)
@@ -87,17 +110,22 @@ def open_report(report: Path, folder: Path, *, width: int) -> tuple[dict, list[s
     text = text.replace("script-src 'sha256", f"script-src 'sha256-{digest}' 'sha256", 1)
     head, tail = text.rsplit("</body>", 1)
     page.write_text(f"{head}{_REPORT}</body>{tail}", encoding="utf-8")
+    if width < LEAST:
+        page = folder / "frame.html"
+        page.write_text(_FRAME.replace("WIDTH", str(width)), encoding="utf-8")
     command = [
         chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         "--disable-background-networking", "--no-first-run", f"--user-data-dir={folder / 'user'}",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},2000",
+        *(["--host-resolver-rules=MAP * ~NOTFOUND"] if offline else []),
+        *([f"--screenshot={folder / 'page.png'}"] if picture else []),
+        f"--window-size={max(width, LEAST)},2000",
         "--virtual-time-budget=15000", "--enable-logging=stderr", "--v=0", "--dump-dom",
         page.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     dom = done.stdout.decode("utf-8", "replace")
     log = done.stderr.decode("utf-8", "replace")
-    match = re.search(r'<pre id="found">(.*?)</pre>', dom, flags=re.DOTALL)
+    match = re.search(r'<pre id="found"[^>]*>(.*?)</pre>', dom, flags=re.DOTALL)
     assert match, f"the page did not report back (exit {done.returncode}): {log[-2000:]}"
     return json.loads(unescape(match.group(1))), [x for x in log.splitlines() if "CONSOLE" in x]
 
