@@ -80,7 +80,7 @@ def plain_names(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Te
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """Return what a model keeps, by name; of one that TransformerLens rewired nothing under its other names."""
+    """Return what a model keeps, by name; of a rewired one nothing under its other names."""
     state: dict[str, Any] = model.state_dict(keep_vars=True)
     if any(_BRIDGED in name for name in state):
         own = {name for name, _ in model.named_parameters()}
