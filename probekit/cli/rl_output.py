@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from probekit.cli.options import echo, echo_json, log, positive_line
-from probekit.errors import OutputError
+from probekit.errors import OutputError, with_extra
 from probekit.parsing import read_json, read_jsonl
 
 
@@ -99,6 +99,7 @@ def finish(target: Path, *, as_json: bool) -> None:
 def progress_line(row: dict[str, Any], place: str = "") -> str:
     """Return the main numbers of a step or of an evaluation in a line."""
     from probekit.reports.formats import number, percent
+    from probekit.results.measures import measure
 
     alarms = "".join(f"\n  alarm: {alarm}" for alarm in row.get("alarms", ()))
     if "evaluation" in row:
@@ -107,9 +108,12 @@ def progress_line(row: dict[str, Any], place: str = "") -> str:
         shown += [name for name in found if name.startswith("rate:")]
         words = ", ".join(_written(name, found[name]) for name in shown if name in found)
         return f"held out after {row['step']} steps: {words}{alarms}"
+    # Rewards that match a distribution have a mean of 0 by construction: its distance says how far it is.
+    distance = row.get("distance_to_chosen")
+    aim = "reward" if distance is None else measure("rl", "distance_to_chosen").label
     parts = [
         f"score {number(row['score'], 3, sign=True)}",
-        f"reward {number(row['reward'], 3, sign=True)}",
+        f"{aim} {number(row['reward'] if distance is None else distance, 3, sign=distance is None)}",
         f"KL {number(row['kl'], 4)}",
         f"entropy {number(row['entropy'])}",
         f"{number(row['n_tokens'], 0)} tokens",
@@ -146,8 +150,7 @@ class Events:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise OutputError(
-                "tensorboard: is not installed. Run pip install 'probekit[tensorboard]', or leave "
-                "--tensorboard out."
+                f"tensorboard: is not installed. {with_extra('tensorboard')} Or leave --tensorboard out."
             ) from error
         self._make: Any = lambda: SummaryWriter(str(folder))
         self._writer: Any = None
