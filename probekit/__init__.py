@@ -1,13 +1,60 @@
-"""probekit: is a direction in the residual stream real, causal, and safe to optimise?"""
+"""probekit: is a direction in the residual stream real, causal, and safe to optimise?
+
+    import probekit as pk
+
+gives what a script needs; each name is imported when it is first used.
+"""
 
 from typing import TYPE_CHECKING
 
 from probekit.lazy import lazy
 
 if TYPE_CHECKING:
+    from probekit.activations.cache import cache_activations
+    from probekit.activations.store import ActivationStore
+    from probekit.data.open import read_rows
+    from probekit.models.load import load_model
+    from probekit.probes.evaluation import evaluate
+    from probekit.probes.probe import Probe
+    from probekit.probes.sweep import fit_sweep
     from probekit.results.runs import open_run
+    from probekit.rl.embedded import train_policy
+    from probekit.steering.intervention import steered
+    from probekit.steering.sweep import steer_sweep
+    from probekit.steering.vector import SteeringVector
 else:
-    __getattr__ = lazy(__name__, **{"results.runs": "open_run"})
+    _NAMES = {
+        "activations.cache": "cache_activations",
+        "activations.store": "ActivationStore",
+        "data.open": "read_rows",
+        "models.load": "load_model",
+        "probes.evaluation": "evaluate",
+        "probes.probe": "Probe",
+        "probes.sweep": "fit_sweep",
+        "results.runs": "open_run",
+        "rl.embedded": "train_policy",
+        "steering.intervention": "steered",
+        "steering.sweep": "steer_sweep",
+        "steering.vector": "SteeringVector",
+    }
+    __getattr__ = lazy(__name__, **_NAMES)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_NAMES.values()})
+
 
 __version__ = "0.1.0"
-__all__ = ["open_run"]
+__all__ = [
+    "ActivationStore",
+    "Probe",
+    "SteeringVector",
+    "cache_activations",
+    "evaluate",
+    "fit_sweep",
+    "load_model",
+    "open_run",
+    "read_rows",
+    "steer_sweep",
+    "steered",
+    "train_policy",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import site
@@ -23,6 +24,8 @@ LONGEST = 800
 """Characters of a message."""
 GONE = "***"
 """Stands where a key was."""
+MOST, WIDTH = 16, 100
+"""Lines, and characters of a value, that an object prints."""
 
 
 def shown(text: str) -> str:
@@ -157,3 +160,35 @@ def child(*arguments: str, **more: str) -> tuple[list[str], dict[str, str]]:
         entries.insert(0, str(own))  # the probekit that runs now, wherever it was found
     safe = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(entries)}
     return [sys.executable, "-P", *arguments], {**os.environ, **safe, **more}
+
+
+class Shown:
+    """An object that prints in a few lines, and as a small table in a notebook, what `facts` returns."""
+
+    def facts(self) -> dict[str, object]:
+        """Return name to value, in order; None and what is empty are left out."""
+        raise NotImplementedError
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = []
+        for name, value in self.facts().items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{key} {item}" for key, item in value.items())
+            elif type(value) in (list, tuple):
+                value = ", ".join(map(str, value))  # type: ignore[call-overload]
+            text = "" if value is None else shown(" ".join(str(value).split()))
+            if text:
+                rows.append((name, text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."))
+        return rows[:MOST]
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        width = max((len(name) for name, _ in rows), default=0)
+        return "\n".join([type(self).__name__, *(f"  {n:<{width}}  {text}" for n, text in rows)])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self._rows()
+        )
+        return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"

@@ -59,6 +59,15 @@ def one(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+def joined(value: object) -> object:
+    """Return numbers and lists as the text with commas that stands for them; anything else as it is."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, (list, tuple, range)):
+        return ",".join(str(joined(part)) for part in value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if number else value
+
+
 class Rule(NamedTuple):
     """What is done to a value of an annotated type beside checking it, said without loading pydantic."""
 
@@ -85,6 +94,8 @@ class Rule(NamedTuple):
 _Number = Annotated[float, Rule(strict=False)]
 Numbers = Annotated[tuple[_Number, ...], Rule(before=split, strict=False)]
 """A list of numbers, or one text with commas."""
+Listed = Annotated[str, Rule(before=joined)]
+"""Text with commas; a number, or a list of numbers or names, becomes it."""
 Texts = Annotated[tuple[str, ...], Rule(before=one, strict=False)]
 """A list of texts that may hold commas, or one of them."""
 
@@ -166,6 +177,14 @@ class Settings:
             owner = self.keys()[str(error.errors()[0]["loc"][0])].owner
             raise owner.error(problem(error)) from None
         vars(self).update(checked)
+
+    @classmethod
+    def of_keys(cls, config: Self | None, keys: dict[str, Any]) -> Self:
+        """Return settings with some keys changed: what Python functions take as `layers=[4, 8]`."""
+        if config is not None and not isinstance(config, cls):
+            raise cls.error(f"config: got a {type(config).__name__}, expected a {cls.__name__}.")
+        config = config or cls()
+        return cls(**{**vars(config), **keys}) if keys else config
 
     @classmethod
     @functools.cache

@@ -59,3 +59,18 @@ def test_the_measures_are_what_the_package_says():
     from tests.make_measures_reference import reference
 
     assert (ROOT / "docs" / "measures.md").read_text() == reference()
+
+
+def test_the_script_of_the_readme_is_twelve_lines():
+    (script,) = [text for language, text in blocks(ROOT / "README.md") if language == "python"]
+    lines = [line for line in script.splitlines() if line.strip()]
+    assert len(lines) <= 12 and max(map(len, lines)) <= 100
+    for name in (
+        "load_model(",
+        "tokenizer=tok",
+        "fit_sweep(",
+        ".figure()",
+        "steered(",
+        ".generate(",
+    ):
+        assert name in script

@@ -9,10 +9,8 @@ import json
 
 import pytest
 
-ROOMS = ("probes", "steering", "rl")
-NAMES = [
-    (room, name) for room in ROOMS for name in importlib.import_module(f"probekit.{room}").__all__
-]
+ROOMS = ("probekit", "probekit.probes", "probekit.steering", "probekit.rl")
+NAMES = {name: room for room in ROOMS for name in importlib.import_module(room).__all__}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +48,9 @@ def folder(tmp_path_factory):
         yield home
 
 
-@pytest.mark.parametrize(("room", "name"), NAMES)
+@pytest.mark.parametrize(("name", "room"), NAMES.items())
 def test_a_public_name_has_an_example_that_holds(room, name, folder):
-    thing = getattr(importlib.import_module(f"probekit.{room}"), name)
+    thing = getattr(importlib.import_module(room), name)
     assert ">>>" in (inspect.getdoc(thing) or ""), f"{room}.{name} has no example"
     finder = doctest.DocTestFinder(recurse=False)
     for test in finder.find(thing, f"{room}.{name}", globs={}):

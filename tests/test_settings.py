@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 
+import numpy as np
 import pytest
 
 from probekit.activations.config import CacheConfig
@@ -112,3 +113,36 @@ def test_choices_are_those_of_the_code_that_follows_them():
     assert choices(CacheConfig, "backend") == set(BACKENDS)
     for site in SITES:
         assert CacheConfig(sites=(site,)).sites == (site,)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "text"),
+    [
+        (CacheConfig, {"layers": [4, 8]}, {"layers": "4,8"}),
+        (CacheConfig, {"layers": range(0, 6, 2)}, {"layers": "0,2,4"}),
+        (CacheConfig, {"positions": ["last", "mean"]}, {"positions": "last,mean"}),
+        (CacheConfig, {"sites": ["resid_post", "mlp_out"]}, {"sites": "resid_post,mlp_out"}),
+        (SweepConfig, {"layers": -1}, {"layers": "-1"}),
+        (SweepConfig, {"layers": np.array([1, 2])}, {"layers": "1,2"}),
+        (
+            SweepConfig,
+            {"kinds": ("ridge",), "sites": ["mlp_out"]},
+            {"kinds": "ridge", "sites": "mlp_out"},
+        ),
+        (SteerConfig, {"coeffs": [0.1, 0.2]}, {"coeffs": "0.1,0.2"}),
+        (SteerConfig, {"coeffs": 0.5, "layers": [3]}, {"coeffs": "0.5", "layers": "3"}),
+        (RLConfig, {"lora_targets": ["q_proj", "v_proj"]}, {"lora_targets": "q_proj,v_proj"}),
+    ],
+)
+def test_lists_and_numbers_stand_for_text_with_commas(model, given, text):
+    assert model(**given) == model(**text)
+    assert model.of_keys(None, given) == model(**text)
+
+
+def test_keys_change_settings_and_an_unknown_one_names_the_nearest():
+    config = SteerConfig.of_keys(SteerConfig(seed=3), {"coeffs": [0.1]})
+    assert (config.seed, config.grid()) == (3, [0.0, 0.1])
+    with pytest.raises(SteeringError, match="^coef: unknown key. Did you mean coeffs?"):
+        SteerConfig.of_keys(None, {"coef": 1})
+    with pytest.raises(ModelError, match="^layers: got True, expected text in quotes.$"):
+        CacheConfig(layers=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,24 +22,23 @@ from probekit.activations.config import CacheConfig
 from probekit.activations.gather import plan_batches, read_batch
 from probekit.activations.layers import parse_layers
 from probekit.activations.names import NameTable
+from probekit.activations.norms import norms_by_site
 from probekit.activations.positions import PositionRule, parse_positions
-from probekit.activations.store import ActivationStore, TokenTable
-from probekit.activations.table import Cell
+from probekit.activations.store import ActivationStore
+from probekit.activations.table import Cell, TokenTable
 from probekit.activations.workdir import AGAIN, WorkDir
 from probekit.activations.writer import assemble, hdf5_writing, write_examples
 from probekit.container import atomic_file, disk_errors
+from probekit.data.open import Dataset, open_dataset
 from probekit.data.rows import Example
 from probekit.errors import DataError, ModelError, OutputError, StoreError, TemplateRefusal
 from probekit.foreign import recorded
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
-from probekit.models.load import LoadedModel, at_date_of
+from probekit.models.load import LoadedModel, at_date_of, load_model
 from probekit.outputs import claim
 from probekit.parsing import parse_json
 from probekit.provenance import agrees, run_record
-
-if TYPE_CHECKING:
-    from probekit.data.open import Dataset
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
@@ -48,14 +47,16 @@ COMMIT_SECONDS = 20.0
 
 
 def cache_activations(
-    loaded: LoadedModel,
-    dataset: Dataset,
-    out: str | Path,
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
+    dataset: Dataset | Any,  # noqa: ANN401 - or any source of rows
+    out: str | Path | None = None,
     *,
     config: CacheConfig | None = None,
+    tokenizer: Any = None,  # noqa: ANN401 - a transformers tokenizer
     force: bool = False,
     resume: bool = False,
     progress: Progress = lambda what, done, total: None,
+    **settings: Any,  # noqa: ANN401 - keys of CacheConfig
 ) -> ActivationStore:
     """Run the model over every row and keep the wanted activations in an HDF5 store.
 
@@ -65,13 +66,15 @@ def cache_activations(
     Parameters
     ----------
     loaded
-        The model, from `load_model`.
+        The model, from `load_model`, or what `load_model` takes.
     dataset
-        Validated rows, from `open_dataset`.
+        Rows, from `open_dataset`, or what `open_dataset` takes: a file, a list of dicts, a frame.
     out
-        The store to write.
+        The store to write; None makes a temporary one, which is removed when it is closed or forgotten.
     config
-        What to capture.
+        What to capture; its keys are taken by name too, as in `layers=[4, 8]`.
+    tokenizer
+        Tokenizer of a model in memory.
     force
         Replace an existing store, and drop an unfinished capture.
     resume
@@ -83,8 +86,23 @@ def cache_activations(
     ------
     DataError, ModelError, StoreError, OutputError
         With one line that names the row, layer, position or path and the remedy.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> rows = [{"text": "a fine day", "label": "good"}, {"text": "hail and storm", "label": "bad"}]
+    >>> with pk.cache_activations("smollm2-135m", rows, layers=[0, 2], positions="mean") as store:
+    ...     len(store), store["resid_post", 2, "mean"].shape == (2, store.d_model)
+    (3, True)
     """
-    config = config or CacheConfig()
+    loaded, dataset = load_model(loaded, tokenizer=tokenizer), open_dataset(dataset)
+    config = CacheConfig.of_keys(config, settings)
+    if out is None:
+        return ActivationStore.temporary(
+            lambda path: cache_activations(
+                loaded, dataset, path, config=config, progress=progress
+            ).close()
+        )
     with claim(
         out, "cache", force=force, resume=resume, own=is_store, inputs=[dataset.source]
     ) as path:
@@ -317,6 +335,8 @@ class _Capture:
     def _provenance(self) -> dict[str, Any]:
         with h5py.File(self.examples_file, "r") as file:
             left_out = parse_json(str(file.attrs.get("left_out", "{}")))
+            reader = TokenTable(file["examples"])
+            norms = norms_by_site(self.backend, reader, self.places)
         return {
             **self.loaded.describe(),
             "storage_dtype": self.config.store_dtype,
@@ -328,6 +348,7 @@ class _Capture:
                 "left_out": left_out,
             },
             "settings": self.settings,
+            "residual_norms": norms,
             "run": run_record("cache", asdict(self.config)),
         }
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from probekit.errors import ModelError, ProbekitError
-from probekit.settings import Rule, Settings, setting, split
+from probekit.settings import Listed, Rule, Settings, setting, split
 
 Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
 Sites = Annotated[tuple[Site, ...], Rule(before=split, strict=False)]
@@ -20,12 +20,12 @@ class CacheConfig(Settings):
     """What to capture and how."""
 
     error: ClassVar[type[ProbekitError]] = ModelError
-    layers: str = _captured("all", "Layers", common=True)
+    layers: Listed = _captured("all", "Layers", common=True)
     """Layers to capture: all, or layers and slices such as 0,4,8:24:2; negatives count from the end."""
     sites: Sites = _captured(("resid_post",), "Sites", common=True)
     """Sites with commas: resid_post, attn_out, mlp_out; the embedding (resid_pre of layer 0) always
     comes along."""
-    positions: str | None = _captured(None, "Positions", common=True)
+    positions: Listed | None = _captured(None, "Positions", common=True)
     """Position rules with commas: last, turn_end, prompt_end, mean, first:K, token:I, all; without it
     last,turn_end,mean, or prompt_end for rows that end with their prompt."""
     backend: Literal["hooks", "transformer-lens", "nnsight"] = _how("hooks", "Backend", common=True)

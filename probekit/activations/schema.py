@@ -14,6 +14,9 @@ from probekit.activations.checksums import AGAIN
 from probekit.errors import StoreError
 from probekit.parsing import object_of, parse_json
 
+FORMAT = "probekit.activations"
+FORMAT_VERSION = 1
+RAGGED = "all"
 TEXT, WHOLE, TRUTH, REAL = "text", "whole numbers", "truth values", "floating-point numbers"
 COLUMNS = {
     "id": TEXT, "group": TEXT, "prompt": TEXT, "completion": TEXT, "span": WHOLE, "turn_end": WHOLE,

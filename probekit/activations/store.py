@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.activations.arrays import ArrayRows, write_arrays
 from probekit.activations.checksums import AGAIN, Checksums, hdf5_errors
-from probekit.activations.schema import check_schema
-from probekit.activations.table import Cell, Examples
+from probekit.activations.schema import FORMAT, FORMAT_VERSION, RAGGED, check_schema
+from probekit.activations.table import Cell, Examples, TokenTable, read_examples
 from probekit.data.rows import Kind
 from probekit.errors import StoreError
-from probekit.models.chat import Rendered
-from probekit.parsing import object_of, parse_json
+from probekit.foreign import Shown
+from probekit.parsing import object_of
 
-FORMAT = "probekit.activations"
-FORMAT_VERSION = 1
-RAGGED = "all"
+if TYPE_CHECKING:
+    import pandas as pd
+
 _ITS_OWN = (
     "Expected a store that holds all of its data. Cache it again, or do not trust where it is from."
 )
 
 
-class ActivationStore:
+class ActivationStore(Shown):
     """A finished store of activations. Nothing is read until it is asked for.
 
-    Use `ActivationStore.open(path)`; it is a context manager, and `close()` does the same.
+    Use `ActivationStore.open(path)`; it is a context manager, and `close()` does the same. It reads like a
+    mapping from cells to matrices: `store["resid_post", 12, "mean"]`, `for cell in store`, `store.items()`.
+
+    Examples
+    --------
+    >>> from probekit.activations.store import ActivationStore
+    >>> store = ActivationStore.open("acts.h5")
+    >>> cell = next(iter(store))
+    >>> cell in store, store[cell].shape == (store.n_examples, store.d_model)
+    (True, True)
+    >>> store.examples_frame()["label"].nunique()
+    2
     """
 
     def __init__(self, path: Path, file: h5py.File, checksums: Checksums | None = None) -> None:
         self.path = path
         self._file = file
+        self._remove: Callable[[], object] = lambda: None
         self.checksums = checksums or Checksums(path)
         """What the file says that it holds."""
 
@@ -69,8 +85,139 @@ class ActivationStore:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a temporary store is removed."""
         self._file.close()
+        self._remove()
+
+    def __getitem__(self, cell: tuple[str, int, str]) -> NDArray[np.float32]:
+        """Return the matrix of a site, layer and position; layers below 0 count from the last block."""
+        if not isinstance(cell, tuple) or len(cell) != 3:  # noqa: PLR2004
+            raise StoreError(f"{self.path}: got {cell!r}, expected store[site, layer, position].")
+        return self.read(self._cell(cell))
+
+    def __contains__(self, cell: object) -> bool:
+        return isinstance(cell, tuple) and len(cell) == 3 and self._cell(cell) in self.cells()  # noqa: PLR2004
+
+    def __iter__(self) -> Iterator[Cell]:
+        return iter(self.cells())
+
+    def __len__(self) -> int:
+        return len(self.cells())
+
+    def keys(self) -> list[Cell]:
+        """Return every cell with one row an example."""
+        return self.cells()
+
+    def items(self) -> Iterator[tuple[Cell, NDArray[np.float32]]]:
+        """Yield every cell with its matrix, shape (n_examples, d_model); one is read at a time."""
+        return ((cell, self.read(cell)) for cell in self.cells())
+
+    def _cell(self, cell: tuple[Any, ...]) -> Cell:
+        site, layer, position = cell
+        below = isinstance(layer, (int, np.integer)) and layer < 0
+        return Cell(site, self.n_layers + layer if below else layer, position)
+
+    def examples_frame(self) -> pd.DataFrame:
+        """Return the rows as a table: id, group, texts, label (its name) or score or side, `tag:TAG`."""
+        import pandas as pd
+
+        found, label = self.examples, self.examples.label
+        names = np.array(found.classes, dtype=object) if found.classes else None
+        columns = {
+            "id": found.id, "group": found.group, "prompt": found.prompt, "completion": found.completion,
+            "label": None if label is None or names is None else names[label], "score": found.score,
+            "side": found.side, "n_tokens": found.n_tokens, "surprisal": found.surprisal,
+        }  # fmt: skip
+        tags = {f"tag:{name}": values for name, values in found.tags.items()}
+        return pd.DataFrame({k: v for k, v in {**columns, **tags}.items() if v is not None})
+
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        if not self._file:
+            return {"file": self.path.name, "closed": "yes"}
+        cells = self.cells() + self.ragged_cells()
+        layers = sorted({cell.layer for cell in cells if cell.site != "resid_pre"})
+        return {
+            "file": self.path.name, "kind": self.kind, "examples": self.n_examples, "d_model": self.d_model,
+            "sites": sorted({cell.site for cell in cells}), "layers": _brief(layers),
+            "positions": sorted({cell.position for cell in cells}), "model": self.provenance.get("model"),
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Any,  # noqa: ANN401 - arrays by name, or a file of them
+        *,
+        out: str | Path | None = None,
+        rows: Any = None,  # noqa: ANN401 - any source of rows
+        labels: Sequence[Any] | None = None,
+        scores: Sequence[float] | None = None,
+        groups: Sequence[Any] | None = None,
+        position: str = "last",
+        mask: Any = None,  # noqa: ANN401 - an array
+        model: Any = None,  # noqa: ANN401 - a model, its name, or what identifies it
+        n_layers: int | None = None,
+    ) -> ActivationStore:
+        """Return a store of activations that another tool read.
+
+        Parameters
+        ----------
+        arrays
+            A mapping of names to arrays of NumPy or torch, a TransformerLens `ActivationCache`, or a file:
+            .npz, .safetensors or .zarr. A name is `(site, layer, position)`, `(site, layer)`, a layer, or
+            text: `resid_post/12/mean`, `layer_12`, `blocks.12.hook_resid_post`; of a TransformerLens
+            cache all but residuals is passed over. Shapes are (n, d_model), or (n, n_tokens, d_model), of
+            which `position` is taken.
+        out
+            File to write; None makes a temporary store, which is removed when it is closed or forgotten.
+        rows
+            What the arrays are of: rows of data in their order (a pair is two: chosen, rejected). Or:
+        labels, scores
+            A label, or a rating, of each row.
+        groups
+            What must not straddle a split, with `labels` or `scores`; by default each row for itself.
+        position
+            Position rule of arrays whose names have none. Of arrays with an axis of tokens `last`, `mean` and
+            `token:I` are taken, from the tokens where `mask`, shape (n, n_tokens), is 1; without it from all.
+        mask
+            See `position`.
+        model
+            The model that was read, for the store's record: probes of it then refuse another one.
+        n_layers
+            Blocks of the model; by default as many as there are layers in the arrays.
+
+        Raises
+        ------
+        StoreError, DataError
+            With the name of the array, or the row, that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from probekit.activations.store import ActivationStore
+        >>> acts = {("resid_post", 12): np.random.default_rng(0).normal(size=(30, 8))}
+        >>> store = ActivationStore.from_arrays(acts, labels=[0, 1] * 15, position="mean")
+        >>> store["resid_post", 12, "mean"].shape, store.kind
+        ((30, 8), 'label')
+        """
+        frame = ArrayRows(rows, labels, scores, groups, position, mask, model, n_layers)
+        if out is not None:
+            write_arrays(Path(out), arrays, frame)
+            return cls.open(out)
+        return cls.temporary(lambda path: write_arrays(path, arrays, frame))
+
+    @classmethod
+    def temporary(cls, write: Callable[[Path], object]) -> ActivationStore:
+        """Return a store that `write` makes at a path of its own, removed when it is closed or forgotten."""
+        folder = tempfile.mkdtemp(prefix="probekit-")
+        try:
+            write(Path(folder) / "acts.h5")
+            store = cls.open(Path(folder) / "acts.h5")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        store._remove = weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
+        return store
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -102,7 +249,7 @@ class ActivationStore:
     def examples(self) -> Examples:
         """The columns of the rows."""
         with hdf5_errors(self.path):
-            return _read_examples(self._file["examples"], self._column)
+            return read_examples(self._file["examples"], self._column)
 
     def cells(self) -> list[Cell]:
         """Return every stored matrix with one row an example, ordered by site, layer, position."""
@@ -226,85 +373,9 @@ def _check_header(path: Path, file: h5py.File) -> None:
         raise StoreError(f"{path}: is not complete, its capture never ended. Cache it again.")
 
 
-def _read_examples(group: h5py.Group, read: Callable[[h5py.Dataset], NDArray[Any]]) -> Examples:
-    def text(name: str) -> NDArray[np.object_]:
-        column = read(group[name]).astype(object)
-        for row, value in enumerate(column):
-            column[row] = value.decode()
-        return column
-
-    def words(name: str) -> NDArray[np.object_]:
-        # Equal names are one string: a column of fixed width has the longest one in every row.
-        once: dict[str, str] = {}
-        column = text(name)
-        for row, value in enumerate(column):
-            column[row] = once.setdefault(value, value)
-        return column
-
-    prompt, completion, identical = text("prompt"), text("completion"), None
-    if "side" in group:
-        same = [column[::2] == column[1::2] for column in (prompt, completion)]
-        identical = np.asarray(same[0] & same[1], dtype=bool)
-    classes = group.attrs.get("classes")
-    names = tuple(parse_json(str(classes))) if classes is not None else None
-    side = words("side") if "side" in group else None
-    if side is not None and not ((side[::2] == "chosen") & (side[1::2] == "rejected")).all():
-        raise StoreError(
-            f"{group.file.filename}:{group.name}/side: is not chosen, rejected in turn. {AGAIN}"
-        )
-    return Examples(
-        kind=str(group.attrs["kind"]),  # type: ignore[arg-type]
-        id=words("id"),
-        group=words("group"),
-        n_tokens=read(group["n_tokens"]).astype(np.int64),
-        prompt=prompt,
-        completion=completion,
-        label=read(group["label"]).astype(np.int64) if "label" in group else None,
-        classes=names if names is None else (names[0], names[-1]),
-        score=read(group["score"]) if "score" in group else None,
-        side=side,
-        identical=identical,
-        surprisal=read(group["surprisal"]) if "surprisal" in group else None,
-        tags={name: words(f"tags/{name}") for name in group.get("tags", {})},
-    )
-
-
 def _brief(numbers: list[int]) -> str:
     if not numbers:
         return "none"
     if numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2:
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers))
-
-
-class TokenTable:
-    """Rows of an examples group by index; spans are in memory, token ids stay in the file."""
-
-    COLUMNS = ("token_ids", "token_offsets", "span", "turn_end", "has_prompt")
-
-    def __init__(self, group: h5py.Group) -> None:
-        self._ids = group["token_ids"]
-        self._offsets = group["token_offsets"][()]
-        self._span = group["span"][()]
-        self._turn_end = group["turn_end"][()]
-        self._has_prompt = group["has_prompt"][()]
-        self.lengths: NDArray[np.int64] = np.diff(self._offsets)
-        """Tokens of each row, shape (n_examples,)."""
-        counts = self._span[:, 1] - self._span[:, 0]
-        self.ragged: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        """Offsets of each row's completion tokens in a ragged matrix, shape (n_examples + 1,)."""
-
-    def row(self, index: int) -> Rendered:
-        """Return one row's token ids and spans."""
-        turn_end = int(self._turn_end[index])
-        return Rendered(
-            self._ids[self._offsets[index] : self._offsets[index + 1]],
-            int(self._span[index, 0]),
-            int(self._span[index, 1]),
-            turn_end if turn_end >= 0 else None,
-            bool(self._has_prompt[index]),
-        )
-
-    def ragged_rows(self, index: int) -> NDArray[np.int64]:
-        """Return where one row's completion tokens lie in a ragged matrix, shape (n_tokens,)."""
-        return np.arange(self.ragged[index], self.ragged[index + 1])

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.activations.checksums import AGAIN
 from probekit.data.rows import Kind
+from probekit.errors import StoreError
+from probekit.foreign import Shown
+from probekit.models.chat import Rendered
+from probekit.parsing import parse_json
 
 
 class Cell(NamedTuple):
@@ -25,8 +32,8 @@ class Cell(NamedTuple):
         return f"{self.site}/{self.layer:03d}/{self.position}"
 
 
-@dataclass(frozen=True)
-class Examples:
+@dataclass(frozen=True, repr=False)
+class Examples(Shown):
     """The columns of a store's rows, all of length `n_examples`, in the order of the data file.
 
     A pair is two consecutive rows, chosen then rejected, that share their `id`.
@@ -60,5 +67,88 @@ class Examples:
     def __len__(self) -> int:
         return len(self.id)
 
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        rows = {"kind": self.kind, "rows": len(self), "groups": len(set(self.group))}
+        return {**rows, "classes": self.classes, "tags": list(self.tags)}
+
 
 Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
+
+
+def read_examples(group: h5py.Group, read: Callable[[h5py.Dataset], NDArray[Any]]) -> Examples:
+    """Return the columns of an examples group; `read` gives a dataset, shape as stored, as it is stored."""
+
+    def text(name: str) -> NDArray[np.object_]:
+        column = read(group[name]).astype(object)
+        for row, value in enumerate(column):
+            column[row] = value.decode()
+        return column
+
+    def words(name: str) -> NDArray[np.object_]:
+        # Equal names are one string: a column of fixed width has the longest one in every row.
+        once: dict[str, str] = {}
+        column = text(name)
+        for row, value in enumerate(column):
+            column[row] = once.setdefault(value, value)
+        return column
+
+    prompt, completion, identical = text("prompt"), text("completion"), None
+    if "side" in group:
+        same = [column[::2] == column[1::2] for column in (prompt, completion)]
+        identical = np.asarray(same[0] & same[1], dtype=bool)
+    classes = group.attrs.get("classes")
+    names = tuple(parse_json(str(classes))) if classes is not None else None
+    side = words("side") if "side" in group else None
+    if side is not None and not ((side[::2] == "chosen") & (side[1::2] == "rejected")).all():
+        raise StoreError(
+            f"{group.file.filename}:{group.name}/side: is not chosen, rejected in turn. {AGAIN}"
+        )
+    return Examples(
+        kind=str(group.attrs["kind"]),  # type: ignore[arg-type]
+        id=words("id"),
+        group=words("group"),
+        n_tokens=read(group["n_tokens"]).astype(np.int64),
+        prompt=prompt,
+        completion=completion,
+        label=read(group["label"]).astype(np.int64) if "label" in group else None,
+        classes=names if names is None else (names[0], names[-1]),
+        score=read(group["score"]) if "score" in group else None,
+        side=side,
+        identical=identical,
+        surprisal=read(group["surprisal"]) if "surprisal" in group else None,
+        tags={name: words(f"tags/{name}") for name in group.get("tags", {})},
+    )
+
+
+class TokenTable:
+    """Rows of an examples group by index; spans are in memory, token ids stay in the file."""
+
+    COLUMNS = ("token_ids", "token_offsets", "span", "turn_end", "has_prompt")
+
+    def __init__(self, group: h5py.Group) -> None:
+        self._ids = group["token_ids"]
+        self._offsets = group["token_offsets"][()]
+        self._span = group["span"][()]
+        self._turn_end = group["turn_end"][()]
+        self._has_prompt = group["has_prompt"][()]
+        self.lengths: NDArray[np.int64] = np.diff(self._offsets)
+        """Tokens of each row, shape (n_examples,)."""
+        counts = self._span[:, 1] - self._span[:, 0]
+        self.ragged: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        """Offsets of each row's completion tokens in a ragged matrix, shape (n_examples + 1,)."""
+
+    def row(self, index: int) -> Rendered:
+        """Return one row's token ids and spans."""
+        turn_end = int(self._turn_end[index])
+        return Rendered(
+            self._ids[self._offsets[index] : self._offsets[index + 1]],
+            int(self._span[index, 0]),
+            int(self._span[index, 1]),
+            turn_end if turn_end >= 0 else None,
+            bool(self._has_prompt[index]),
+        )
+
+    def ragged_rows(self, index: int) -> NDArray[np.int64]:
+        """Return where one row's completion tokens lie in a ragged matrix, shape (n_tokens,)."""
+        return np.arange(self.ragged[index], self.ragged[index + 1])

@@ -20,7 +20,7 @@ from probekit.activations.checksums import (
     hdf5_errors,
     write_checksums,
 )
-from probekit.activations.store import FORMAT, FORMAT_VERSION, RAGGED
+from probekit.activations.schema import FORMAT, FORMAT_VERSION, RAGGED
 from probekit.activations.table import Cell
 from probekit.activations.workdir import AGAIN, WorkDir
 from probekit.data.rows import Example, Kind

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from scipy.stats import binomtest
 
 from probekit.behaviours.definitions import Behaviours
+from probekit.data.memory import Rows, kept
 from probekit.data.readers import read_records
 from probekit.errors import BehaviourError
 
@@ -30,7 +31,7 @@ class Quality(NamedTuple):
     """Share of the completions that belong there that are put into it."""
 
 
-def read_labelled(source: str) -> list[dict[str, str]]:
+def read_labelled(source: Rows) -> list[dict[str, str]]:
     """Read rows of prompt, completion and label.
 
     Raises
@@ -39,7 +40,7 @@ def read_labelled(source: str) -> list[dict[str, str]]:
         When a row lacks one of them.
     """
     rows = []
-    for place, record in read_records(source):
+    for place, record in read_records(kept(source)):
         absent = [key for key in ("prompt", "completion", "label") if key not in record]
         if absent:
             raise BehaviourError(

@@ -11,11 +11,12 @@ import numpy as np
 
 from probekit.behaviours.definitions import Behaviours, Wanted
 from probekit.container import atomic_file, write_jsonl
+from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import SEAL, digest_file, sealed
 from probekit.errors import DataError
 from probekit.models.chat import render, text_of
-from probekit.models.load import LoadedModel, add_adapter, at_date_of
+from probekit.models.load import LoadedModel, add_adapter, at_date_of, load_model
 from probekit.models.sampling import Batches, Completion, sample
 from probekit.models.sampling_config import SamplingConfig
 from probekit.outputs import claim
@@ -28,8 +29,8 @@ REST = "other"
 
 
 def sampled_rows(
-    loaded: LoadedModel,
-    prompts: Sequence[Example],
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
+    prompts: Sequence[Example] | Any,  # noqa: ANN401 - or any source of prompts
     config: SamplingConfig,
     *,
     behaviours: Behaviours | None = None,
@@ -66,6 +67,7 @@ def sampled_rows(
     DataError
         When no row is left.
     """
+    loaded, prompts = load_model(loaded), open_prompts(prompts)
     rendered = [render(prompt, loaded.tokenizer) for prompt in prompts]
     rows: list[dict[str, Any]] = []
     seen: set[tuple[int, str]] = set()

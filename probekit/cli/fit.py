@@ -11,7 +11,6 @@ import click
 
 import probekit.cli.options as opt
 from probekit.cli.settings import SettingsCommand
-from probekit.foreign import beside, recorded
 
 if TYPE_CHECKING:
     from probekit.probes.config import SweepConfig
@@ -41,10 +40,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     import torch
 
     from probekit.activations.store import ActivationStore
-    from probekit.container import atomic_directory, write_json
     from probekit.probes import fit_sweep
-    from probekit.probes.scoring import reference_rows
-    from probekit.reports import write_sweep_report
     from probekit.results.sweep import close, l2_ends
 
     target = opt.claim(out, "fit", options, marker="sweep.json")
@@ -52,15 +48,8 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
         torch.set_num_threads(options["threads"])
     with ActivationStore.open(store) as source, opt.progress_bar() as progress:
         result = fit_sweep(source, config, progress=progress)
-        result = result.with_reference(reference_rows(source, result.probe))
-    with atomic_directory(target, force=options["force"]) as folder:
-        result.save(folder)
-        arguments = {"out": out, **options, **asdict(config)}
-        write_json(
-            folder / "run.json",
-            {**result.fit, "arguments": {**recorded(arguments), "store": beside(store, out)}},
-        )
-        write_sweep_report(folder)
+    arguments = {"out": out, **options, **asdict(config)}
+    result.save(target, force=options["force"], arguments=arguments)
     rows = result.cells()
     summary = {
         **result.summary(),

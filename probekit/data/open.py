@@ -12,18 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from probekit.data.layouts import Dropped, layout_named, recognise, to_rows
+from probekit.data.memory import Rows, kept, name_of, row_of
 from probekit.data.readers import Record, read_records
 from probekit.data.rows import Example, Kind
 from probekit.data.validate import infer_kind, to_examples
 from probekit.errors import DataError
+from probekit.foreign import Shown
 from probekit.numbers import in_order
 
 KINDS: tuple[Kind, ...] = ("label", "rating", "pair")
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Validated rows of one source. `examples()` reads the source again, a row at a time."""
+@dataclass(frozen=True, repr=False)
+class Dataset(Shown):
+    """Validated rows of one source. `examples()` reads the source again, a row at a time.
+
+    A sequence of dicts too, in probekit's own fields: `len(rows)`, `rows[0]["text"]`, `for row in rows`.
+    """
 
     source: str
     """What the user named."""
@@ -62,9 +67,27 @@ class Dataset:
         for _, unit in self.placed():
             yield from unit
 
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield every row as a dict that reads as the same row."""
+        return (row_of(unit) for _, unit in self.placed())
+
+    def __getitem__(self, index: int) -> Record:
+        """Return one row; the source is read up to it."""
+        at = range(self.n_rows)[index]  # raises IndexError, as a list does
+        return next(itertools.islice(self, at, None))
+
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        found = {"kind": self.kind, "rows": self.n_rows, "groups": self.n_groups}
+        more = {"layout": self.layout, "classes": self.classes, "score_range": self.score_range}
+        return {"source": self.source, **found, **more, "left_out": self.dropped}
+
 
 def open_dataset(
-    source: str | Path,
+    source: str | Path | Rows,
     *,
     kind: str | None = None,
     layout: str | None = None,
@@ -77,7 +100,8 @@ def open_dataset(
     Parameters
     ----------
     source
-        A .jsonl, .jsonl.gz, .csv or .parquet file, `hf:org/name[:config]`, or `demo:NAME`.
+        A .jsonl, .jsonl.gz, .csv or .parquet file, `hf:org/name[:config]`, `demo:NAME`; or rows in memory:
+        a list of dicts, a `datasets.Dataset`, a pandas or polars frame. A `Dataset` is returned as it is.
     kind
         `label`, `rating` or `pair`; inferred from the first row when not given.
     layout
@@ -94,25 +118,38 @@ def open_dataset(
     ------
     DataError
         At the first row that is not valid, with its place, what was found and what was expected.
+
+    Examples
+    --------
+    >>> from probekit.data import open_dataset
+    >>> rows = open_dataset([{"text": "a fine day", "label": "good"}, {"text": "hail", "label": "bad"}])
+    >>> rows.kind, rows.classes, len(rows), rows[1]["text"]
+    ('label', ('bad', 'good'), 2, 'hail')
     """
-    name = str(source)
+    if callable(getattr(source, "examples", None)):  # a `Dataset`, or what reads as one
+        return source  # type: ignore[return-value]
+    source = kept(source)
+    name = name_of(source)
     if kind is not None and kind not in KINDS:
         raise DataError(f"kind {kind!r}: unknown. Expected {', '.join(KINDS)}.")
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit}: expected 1 or more rows.")
-    first = next(read_records(name, split=split, more=tags), None)
+    first = next(read_records(source, split=split, more=tags), None)
     if first is None:
         raise DataError(f"{name}: has no rows. Expected at least one; see docs/data.md.")
     layout = recognise(first[1]) if layout is None else layout_named(layout)
-    reader = _Reader(name, kind, layout, tuple(tags), split, limit)
+    reader = _Reader(source, kind, layout, tuple(tags), split, limit)
     return _survey(reader)
+
+
+read_rows = open_dataset  # the name it has in `import probekit as pk`
 
 
 @dataclass
 class _Reader:
     """Reads a source's units again and again under the same rules."""
 
-    source: str
+    source: Rows
     kind: str | None
     layout: str
     tags: tuple[str, ...]
@@ -179,15 +216,15 @@ def _survey(reader: _Reader) -> Dataset:
     if n_rows == 0:
         reasons = ", ".join(reader.dropped)
         raise DataError(
-            f"{reader.source}: every row was left out by layout {reader.layout} ({reasons})."
+            f"{name_of(reader.source)}: every row was left out by layout {reader.layout} ({reasons})."
         )
     if reader.unseen:
         raise DataError(
-            f"{reader.source}: no row has the field {min(reader.unseen)!r} named as a tag. "
+            f"{name_of(reader.source)}: no row has the field {min(reader.unseen)!r} named as a tag. "
             "Expected a top-level field; those inside tags need no --tag."
         )
     return Dataset(
-        source=reader.source,
+        source=name_of(reader.source),
         kind=reader.kind,  # type: ignore[arg-type]
         layout=reader.layout,
         n_rows=n_rows,

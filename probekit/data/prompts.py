@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from probekit.data.fields import missing, read_messages, read_name, read_tags
+from probekit.data.fields import missing, read_ids, read_messages, read_name, read_tags
 from probekit.data.layouts import Dropped, layout_named, recognise, to_rows
-from probekit.data.readers import Record, read_records
+from probekit.data.memory import Rows, kept, name_of, read_memory
+from probekit.data.readers import READ, Record, read_records
 from probekit.data.rows import Example, Message
-from probekit.data.validate import answered, read_group, read_prompt
+from probekit.data.validate import answered, read_completion, read_group, read_prompt
 from probekit.errors import DataError
 
 
 def open_prompts(
-    source: str | Path,
+    source: str | Path | Rows,
     *,
     layout: str | None = None,
     split: str = "train",
@@ -25,7 +26,8 @@ def open_prompts(
     Parameters
     ----------
     source
-        A .jsonl, .jsonl.gz, .csv or .parquet file, `hf:org/name[:config]`, or `demo:NAME`.
+        A .jsonl, .jsonl.gz, .csv or .parquet file, `hf:org/name[:config]`, `demo:NAME`; or rows in memory:
+        a list of texts or dicts, a `datasets.Dataset`, a pandas or polars frame.
     layout
         A public column layout; recognised from the first row when not given.
     split
@@ -45,9 +47,12 @@ def open_prompts(
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit}: expected 1 or more prompts.")
+    source = kept(source)
+    if isinstance(source, (list, tuple)) and all(type(row) is Example for row in source):
+        return list(source[:limit])  # they were read already
     found: dict[tuple[Message, ...], Example] = {}
     names: set[str] = set()
-    for place, row in _rows(str(source), layout, split):
+    for place, row in _rows(source, layout, split):
         prompt = _conversation(row, place)
         if prompt in found:
             continue
@@ -68,11 +73,50 @@ def open_prompts(
         if len(found) == limit:
             break
     if not found:
-        raise DataError(f"{source}: has no prompts. Expected at least one; see docs/data.md.")
+        raise DataError(
+            f"{name_of(source)}: has no prompts. Expected at least one; see docs/data.md."
+        )
     return list(found.values())
 
 
-def _rows(source: str, layout: str | None, split: str) -> Iterator[tuple[str, Record]]:
+def open_texts(texts: Rows) -> list[Example]:
+    """Read texts to score, which need no label: texts, rows of `prompt` and `completion`, or conversations.
+
+    Parameters
+    ----------
+    texts
+        A text stands for raw text; a list of `{"role", "content"}` for a conversation, whose last turn is
+        scored where it is the assistant's; a dict for a row in probekit's fields. Frames are rows too.
+
+    Raises
+    ------
+    DataError
+        At the first that is none of these.
+    """
+    if isinstance(texts, str):
+        raise DataError("texts: got one text, expected a list of them. Put it in brackets.")
+    found: list[Example] = []
+    items = (
+        [{"prompt": x} if isinstance(x, list) else x for x in texts]
+        if type(texts) in (list, tuple)
+        else texts
+    )
+    for place, row in read_memory(items, READ, text_is="text"):
+        prompt, answer = read_prompt(row, place)
+        completion = read_completion(row, place, answer)
+        if prompt is None and completion is None:
+            raise missing(row, place, "completion, text or prompt")
+        name = (
+            f"row-{len(found) + 1:06d}"
+            if row.get("id") is None
+            else read_name(row["id"], place, "id")
+        )
+        group, ids = read_group(row, prompt, completion, place), read_ids(row, place)
+        found.append(Example(name, group, prompt, completion, completion_ids=ids, place=place))
+    return found
+
+
+def _rows(source: Rows, layout: str | None, split: str) -> Iterator[tuple[str, Record]]:
     named = None if layout is None else layout_named(layout)
     for place, record in read_records(source, split=split):
         named = named or recognise(record)

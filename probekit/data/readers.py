@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from probekit.data.footer import columns_of
+from probekit.data.memory import Rows, read_memory
 from probekit.errors import DataError, with_extra
 from probekit.foreign import at_home
 from probekit.numbers import plain_integer, plain_number
@@ -45,14 +46,14 @@ UNREAD = "(a column that is not read)"
 
 
 def read_records(
-    source: str, *, split: str = "train", more: Collection[str] = ()
+    source: Rows, *, split: str = "train", more: Collection[str] = ()
 ) -> Iterator[Placed]:
     """Yield every record of `source` with its place.
 
     Parameters
     ----------
     source
-        What the user named.
+        What the user named, or rows in memory.
     split
         Split of a Hugging Face data set.
     more
@@ -63,6 +64,8 @@ def read_records(
     DataError
         When the source is missing, of an unknown type, or damaged at some line.
     """
+    if not isinstance(source, str):
+        return read_memory(source, READ.union(more))
     if source.startswith("hf:"):
         return _huggingface(source.removeprefix("hf:"), split, READ.union(more))
     path = locate(source)

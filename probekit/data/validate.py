@@ -71,7 +71,7 @@ def to_examples(
     if kind == "pair":
         return _pair(record, place, name, own_tags)
     prompt, answer = read_prompt(record, place)
-    completion = _completion(record, place, answer)
+    completion = read_completion(record, place, answer)
     if completion is None and (prompt is None or kind == "rating"):
         raise missing(record, place, FIELDS[kind].partition(", and ")[2])
     example = Example(
@@ -197,7 +197,8 @@ def answered(place: str, own: str) -> DataError:
     )
 
 
-def _completion(record: Record, place: str, answer: str | None) -> str | None:
+def read_completion(record: Record, place: str, answer: str | None) -> str | None:
+    """Return the row's own text, or `answer`, with which its prompt ends; None for a prompt alone."""
     value = record.get("completion")
     if answer is not None:
         if value is not None:

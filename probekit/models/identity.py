@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from probekit.models.memory import plain_names, state_of
+
 OF_NO_EFFECT = re.compile(
     r"^_|version$|dtype$|^architectures$|^use_cache$|^return_dict|^output_|token_ids?$|dropout|pdrop$"
     r"|^initializer_|label|^problem_type$|^quantization_config$|^auto_map$|^pretraining_tp$"
@@ -29,7 +31,7 @@ def weights_fingerprint(model: Any) -> str:  # noqa: ANN401 - a transformers mod
     the same checkpoint has the same fingerprint whatever dtype it was loaded in.
     """
     digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
+    for name, weight in sorted(plain_names(model.named_parameters())):
         flat = weight.detach().reshape(-1)
         step = max(1, flat.numel() // 64)
         sample = flat[::step][:64].to(device="cpu", dtype=torch.bfloat16).float()
@@ -50,7 +52,7 @@ def weights_digest(model: Any) -> str:  # noqa: ANN401 - a transformers model
     """
     digest, seen = hashlib.sha256(), set()
     odd = torch.from_numpy(_odd_numbers())
-    for name, weight in sorted(model.state_dict(keep_vars=True).items()):
+    for name, weight in sorted(state_of(model).items()):
         for part in _parts(weight):
             place = (part.data_ptr(), part.shape, part.dtype)
             if not part.is_meta and part.numel() and place in seen:

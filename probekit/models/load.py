@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from probekit.digests import check_file
 from probekit.errors import ModelError
-from probekit.foreign import at_home
+from probekit.foreign import Shown
 from probekit.models.chat import Turn, turn_of
 from probekit.models.dates import set_date, today
 from probekit.models.identity import (
@@ -27,8 +27,9 @@ from probekit.models.identity import (
     weights_fingerprint,
 )
 from probekit.models.low_rank import compute_unrounded, refuse_steered_by_prompt
+from probekit.models.memory import unwrapped
+from probekit.models.place import place_of, resolve_device, resolve_dtype
 from probekit.models.pretrained import from_pretrained, read_gguf, read_tokenizer
-from probekit.models.registry import BUILTIN, pull
 from probekit.provenance import agrees
 
 IDENTITY = (
@@ -36,11 +37,14 @@ IDENTITY = (
     "template_date",
 )  # fmt: skip
 """What two models must have in common for numbers of one to be read on the other."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FACTS = (
+    "model", "revision", "model_type", "forward_dtype", "device", "max_length", "weights_fingerprint",
+)  # fmt: skip
+"""What is printed of a model."""
 
 
-@dataclass(frozen=True)
-class LoadedModel:
+@dataclass(frozen=True, repr=False)
+class LoadedModel(Shown):
     """A model in evaluation mode with its tokenizer and what identifies them."""
 
     model: Any
@@ -99,6 +103,11 @@ class LoadedModel:
                 "Leave such rows out, or use the model's own tokenizer."
             )
 
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        known = {**self.describe(), "device": self.device}
+        return {name: known[name] for name in FACTS if name in known}
+
     def difference(self, record: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
         """Return the first part of a recorded identity that is not this model's: name, there, here.
 
@@ -128,8 +137,9 @@ class LoadedModel:
 
 
 def load_model(
-    spec: str,
+    spec: str | Path | Any,  # noqa: ANN401 - or a model in memory
     *,
+    tokenizer: Any = None,  # noqa: ANN401 - a transformers tokenizer
     dtype: str = "auto",
     device: str = "auto",
     revision: str | None = None,
@@ -137,13 +147,21 @@ def load_model(
     template_date: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> LoadedModel:
-    """Load a causal language model and its tokenizer for reading activations.
+    """Load a causal language model and its tokenizer, or take one that is in memory.
+
+    A model in memory stays where it is, in its own dtype; it is put in evaluation mode, and nothing else
+    of it is changed. Adapters of peft and quantised weights count in its fingerprint.
 
     Parameters
     ----------
     spec
         A built-in name (pulled when it is not there yet), a local folder, a `.gguf` file, or a
-        Hugging Face hub id `org/name`.
+        Hugging Face hub id `org/name`; or a model itself: of transformers, plain or with an adapter of
+        peft, a `TransformerBridge` of TransformerLens, a `LanguageModel` of nnsight. A `LoadedModel` is
+        returned as it is.
+    tokenizer
+        Tokenizer of a model in memory, where the object does not hold it and no folder or cache has it; of
+        another, instead of its own.
     dtype
         `auto`, `float32`, `bfloat16` or `float16`. `auto` takes bfloat16 where the hardware
         multiplies it natively (CUDA, AVX512-BF16, AMX), else float32.
@@ -163,24 +181,54 @@ def load_model(
     ------
     ModelError
         When `spec` names nothing that can be loaded.
+
+    Examples
+    --------
+    >>> from probekit.models.load import load_model
+    >>> loaded = load_model("smollm2-135m", dtype="float32")
+    >>> load_model(loaded.model, tokenizer=loaded.tokenizer).fingerprint == loaded.fingerprint
+    True
     """
-    place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
-    where, options = _place(spec, revision, trust_remote_code=trust_remote_code, log=log)
-    if "gguf_file" in options:
-        model, tokenizer = read_gguf(Path(where) / options["gguf_file"], dtype=kind)
+    if isinstance(spec, LoadedModel) and tokenizer is None:
+        return spec
+    if isinstance(spec, (str, Path)):
+        name, place = str(spec), resolve_device(device)
+        where, options = place_of(name, revision, trust_remote_code=trust_remote_code, log=log)
+        options["dtype"] = resolve_dtype(dtype, place)
+        if "gguf_file" in options:
+            model, own = read_gguf(Path(where) / options["gguf_file"], dtype=options["dtype"])
+        else:
+            model, own = from_pretrained(where, **options)
+        model = model.to(place).eval()
+        model.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+        tokenizer = own if tokenizer is None else tokenizer
     else:
-        model, tokenizer = from_pretrained(where, dtype=kind, **options)
-    model = model.to(place).eval()
-    _check_finite(model, spec)
-    model.requires_grad_(False)  # noqa: FBT003 - torch's own signature
-    _one_template(tokenizer, spec)
+        if (dtype, device) != ("auto", "auto"):
+            raise ModelError(
+                "model: is in memory, and stays in its dtype and place. Use model.to()."
+            )
+        given = spec.model if isinstance(spec, LoadedModel) else spec
+        model, tokenizer, name = unwrapped(given, tokenizer)
+        tokenizer = load_tokenizer(name) if tokenizer is None else tokenizer
+    return _identified(model, tokenizer, name, revision, template_date, log)
+
+
+def _identified(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    name: str,
+    revision: str | None,
+    template_date: str | None,
+    log: Callable[[str], None],
+) -> LoadedModel:
+    _check_finite(model, name)
+    _one_template(tokenizer, name)
     template = tokenizer.chat_template
     date = set_date(tokenizer, template_date)
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        spec=spec,
+        spec=name,
         revision=getattr(model.config, "_commit_hash", None) or revision,
         fingerprint=weights_fingerprint(model),
         weights_digest=weights_digest(model),
@@ -190,10 +238,10 @@ def load_model(
         config_hash=config_hash(model.config),
     )
     if date is not None:
-        log(f"{spec}: its chat template prints the date; it is {date} (--template-date)")
+        log(f"{name}: its chat template prints the date; it is {date} (--template-date)")
     if loaded.turn.opened:
         log(
-            f"{spec}: its prompts end with {loaded.turn.opened}, so a completion stands inside that block "
+            f"{name}: its prompts end with {loaded.turn.opened}, so a completion stands inside that block "
             "until it closes it"
         )
     return loaded
@@ -254,31 +302,6 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
         ) from error
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return the torch device for a name or `auto`."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"device {device!r}: not usable here ({str(error).splitlines()[0]}). "
-            "Expected auto, cpu, cuda or cuda:N."
-        ) from error
-    return place
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the torch dtype for a name or `auto` on `device`."""
-    if dtype == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
-        return torch.bfloat16 if fast else torch.float32
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}.")
-    return DTYPES[dtype]
-
-
 @torch.inference_mode()
 def _check_finite(model: Any, spec: str) -> None:  # noqa: ANN401
     for name, weight in model.named_parameters():
@@ -303,56 +326,11 @@ def load_tokenizer(
     template_date: str | None = None,
 ) -> Any:  # noqa: ANN401 - a transformers tokenizer
     """Return the tokenizer of a model alone, as `load_model` gives it; see there."""
-    where, options = _place(spec, revision, trust_remote_code=trust_remote_code)
+    where, options = place_of(spec, revision, trust_remote_code=trust_remote_code)
     tokenizer = read_tokenizer(where, **options)
     _one_template(tokenizer, spec)
     set_date(tokenizer, template_date)
     return tokenizer
-
-
-def _place(
-    spec: str,
-    revision: str | None,
-    *,
-    trust_remote_code: bool,
-    log: Callable[[str], None] = lambda line: None,
-) -> tuple[str, dict[str, Any]]:
-    """Return the folder or hub id of a model, and what transformers is to be told besides."""
-    path = at_home(spec)
-    if spec in BUILTIN:
-        return str(pull(spec, log=log)), {}
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"model {spec!r}: no such GGUF file. Check the path.")
-        return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(
-                f"model {spec!r}: the folder has no config.json. Expected a folder written by "
-                "save_pretrained (config, tokenizer, safetensors)."
-            )
-        return str(path), {"trust_remote_code": trust_remote_code}
-    if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
-        raise ModelError(
-            f"model {spec!r}: unknown. Expected a built-in name ({', '.join(BUILTIN)}), an "
-            "existing folder, a .gguf file or a hub id org/name."
-        )
-    _check_hub(spec, revision)
-    return spec, {"revision": revision, "trust_remote_code": trust_remote_code}
-
-
-def _check_hub(spec: str, revision: str | None) -> None:
-    """Ask for the smallest file first: a wrong name or no network is then said once, in one line."""
-    from huggingface_hub import hf_hub_download
-
-    try:
-        hf_hub_download(spec, "config.json", revision=revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model {spec!r}: is not in the local cache, and the hub cannot be reached or has no "
-            f"such model ({type(error).__name__}). Check the name, the network, and for a gated "
-            "model that you are logged in."
-        ) from error
 
 
 def _one_template(tokenizer: Any, spec: str) -> None:  # noqa: ANN401 - a transformers tokenizer
@@ -366,8 +344,3 @@ def _one_template(tokenizer: Any, spec: str) -> None:  # noqa: ANN401 - a transf
             "Save the tokenizer with the wanted one as its only template."
         )
     tokenizer.chat_template = named["default"]
-
-
-def _cpu_has_bfloat16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from probekit.probes.bradley_terry import BradleyTerryProbe
     from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe
     from probekit.probes.config import SweepConfig
+    from probekit.probes.evaluation import ProbeEvaluation, evaluate
     from probekit.probes.probe import Probe
     from probekit.probes.result import SweepResult
     from probekit.probes.ridge import RidgeProbe
@@ -18,6 +19,7 @@ else:
         bradley_terry="BradleyTerryProbe",
         classifiers="LogisticProbe MeanDifferenceProbe",
         config="SweepConfig",
+        evaluation="ProbeEvaluation evaluate",
         probe="Probe",
         result="SweepResult",
         ridge="RidgeProbe",
@@ -29,8 +31,10 @@ __all__ = [
     "LogisticProbe",
     "MeanDifferenceProbe",
     "Probe",
+    "ProbeEvaluation",
     "RidgeProbe",
     "SweepConfig",
     "SweepResult",
+    "evaluate",
     "fit_sweep",
 ]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from probekit.errors import ProbeError, ProbekitError
-from probekit.settings import Numbers, Rule, Settings, setting
+from probekit.settings import Listed, Numbers, Rule, Settings, setting
 
 _heads = partial(setting, group="Heads")
 _cells = partial(setting, group="Cells of the store")
@@ -38,16 +38,16 @@ class SweepConfig(Settings):
     """
 
     error: ClassVar[type[ProbekitError]] = ProbeError
-    kinds: str = _heads("auto", "Kinds of probe", common=True, option="--kind")
+    kinds: Listed = _heads("auto", "Kinds of probe", common=True, option="--kind")
     """Kinds of probe with commas: logistic, mean-difference, ridge, bradley-terry, or auto for those
     that fit the data."""
     head: Literal["linear", "projection"] = _heads("linear", "Bradley-Terry head", common=True)
     """How a bradley-terry head is solved: exact and convex (linear), or a trained matrix (projection)."""
-    layers: str = _cells("all", "Layers", common=True)
+    layers: Listed = _cells("all", "Layers", common=True)
     """Layers of the store: all, or layers and slices such as 0,4,8:24:2,-1."""
-    positions: str | None = _cells(None, "Positions", common=True)
+    positions: Listed | None = _cells(None, "Positions", common=True)
     """Position rules of the store, with commas; without it all of them."""
-    sites: str | None = _cells(None, "Sites", common=True)
+    sites: Listed | None = _cells(None, "Sites", common=True)
     """Sites of the store, with commas; without it all but the embedding."""
     seed: int = _splits(0, "Seed", common=True)
     """Seed of splits, folds, controls and intervals."""

@@ -61,6 +61,8 @@ def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     """
     examples, fit_rows = fitter.task.examples, fitter.task.example_rows(fitter.task.splits.fit)
     prompts, completions = [*map(str, examples.prompt)], [*map(str, examples.completion)]
+    if not any(prompts) and not any(completions):
+        return {}  # arrays of another tool
     prompt, completion = _counts(prompts, completions)
     read = {"tfidf": completion if any(completions) else prompt}
     # Both sides of a pair answer one prompt, so its words cancel.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -229,6 +230,17 @@ def within_group_accuracy(target: Array, prediction: Array, sample: Resampler) -
             right[index[0]] = ((predicted[ordered] + 1) / 2).mean()
             pairs[index[0]] = pair_count
     return sample.share(right, pairs)
+
+
+def tag_values(tags: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """Return the units of each value of each tag that splits them; `tags` are values by tag, (n_units,)."""
+    found = {}
+    for tag, values in tags.items():
+        names = [str(name) for name in np.unique(values) if name]
+        # A tag with a value for nearly every row is an identifier, not a class.
+        if names and len(names) <= max(2, min(24, len(values) // 5)):
+            found[tag] = {name: np.flatnonzero(values == name) for name in names}
+    return found
 
 
 def reliability(outcome: Array, probability: Array) -> list[dict[str, float]]:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
-from scipy.special import expit
 from typing_extensions import TypedDict
 
+from probekit.activations.positions import PositionRule
 from probekit.activations.table import Cell
 from probekit.container import write_json
+from probekit.data.prompts import open_texts
 from probekit.digests import check_file
 from probekit.errors import ProbeError
 from probekit.parsing import read_json, tensor_errors
-from probekit.probes.ridge import from_unit
+from probekit.probes.linear import LinearHead
 from probekit.results.intervals import Array
 from probekit.results.sweep import HeadRow
 from probekit.results.table import reason
@@ -51,8 +51,8 @@ class _Header(TypedDict):
     provenance: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Probe:
+@dataclass(frozen=True, repr=False)
+class Probe(LinearHead):
     """A linear head on one cell: score = acts @ coef + bias, normalisation folded in.
 
     Examples
@@ -63,107 +63,9 @@ class Probe:
     >>> cell = Cell(site="resid_post", layer=2, position="mean")
     >>> coef = np.array([3.0, 4.0])
     >>> probe = Probe("logistic", None, cell, coef, bias=1.0, l2=None, data_kind="label")
-    >>> probe.score(np.eye(2)), probe.direction
+    >>> probe(np.eye(2)), probe.direction
     (array([4., 5.]), array([0.6, 0.8]))
     """
-
-    kind: str
-    """logistic, mean-difference, ridge or bradley-terry."""
-    head: str | None
-    """linear or projection, for bradley-terry."""
-    cell: Cell
-    """Site, layer and position rule it reads."""
-    coef: Array
-    """Shape (d_model,), raw activation space."""
-    bias: float
-    l2: float | None
-    data_kind: str
-    """label, rating or pair."""
-    classes: tuple[str, str] | None = None
-    """Names of class 0 and 1; the score is the log-odds of class 1."""
-    score_range: tuple[float, float] | None = None
-    """Ratings that a score of -1 and 1 stand for."""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    """Metrics of the choose split."""
-    distributions: dict[str, Any] = field(default_factory=dict)
-    """Scores of the choose split by side or class, in all and by tag: `chosen` probe only."""
-    reference: dict[str, Any] | None = None
-    """Tokens of a few rows with their scores, to check a loaded model against."""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    """The store's provenance (model, data, settings) and the fit's."""
-
-    @property
-    def positive_class(self) -> str | None:
-        """Name of class 1, whose rows score higher; None for other kinds than labels."""
-        return self.classes and self.classes[1]
-
-    @property
-    def site(self) -> str:
-        """Site it reads."""
-        return self.cell.site
-
-    @property
-    def layer(self) -> int:
-        """0-based block index it reads."""
-        return self.cell.layer
-
-    @property
-    def position(self) -> str:
-        """Position rule it reads."""
-        return self.cell.position
-
-    @property
-    def direction(self) -> Array:
-        """The unit vector along `coef`, shape (d_model,).
-
-        Raises
-        ------
-        ProbeError
-            When the weights are all zero or not finite, as of a fit that found nothing to tell apart.
-        """
-        norm = np.linalg.norm(self.coef)
-        if not 0 < norm < np.inf:
-            what = "zero" if norm == 0 else "not finite"
-            raise ProbeError(
-                f"probe {self.kind} at {self.cell}: its weights are {what}, so it has no direction. Fit "
-                "again on rows that differ there."
-            )
-        return np.asarray(self.coef / norm)
-
-    def score(self, acts: NDArray[Any], *, position: str | None = None) -> Array:
-        """Return acts @ coef + bias, shape (n,).
-
-        Parameters
-        ----------
-        acts
-            Raw activations of the probe's site and layer, shape (n, d_model).
-        position
-            The rule they were read by, where it is known.
-
-        Raises
-        ------
-        ProbeError
-            When the width or the position rule is another.
-        """
-        if acts.ndim != 2 or acts.shape[1] != len(self.coef):
-            raise ProbeError(
-                f"activations: shape is {acts.shape}, the probe expects (n, {len(self.coef)}). "
-                "Were they cached from another model?"
-            )
-        if position is not None and position != self.position:
-            raise ProbeError(
-                f"activations: read at position {position}, the probe was fitted at "
-                f"{self.position}. Cache that position."
-            )
-        return np.asarray(acts.astype(np.float64) @ self.coef + self.bias)
-
-    def rating(self, score: Array) -> Array | None:
-        """Return scores (n,) as ratings (n,) in the data's own units; None for other kinds."""
-        return None if self.score_range is None else from_unit(score, self.score_range)
-
-    def probability(self, score: Array) -> Array | None:
-        """Return P(class 1), shape (n,), of scores (n,); None for other kinds."""
-        return None if self.classes is None else np.asarray(expit(score))
 
     def toward(self, name: str) -> Probe:
         """Return the probe whose score is the log-odds of the class `name`: itself or its mirror.
@@ -191,6 +93,108 @@ class Probe:
             classes=(self.classes[1], self.classes[0]),
             distributions=_mirrored(self.distributions),
             reference=reference,
+        )
+
+    def score_texts(
+        self,
+        texts: Any,  # noqa: ANN401 - texts, rows or a frame
+        *,
+        model: Any = None,  # noqa: ANN401 - any model
+        tokenizer: Any = None,  # noqa: ANN401 - a transformers tokenizer
+        batch_tokens: int = 4096,
+    ) -> Array:
+        """Return the score of every text, shape (n,), read by the model that the probe was fitted on.
+
+        Parameters
+        ----------
+        texts
+            Texts (raw text), conversations (lists of messages, of which the last answer is scored), or rows
+            with `prompt` and `completion`. Labels are not needed.
+        model
+            The model, in memory or by name; None loads the one that the probe's record names.
+        tokenizer
+            Tokenizer of a model in memory.
+        batch_tokens
+            Padded tokens of a forward pass.
+
+        Raises
+        ------
+        ProbekitError
+            When the model is another one, or a text cannot be read at the probe's position.
+
+        Examples
+        --------
+        >>> from probekit.probes import Probe
+        >>> turns = [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": "Fine."}]
+        >>> Probe.load("sweep").score_texts([turns, turns[:1] + [{**turns[1], "content": "Bad."}]]).shape
+        (2,)
+        """
+        from probekit.data.memory import NAME
+        from probekit.probes.scoring import Scorer, model_of, score_examples
+
+        loaded = model_of(self, model, tokenizer)
+        scorer = Scorer(self, loaded, batch_tokens=batch_tokens)
+        rows = score_examples(scorer, open_texts(texts), source=NAME)
+        return np.array([row["score"] for row in rows])
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,  # noqa: ANN401 - a fitted scikit-learn estimator
+        *,
+        layer: int | None = None,
+        position: str | None = None,
+        site: str = "resid_post",
+        cell: tuple[str, int, str] | None = None,
+        model: Any = None,  # noqa: ANN401 - a store, a model, or its name
+    ) -> Probe:
+        """Return the probe of a fitted scikit-learn estimator of raw activations, of any linear kind.
+
+        Pipelines too, as long as all their steps are linear: scaling and projections are folded in.
+
+        Parameters
+        ----------
+        estimator
+            A classifier of two classes, whose `decision_function` is the score, or a regressor.
+        layer, position, site
+            Where the activations were read; or all of it as `cell`.
+        model
+            The store or model that they are from, for the probe's record; another is refused then.
+
+        Raises
+        ------
+        ProbeError
+            When the estimator is not fitted, has more than two classes, or is not linear.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from probekit.probes import Probe
+        >>> acts = np.random.default_rng(0).normal(size=(40, 4))
+        >>> fitted = LogisticRegression().fit(acts, np.where(acts[:, 0] > 0, "good", "bad"))
+        >>> probe = Probe.from_estimator(fitted, layer=2, position="mean")
+        >>> bool(np.allclose(probe(acts), fitted.decision_function(acts))), probe.positive_class
+        (True, 'good')
+        """
+        from probekit.probes.interchange import weights_of
+
+        site, layer, position = cell or (site, layer, position)
+        if layer is None or position is None:
+            raise ProbeError("probe: where does it read? Give layer and position, or cell.")
+        found = weights_of(estimator)
+        labels = found.classes is not None
+        return cls(
+            kind="logistic" if labels else "ridge",
+            head=None,
+            cell=Cell(site, layer, PositionRule.parse(position).name),
+            coef=found.coef,
+            bias=found.bias,
+            l2=None,
+            data_kind="label" if labels else "rating",
+            classes=found.classes,
+            score_range=None if labels else (-1.0, 1.0),
+            provenance=_identity(model),
         )
 
     @classmethod
@@ -274,6 +278,16 @@ def _mirrored(distributions: dict[str, Any]) -> dict[str, Any]:
         return {}
     tags = {t: {v: of(p) for v, p in by.items()} for t, by in distributions["by_tag"].items()}
     return {**distributions, "all": of(distributions["all"]), "by_tag": tags}
+
+
+def _identity(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a store, a model, its name, or None
+    if model is None or isinstance(model, str):
+        return {} if model is None else {"model": model}
+    if isinstance(known := getattr(model, "provenance", None), dict):
+        return known
+    from probekit.models.load import load_model
+
+    return load_model(model).describe()
 
 
 def save_probes(

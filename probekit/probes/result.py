@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
 
 from probekit.activations.table import Cell
-from probekit.container import write_json
+from probekit.container import (
+    atomic_directory,
+    disk_errors,
+    write_json,
+)
 from probekit.digests import write_digests
+from probekit.errors import ProbeError
+from probekit.foreign import Shown, beside, recorded
+from probekit.outputs import claim
 from probekit.probes.metrics import rating_reliability, reliability
 from probekit.probes.outer import Outer
 from probekit.probes.probe import WEIGHTS, Probe, save_probes
-from probekit.probes.ridge import from_unit
+from probekit.probes.rows import prediction_rows, split_rows
 from probekit.probes.solvers import End
 from probekit.probes.splits import FRACTIONS, Index
 from probekit.probes.task import Task
+from probekit.probes.units import from_unit
 from probekit.results.intervals import Array, Interval, Metrics
 from probekit.results.sweep import (
     DOCUMENT,
@@ -36,10 +45,12 @@ from probekit.results.sweep import (
     Reliability,
     SplitRow,
     SweepRecord,
+    SweepRun,
     Values,
 )
 
-TEXT_LIMIT = 2000
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class SweepRow(NamedTuple):
@@ -55,8 +66,8 @@ class SweepRow(NamedTuple):
     converged: bool
 
 
-@dataclass(frozen=True)
-class SweepResult:
+@dataclass(frozen=True, repr=False)
+class SweepResult(Shown):
     """A finished sweep.
 
     Examples
@@ -67,6 +78,10 @@ class SweepResult:
     ...     result = fit_sweep(store, SweepConfig(kinds="mean-difference", n_boot=20))
     >>> result.probe is result.probes[result.chosen], sorted(result.controls)[0]
     (True, 'characters')
+    >>> table = result.to_frame()
+    >>> len(table) == len(result.rows), bool(table["chosen"].sum() == 1)
+    (True, True)
+    >>> figure = result.figure("controls")
     """
 
     task: Task
@@ -96,6 +111,8 @@ class SweepResult:
     """The store's provenance."""
     fit: dict[str, Any]
     """The fit's run record."""
+    path: Path | None = None
+    """File of the store."""
 
     @property
     def probe(self) -> Probe:
@@ -129,13 +146,117 @@ class SweepResult:
         probes[self.chosen] = dataclasses.replace(self.probe, reference=reference)
         return dataclasses.replace(self, probes=probes)
 
-    def save(self, directory: Path) -> None:
-        """Write probes, sweep.json, predictions.jsonl and splits.jsonl into an existing directory."""
-        save_probes(directory, self.probes, self.chosen, self.shuffled)
-        PREDICTIONS.write(directory, self.predictions())
-        SPLITS.write(directory, self.splits())
-        write_json(directory / DOCUMENT.file, {**DOCUMENT.header, **self.record()})
-        write_digests(directory, [WEIGHTS, PREDICTIONS.file, SPLITS.file])
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        force: bool = True,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write all that `probekit fit --out` writes: probes, tables, run record, report; return the folder.
+
+        Parameters
+        ----------
+        directory
+            Folder, which is made with its parents. One that is there gets the files, in place of those of
+            their names.
+        force
+            False refuses a folder that is there.
+        arguments
+            For the run record, when there is more to it than the settings.
+
+        Raises
+        ------
+        OutputError
+            When the folder is there and may not be, or cannot be written.
+        """
+        target = Path(directory)
+        if target.is_dir() and force and not arguments:  # somebody's, with other files in it
+            with disk_errors(target):
+                self._write(target, target, None)
+            return target
+        with (
+            claim(target, DOCUMENT.command, force=force, marker=DOCUMENT.file) as path,
+            atomic_directory(path, force=force) as folder,
+        ):
+            self._write(folder, path, arguments)
+        return target
+
+    def _write(self, folder: Path, target: Path, arguments: Mapping[str, Any] | None) -> None:
+        from probekit.reports import write_sweep_report
+
+        save_probes(folder, self.probes, self.chosen, self.shuffled)
+        PREDICTIONS.write(folder, self.predictions())
+        SPLITS.write(folder, self.splits())
+        write_json(folder / DOCUMENT.file, {**DOCUMENT.header, **self.record()})
+        given = dict(arguments or {"out": str(target), **self.fit.get("arguments", {})})
+        known = {} if self.path is None else {"store": beside(self.path, target)}
+        write_json(folder / "run.json", {**self.fit, "arguments": {**recorded(given), **known}})
+        write_digests(folder, [WEIGHTS, PREDICTIONS.file, SPLITS.file])
+        write_sweep_report(folder, force=True)
+
+    @cached_property
+    def run(self) -> SweepRun:
+        """The result as `open_run` gives it, without its files: frames, findings, and what reports read."""
+        return SweepRun.in_memory(
+            self.record(),
+            rows=PREDICTIONS.in_memory(self.predictions()),
+            splits=SPLITS.in_memory(self.splits()),
+            provenance=self.fit,
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row a head: its cell, l2, whether it is `chosen`, and every measure with its interval.
+
+        Measures are those of the choose split; `run.metrics` has those of the report split and of controls.
+        """
+        import pandas as pd
+
+        rows = []
+        for index, row in enumerate(self.rows):
+            head = _head(row.kind, row.head, row.cell, row.l2)
+            ends = {
+                name + end: value
+                for name, found in row.choose.items()
+                for end, value in zip(("", "_low", "_high"), found, strict=True)
+            }
+            rows.append({**head, "chosen": index == self.chosen, **ends})
+        return pd.DataFrame(rows)
+
+    def figure(self, name: str | None = None) -> Any:  # noqa: ANN401 - a plotly figure
+        """Return a figure of the report: without a name the map of all heads.
+
+        Parameters
+        ----------
+        name
+            `heatmap`, `controls`, `curves`, `cosine`, `reliability`, `scores` or `tag:TAG`, as far as the
+            sweep has it.
+
+        Raises
+        ------
+        ProbeError
+            When there is no such figure.
+        """
+        from probekit.reports import sweep_figures
+
+        drawn = sweep_figures(self.run)
+        name = name or ("heatmap" if "heatmap" in drawn else "controls")
+        if name not in drawn:
+            raise ProbeError(
+                f"figure {name!r}: is none of this sweep. Expected {', '.join(drawn)}."
+            )
+        return drawn[name]
+
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        probe, name, n = self.probe, self.task.primary, self.task.counts()
+
+        controls = {k: v[name] for k, v in self.controls.items() if name in v}
+        return {
+            "chosen": f"{probe.kind} at {probe.site} layer {probe.layer}, position {probe.position}",
+            "heads": len(self.rows), "held out": f"{n['report']} of {n['examples']}",
+            name: self.report[name], **controls,
+        }  # fmt: skip
 
     def summary(self) -> FitSummary:
         """Return the part of the JSON that `probekit fit --json` prints."""
@@ -179,54 +300,11 @@ class SweepResult:
 
     def predictions(self) -> list[PredictionRow]:
         """Return the chosen probe's held-out predictions on the report split, a row an example."""
-        examples, lines = self.task.examples, []
-        for unit in self.task.rows[self.task.splits.report]:
-            sides = (unit, unit + 1) if self.task.kind == "pair" else (unit,)
-            for i in (int(side) for side in sides):
-                score, target, prediction = self.scores[i : i + 1], None, None
-                if examples.score is not None:
-                    target = examples.score[i]
-                    prediction = from_unit(score, self.task.score_range)[0]
-                if examples.label is not None:
-                    target, prediction = examples.label[i], expit(score)[0]
-                row: PredictionRow = {
-                    "id": examples.id[i],
-                    "group": examples.group[i],
-                    "score": score[0],
-                    "target": target,
-                    "prediction": prediction,
-                    "n_tokens": examples.n_tokens[i],
-                    "tags": {tag: v[i] for tag, v in examples.tags.items() if v[i]},
-                    "prompt": str(examples.prompt[i])[:TEXT_LIMIT],
-                    "completion": str(examples.completion[i])[:TEXT_LIMIT],
-                }
-                if examples.side is not None:
-                    row["side"] = examples.side[i]
-                lines.append(row)
-        return lines
+        return prediction_rows(self.task, self.scores)
 
     def splits(self) -> list[SplitRow]:
         """Return where every unit was: its split (None where it is left out), l2 fold, outer fold."""
-        examples, task = self.task.examples, self.task
-        folds = dict(zip(task.splits.fit.tolist(), self.folds.tolist(), strict=True))
-        names = {
-            unit: name for name, part in task.splits._asdict().items() for unit in part.tolist()
-        }
-        outer = {
-            unit: k
-            for k, fold in enumerate(self.outer.folds if self.outer else [])
-            for unit in fold.task.splits.report.tolist()
-        }
-        return [
-            {
-                "id": examples.id[task.rows[unit]],
-                "group": task.groups[unit],
-                "split": names.get(unit),  # type: ignore[typeddict-item]
-                "fold": folds.get(unit),
-                "outer": outer.get(unit),
-            }
-            for unit in range(len(task.rows))
-        ]
+        return split_rows(self.task, self.folds, self.outer)
 
     def _outer(self, outer: Outer) -> OuterRow:
         name, heads = self.task.primary, {probe.kind: probe.head for probe in self.probes}

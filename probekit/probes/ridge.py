@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probekit.errors import DataError
 from probekit.probes.solvers import solve_ridge
 from probekit.probes.spectrum import Array, Scaling, Spectrum
+from probekit.probes.units import from_unit, target_range, to_unit
 
 
 class LinearScore:
@@ -90,32 +90,3 @@ class RidgeProbe(LinearScore, RegressorMixin, BaseEstimator):  # type: ignore[mi
     def predict(self, X: NDArray[Any]) -> Array:  # noqa: N803
         """Return ratings in the units of `y`, shape (n,)."""
         return from_unit(self.raw_score(X), self.score_range_)
-
-
-def target_range(
-    target: Array,
-    option: bool | tuple[float, float],  # noqa: FBT001 - mirrors the parameter
-) -> tuple[float, float] | None:
-    """Return the ratings that map to -1 and 1 among targets (n,), or None for no mapping."""
-    if option is False:
-        return None
-    low, high = (float(target.min()), float(target.max())) if option is True else option
-    if high < low:
-        raise DataError(f"scale_target: the range {low:g} to {high:g} is empty.")
-    return (low, high) if high > low else (low - 1.0, low + 1.0)
-
-
-def to_unit(rating: Array, bounds: tuple[float, float] | None) -> Array:
-    """Map ratings (n,) to [-1, 1]."""
-    if bounds is None:
-        return rating
-    low, high = bounds
-    return 2 * (rating - low) / (high - low) - 1
-
-
-def from_unit(score: Array, bounds: tuple[float, float] | None) -> Array:
-    """Map scores (n,) back to ratings."""
-    if bounds is None:
-        return score
-    low, high = bounds
-    return (score + 1) / 2 * (high - low) + low

@@ -11,18 +11,19 @@ import numpy as np
 from probekit.activations.backends import make_backend
 from probekit.activations.gather import plan_batches, read_batch
 from probekit.activations.positions import PositionRule
-from probekit.activations.store import ActivationStore
 from probekit.data.rows import Example
-from probekit.errors import DataError, ProbeError, TemplateRefusal
+from probekit.errors import DataError, ModelError, ProbeError, TemplateRefusal
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
-from probekit.models.load import LoadedModel
-from probekit.probes.probe import Probe
+from probekit.models.load import LoadedModel, at_date_of, load_model
+from probekit.probes.linear import LinearHead
+from probekit.probes.reference import reference_rows
 from probekit.results.intervals import Array
+
+__all__ = ["Scorer", "model_of", "reference_rows", "score_examples"]
 
 WINDOW = 2048
 """Rows that are sorted by length together: what bounds the memory of scoring."""
-N_REFERENCE = 4
 
 
 class Scorer:
@@ -35,7 +36,7 @@ class Scorer:
         of the probe's reference rows.
     """
 
-    def __init__(self, probe: Probe, loaded: LoadedModel, *, batch_tokens: int = 4096) -> None:
+    def __init__(self, probe: LinearHead, loaded: LoadedModel, *, batch_tokens: int = 4096) -> None:
         self.probe, self.loaded, self.batch_tokens = probe, loaded, batch_tokens
         blocks = probe.provenance.get("settings", {}).get("blocks")
         names = BlockNames.parse(blocks) if blocks else None
@@ -93,26 +94,21 @@ class Scorer:
             )
 
 
-def reference_rows(store: ActivationStore, probe: Probe) -> dict[str, Any]:
-    """Return a few short rows of the store with their scores, for `Scorer` to check a model by.
+def model_of(probe: LinearHead, model: Any, tokenizer: Any = None) -> LoadedModel:  # noqa: ANN401
+    """Return a model as `load_model` does, at the date of the probe; without one that of its record.
 
-    The tolerance is a fifth of the scores' spread: about four times what bfloat16 moves a score.
+    Raises
+    ------
+    ModelError
+        When it cannot be loaded, or the record names none.
     """
-    scores = probe.score(store.read(probe.cell))
-    table = store.tokens
-    index = np.argsort(table.lengths, kind="stable")[:N_REFERENCE]
-    rows = [table.row(int(i)) for i in index]
-    return {
-        "rows": [
-            {
-                "ids": row.ids.tolist(),
-                "span": [row.start, row.stop, row.turn_end, row.has_prompt],
-            }
-            for row in rows
-        ],
-        "scores": scores[index].tolist(),
-        "tolerance": 0.2 * float(scores.std()) + 1e-6,
-    }
+    known = probe.provenance
+    if model is not None:
+        return at_date_of(load_model(model, tokenizer=tokenizer), known)
+    if not isinstance(known.get("model"), str):
+        raise ModelError("model: the probe's record names none. Give it: model=...")
+    named = {key: known[key] for key in ("revision", "template_date") if known.get(key)}
+    return load_model(known["model"], dtype=str(known.get("forward_dtype", "auto")), **named)
 
 
 def score_examples(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from probekit.activations.layers import parse_layers
 from probekit.activations.positions import parse_positions
+from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell, Examples
-from probekit.errors import ProbeError
+from probekit.errors import ProbeError, StoreError
 from probekit.probes.config import SweepConfig
 from probekit.probes.controls import (
     N_SHUFFLES,
@@ -26,6 +28,7 @@ from probekit.probes.controls import (
 from probekit.probes.heads import Head, HeadFitter, resolve_kinds
 from probekit.probes.outer import Outer, outer_folds
 from probekit.probes.probe import Probe
+from probekit.probes.reference import reference_rows
 from probekit.probes.result import SweepResult, SweepRow
 from probekit.probes.task import Task, score_distributions
 from probekit.provenance import run_record
@@ -69,10 +72,11 @@ class _Fitted(NamedTuple):
 
 
 def fit_sweep(
-    source: ActivationSource,
+    source: ActivationSource | str | Path,
     config: SweepConfig | None = None,
     *,
     progress: Progress = lambda what, done, total: None,
+    **settings: Any,  # noqa: ANN401 - keys of SweepConfig
 ) -> SweepResult:
     """Fit a head to every cell and report the best one on rows that chose nothing.
 
@@ -80,6 +84,15 @@ def fit_sweep(
     standardisation and l2 (grouped folds) come from fit; layer, position and kind from the primary
     metric on choose; report is read once, for the chosen cell and its controls. With `outer_folds`
     all of this is also done once for each fold of the groups; the probes are those of the single split.
+
+    Parameters
+    ----------
+    source
+        An `ActivationStore`, or its path.
+    config
+        What to fit; its keys are taken by name too, as in `layers=[4, 8]`.
+    progress
+        Told what is done, how much, and of how much.
 
     Raises
     ------
@@ -97,7 +110,12 @@ def fit_sweep(
     >>> result.probe.kind, len(result.rows), 0 <= result.report["auroc"].value <= 1
     ('logistic', 3, True)
     """
-    config = config or SweepConfig()
+    if isinstance(source, (str, Path)):
+        with ActivationStore.open(source) as store:
+            return fit_sweep(store, config, progress=progress, **settings)
+    if not hasattr(source, "cells"):
+        raise StoreError(f"store: got a {type(source).__name__}, expected a store or its path.")
+    config = SweepConfig.of_keys(config, settings)
     task = Task.of(
         source.examples,
         seed=config.seed,
@@ -127,7 +145,10 @@ def fit_sweep(
     outer = None
     if folds:
         outer = outer_folds(folds, cells, source.read, fitters_of, rivals_of, progress)
-    return _Report(source, task, config, fitters, fitted, best, outer).result()
+    result = _Report(source, task, config, fitters, fitted, best, outer).result()
+    if isinstance(source, ActivationStore) and source.tokens.lengths.any():
+        return result.with_reference(reference_rows(source, result.probe))
+    return result
 
 
 def _fit_cell(
@@ -188,6 +209,7 @@ class _Report:
             outer=self.outer,
             store=self.source.provenance,
             fit=run_record("fit", asdict(self.config), seed=self.config.seed),
+            path=getattr(self.source, "path", None),
         )
 
     def _twins(self, acts: NDArray[np.float32]) -> list[Head]:

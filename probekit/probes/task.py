@@ -20,9 +20,9 @@ from probekit.probes.metrics import (
     label_metrics,
     pair_metrics,
     rating_metrics,
+    tag_values,
     wins,
 )
-from probekit.probes.ridge import from_unit, target_range, to_unit
 from probekit.probes.splits import (
     FRACTIONS,
     Index,
@@ -32,6 +32,7 @@ from probekit.probes.splits import (
     split_by_group,
     within_cap,
 )
+from probekit.probes.units import from_unit, target_range, to_unit
 from probekit.results.intervals import Array, Interval, Metrics, Resampler, change
 
 
@@ -283,18 +284,14 @@ class Task:
         units
             Units that are judged, shape (n,).
         """
-        metrics: dict[str, dict[str, Metrics]] = {}
-        for tag, values in self.examples.tags.items():
-            tag_values = values[self.rows[units]]
-            names = [str(name) for name in np.unique(tag_values) if name]
-            # A tag with a value for nearly every row is an identifier, not a class.
-            if not names or len(names) > max(2, min(24, len(units) // 5)):
-                continue
-            metrics[tag] = {}
-            for name in names:
-                inside = units[tag_values == name]
-                metrics[tag][name] = self.metrics(scores, inside, self.sampler(inside))
-        return metrics
+        found = tag_values({t: v[self.rows[units]] for t, v in self.examples.tags.items()})
+        return {
+            tag: {
+                name: self.metrics(scores, units[inside], self.sampler(units[inside]))
+                for name, inside in parts.items()
+            }
+            for tag, parts in found.items()
+        }
 
     def counts(self) -> dict[str, int]:
         """Return how many units and groups there are, in all and in each split, and in its largest group.

@@ -13,18 +13,20 @@ from probekit.lazy import lazy
 if TYPE_CHECKING:
     from probekit.reports.dynamics import write_dynamics_report
     from probekit.reports.rl import write_rl_report
-    from probekit.reports.steer import write_steer_report
-    from probekit.reports.sweep import write_sweep_report
+    from probekit.reports.steer import steer_figures, write_steer_report
+    from probekit.reports.sweep import sweep_figures, write_sweep_report
 else:
     __getattr__ = lazy(
         __name__,
         dynamics="write_dynamics_report",
         rl="write_rl_report",
-        steer="write_steer_report",
-        sweep="write_sweep_report",
+        steer="steer_figures write_steer_report",
+        sweep="sweep_figures write_sweep_report",
     )
 
 __all__ = [
+    "steer_figures",
+    "sweep_figures",
     "write_dynamics_report",
     "write_rl_report",
     "write_steer_report",

@@ -40,6 +40,16 @@ def write_steer_report(directory: Path, *, out: Path | None = None, force: bool 
     return write_page("steer.html.j2", context, page_path(run.directory, out), force=force)
 
 
+def steer_figures(run: SteerRun) -> dict[str, go.Figure]:
+    """Return the figures of a steering run's report by name: `effect`, `damage`, `frontier` and others."""
+    found: dict[str, go.Figure | None] = {}
+    for group in ("effect", "behaviour", "damage"):
+        drawn = _by_dose(run, group)
+        found |= {f"{group}:{n}" if n else group: figure for n, figure in enumerate(drawn)}
+    found |= {"layers": _layers(run), "frontier": _frontier(run), "ranking": _ranking(run)}
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
 def steer_words(directory: Path) -> dict[str, str]:
     """Return the page's sentences on the score and on the layers, for a terminal."""
     run = SteerRun.open(directory)

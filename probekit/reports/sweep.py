@@ -44,6 +44,18 @@ def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool 
     return write_page("sweep.html.j2", _context(run), path, force=force)
 
 
+def sweep_figures(run: SweepRun) -> dict[str, go.Figure]:
+    """Return the figures of a fit's report by name: `controls`, `scores`, `scores:TAG`, `tag:TAG` ..."""
+    shown = _context(run)
+    found = {
+        **shown["figures"],
+        **{f"tag:{tag}": figure for tag, (figure, _) in shown["tags"].items()},
+    }
+    for tag, figures in shown["scores"].items():
+        found |= {f"{name}:{tag}" if tag else name: figure for name, figure in figures.items()}
+    return found
+
+
 def _context(run: SweepRun) -> dict[str, Any]:
     """Return what the template shows."""
     record, cells, examples = run.record, cells_of(run), run.examples

@@ -65,7 +65,7 @@ WORDS = "a head dynamics analysis"
 RUNS = Table("runs.jsonl", TrainedVector, "a run")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DynamicsRun(Run):
     """A head dynamics analysis."""
 

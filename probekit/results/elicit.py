@@ -71,7 +71,7 @@ PAIRS = Table("pairs.jsonl", PairRow, "a pair", spread={"tags": "tag:"})
 COMPLETIONS = Table("completions.jsonl", ElicitedRow, "a completion", spread={"tags": "tag:"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ElicitRun(Run):
     """Pairs of completions that a model wrote under conditions."""
 

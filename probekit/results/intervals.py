@@ -46,6 +46,11 @@ class Interval(NamedTuple):
         ends = (value.get(name) for name in cls._fields)
         return cls(*(math.nan if end is None else float(end) for end in ends))
 
+    def __str__(self) -> str:
+        """Return value and interval as they are printed, the value alone where there is no interval."""
+        ends = f" [{self.low:.3f}, {self.high:.3f}]" if self.has_interval else ""
+        return f"{self.value:.3f}{ends}"
+
     @property
     def known(self) -> bool:
         """Whether there is a value."""

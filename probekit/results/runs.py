@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from probekit.container import jsonable
 from probekit.errors import ProbeError
+from probekit.foreign import Shown
 from probekit.parsing import parse_json, read_json
 from probekit.results.table import Document
 
@@ -29,8 +31,8 @@ COMMANDS = {
 HEARTS = {command: heart for command, (heart, _) in COMMANDS.items()}
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """The output of one command; `metrics` and `rows` are read when they are first asked for."""
 
     directory: Path
@@ -50,6 +52,13 @@ class Run:
         """Read the directory of a run; see `open_run`."""
         directory = Path(directory)
         return cls(directory, cls.DOCUMENT.read(directory))
+
+    @classmethod
+    def in_memory(cls, record: Mapping[str, Any], **frames: Any) -> Self:  # noqa: ANN401 - by attribute
+        """Return a run that has no directory yet: its record, and what would be read of its files."""
+        run = cls(Path(cls.DOCUMENT.command), {**cls.DOCUMENT.header, **jsonable(dict(record))})
+        vars(run).update(frames)
+        return run
 
     @property
     def name(self) -> str:
@@ -71,6 +80,16 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """A row a measure: what it is of, `measure`, `value`, `low`, `high` (95 % interval)."""
         raise NotImplementedError
+
+    def metrics_frame(self) -> pd.DataFrame:
+        """Return `metrics`, under the name that tables have elsewhere."""
+        return self.metrics
+
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        by = self.provenance.get("probekit_version") or self.provenance.get("version")
+        frames = "metrics, rows, record, metrics_frame()"
+        return {"directory": self.name, "command": self.command, "probekit": by, "holds": frames}
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -117,6 +136,13 @@ def open_run(directory: str | Path) -> Run:
     Returns a run of the class that fits: `ElicitRun`, `SweepRun`, `SteerRun`, `RLRun`, `DynamicsRun`
     or `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`. Raises
     ProbeError when the directory is not such an output, or is partial, damaged or newer.
+
+    Examples
+    --------
+    >>> from probekit.results.runs import open_run
+    >>> run = open_run("sweep")
+    >>> run.command, run.metrics_frame()["measure"].iloc[0]
+    ('fit', 'auroc')
     """
     folder = Path(directory)
     module, _, name = COMMANDS[command_of(folder)][1].partition(":")

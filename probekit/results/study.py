@@ -53,7 +53,7 @@ class StudyContent(TypedDict):
 DOCUMENT = Document("study", "a study", "study.json", None, 1, StudyContent)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyRun(Run):
     """A study, as far as it got."""
 

@@ -8,7 +8,7 @@ Both are checked by pydantic as they are read, so a text where a number belongs 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,8 +60,6 @@ class Table:
         is no such row or another number of rows than expected raises ProbeError with a remedy: what to
         run `again`.
         """
-        import pandas as pd
-
         path = directory / self.file
         if not path.is_file() and not self.growing:
             raise ProbeError(f"{path}: missing, the output is partial. {again}")
@@ -82,6 +80,17 @@ class Table:
                 f"{path}: has {len(rows)} rows, expected {expected}; the file is partial or from "
                 f"another run. {again}"
             )
+        return self.frame(rows)
+
+    def in_memory(self, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+        """Return rows as the frame that `read` gives of them once they are written."""
+        lines = self.lines(rows).split("\n")
+        return self.frame([self._adapter.validate_json(line) for line in lines if line])
+
+    def frame(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+        """Return rows, checked, as `read` does."""
+        import pandas as pd
+
         keys = dict.fromkeys([*self.row.__annotations__, *(key for row in rows for key in row)])
         frame = pd.DataFrame(rows, columns=list(keys))
         for name in keys:

@@ -6,6 +6,7 @@ from probekit.lazy import lazy
 
 if TYPE_CHECKING:
     from probekit.rl.config import RLConfig
+    from probekit.rl.embedded import train_policy
     from probekit.rl.policy import Policy
     from probekit.rl.target import Target
     from probekit.rl.train import Trainer
@@ -14,10 +15,11 @@ else:
     __getattr__ = lazy(
         __name__,
         config="RLConfig",
+        embedded="train_policy",
         policy="Policy",
         target="Target",
         train="Trainer",
         trl="trl_reward",
     )
 
-__all__ = ["Policy", "RLConfig", "Target", "Trainer", "trl_reward"]
+__all__ = ["Policy", "RLConfig", "Target", "Trainer", "train_policy", "trl_reward"]

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from probekit.errors import ModelError, ProbekitError
 from probekit.models.sampling_config import MOST, DrawConfig, SamplingConfig
-from probekit.settings import Rule, Texts, setting
+from probekit.settings import Listed, Rule, Texts, setting
 
 _steps = partial(setting, group="Steps")
 _sampling = partial(setting, group="Sampling")
@@ -119,7 +119,7 @@ class RLConfig(DrawConfig):
     """Rank of the LoRA adapter."""
     alpha: int = _weights(32, "LoRA alpha", ge=1)
     """Scale of the LoRA adapter, alpha; its update is multiplied by alpha / rank."""
-    lora_targets: str = _weights("all-linear", "LoRA layers")
+    lora_targets: Listed = _weights("all-linear", "LoRA layers")
     """Layers that get a LoRA adapter: all-linear, or module names with commas."""
     batch_tokens: int = _run(4096, "Padded tokens a forward pass", ge=1)
     """Padded tokens of a forward pass and of a part of a step's gradient, which bounds the memory."""

@@ -14,12 +14,13 @@ import numpy as np
 
 from probekit.behaviours import Behaviours, Wanted
 from probekit.container import discard, disk_errors, write_json
+from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import DIGESTS
 from probekit.errors import DataError, OutputError, ProbeError, StoreError
 from probekit.foreign import recorded
 from probekit.models.kv_cache import check_decoding
-from probekit.models.load import LoadedModel
+from probekit.models.load import LoadedModel, load_model
 from probekit.outputs import claim
 from probekit.parsing import read_json
 from probekit.probes.probe import Probe
@@ -77,9 +78,9 @@ def split_prompts(
 
 
 def train_run(
-    loaded: LoadedModel,
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
     probes: Sequence[str | Path],
-    prompts: Sequence[Example],
+    prompts: Sequence[Example] | Any,  # noqa: ANN401 - or any source of prompts
     out: str | Path,
     config: RLConfig | None = None,
     *,
@@ -132,7 +133,7 @@ def train_run(
     ProbekitError
         When probes, prompts and model do not fit each other, or `out` exists.
     """
-    config = config or RLConfig()
+    config, loaded = config or RLConfig(), load_model(loaded)
     wanted = Wanted.parse([behaviour] if isinstance(behaviour, str) else behaviour, behaviours)
     with claim(
         out, DOCUMENT.command, force=force, resume=resume, marker=DOCUMENT.file, keeps=True,
@@ -196,12 +197,16 @@ def _can_show(trainer: Trainer) -> str:
 
 
 def _prompts(
-    prompts: Sequence[Example], held_out: Sequence[Example] | None, config: RLConfig
+    prompts: Any,  # noqa: ANN401 - any source of prompts
+    held_out: Any,  # noqa: ANN401
+    config: RLConfig,
 ) -> tuple[list[Example], list[Example]]:
     """Return prompts to train on and to evaluate on; no group is in both."""
+    prompts = open_prompts(prompts)
     if held_out is None:
         balance = Balance.parse(config.balance)
         return split_prompts(prompts, seed=config.seed, balance=balance and balance.tag)
+    held_out = open_prompts(held_out)
     groups = {prompt.group for prompt in held_out}
     if shared := sorted(groups & {prompt.group for prompt in prompts}):
         raise DataError(

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from probekit.errors import ProbekitError, SteeringError
 from probekit.models.sampling_config import MOST, DrawConfig, SamplingConfig
-from probekit.settings import Rule, setting
+from probekit.settings import Listed, Rule, joined, setting
 
 _steering = partial(setting, group="Steering")
 _sampling = partial(setting, group="Sampling")
@@ -48,7 +48,7 @@ class SteerConfig(DrawConfig):
     """
 
     error: ClassVar[type[ProbekitError]] = SteeringError
-    coeffs: Annotated[str, Rule(after=_name_strengths)] = _steering(
+    coeffs: Annotated[str, Rule(joined, _name_strengths)] = _steering(
         "-0.3:0.3:0.1", "Strengths", common=True, option="--coeff"
     )
     """Strengths as LOW:HIGH:STEP, both ends taken, or a list with commas, in mean residual norms of the
@@ -60,7 +60,7 @@ class SteerConfig(DrawConfig):
         "both", "Steered tokens", common=True
     )
     """Tokens to steer: both, prompt, generated, prompt_end, first:K or token:I."""
-    layers: str | None = _steering(None, "Steered layers", common=True)
+    layers: Listed | None = _steering(None, "Steered layers", common=True)
     """Layers to steer, such as 12 or 8:20:4, each along its own probe's direction; without it the
     probe's layer is steered."""
     samples: int = _sampling(2, "Completions a prompt", ge=1, le=MOST, common=True)

@@ -7,18 +7,24 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from probekit.activations.backends.base import Backend, Edit, Forward
 from probekit.activations.backends.hooks import HooksBackend
+from probekit.activations.norms import N_ROWS, mean_norms
+from probekit.data.prompts import open_prompts
 from probekit.errors import ModelError, SteeringError
-from probekit.models.chat import Rendered
+from probekit.models.chat import Rendered, render
 from probekit.models.kv_cache import check_decoding, has_keys
 from probekit.models.load import LoadedModel
+from probekit.models.memory import bare
+from probekit.probes.linear import LinearHead
 from probekit.steering.operators import MODES, ablate, add, clamp
 from probekit.steering.vector import SteeringVector
+from probekit.steering.vector_file import IDENTITY
 from probekit.steering.where import Where
 
 
@@ -163,8 +169,8 @@ class Steering:
 
 @contextlib.contextmanager
 def steered(
-    model: LoadedModel | nn.Module,
-    vector: SteeringVector,
+    model: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
+    vector: SteeringVector | LinearHead,
     coeff: float = 1.0,
     *,
     mode: str = "add",
@@ -181,9 +187,10 @@ def steered(
     Parameters
     ----------
     model
-        A loaded model, or a transformers causal language model.
+        A loaded model, or any in memory, as `load_model` takes it.
     vector
-        What to steer with, at each of its layers.
+        What to steer with, at each of its layers; or a probe: `coeff` then counts mean residual norms of its
+        layer (`in_residual_norms`).
     coeff
         `add` adds coeff times the vector; `clamp` sets the component along it to coeff times its
         norm; `ablate` takes no strength. After `vector.in_norms(norms)` one unit is the mean
@@ -221,6 +228,7 @@ def steered(
         raise SteeringError(f"mode {mode!r}: unknown. Expected {', '.join(MODES)}.")
     if not torch.isfinite(torch.tensor(float(coeff))):
         raise SteeringError(f"coeff {coeff}: expected a finite number.")
+    vector = in_residual_norms(vector, model) if isinstance(vector, LinearHead) else vector
     backend = backend or HooksBackend(model)
     check_fits(vector, backend)
     place = Where.parse(where)
@@ -230,12 +238,10 @@ def steered(
         (vector.site, layer): steering.edit(change)
         for layer, change in _changes(vector, float(coeff), mode, parameter).items()
     }
-    below = model.model if isinstance(model, LoadedModel) else model
+    below = model.model if isinstance(model, LoadedModel) else bare(model)
     with contextlib.ExitStack() as stack:
         if hasattr(below, "generate"):
-            with contextlib.suppress(
-                ModelError
-            ):  # of those who sample; it cannot be proved under edits
+            with contextlib.suppress(ModelError):  # of those who sample; no proof under edits
                 check_decoding(below)
             stack.enter_context(steering.told_of_prompts(below))
         handle = backend.backbone.register_forward_pre_hook(steering.watch, with_kwargs=True)
@@ -244,8 +250,47 @@ def steered(
         yield steering
 
 
+def in_residual_norms(probe: LinearHead, model: LoadedModel | Any) -> SteeringVector:  # noqa: ANN401
+    """Return a probe's direction, as long as the residual stream at its layer is on average.
+
+    The norm is the one that the store of the fit recorded: the mean over the tokens of its first 16 rows,
+    token 0 left out. Probes from elsewhere, and of older stores, have none: then it is measured here, on the
+    rows that the probe keeps to tell a model by, or on 16 prompts of `demo:sentiment_prompts`.
+
+    Raises
+    ------
+    SteeringError
+        When the probe has no direction, or there is no tokenizer to measure with.
+    """
+    site, layer = probe.site, probe.layer
+    vector = SteeringVector.from_probes([probe])
+    known = probe.provenance.get("residual_norms", {}).get(site, {}).get(str(layer))
+    if known is None:
+        rows = [
+            Rendered(np.asarray(row["ids"], dtype=np.int32), *row["span"])
+            for row in (probe.reference or {}).get("rows", ())
+        ]
+        if not rows and not isinstance(model, LoadedModel):
+            raise SteeringError(
+                "probe: its record has no residual norm, and without a tokenizer none can be measured. Give "
+                "pk.load_model(model, tokenizer=...), or a SteeringVector of the length that is wanted."
+            )
+        rows = rows or [
+            render(prompt, model.tokenizer)
+            for prompt in open_prompts("demo:sentiment_prompts", limit=N_ROWS)
+        ]
+        backend = HooksBackend(model)
+        check_fits(vector, backend)
+        known = mean_norms(backend, rows, [layer], site=site)[layer]
+    return vector.in_norms({layer: float(known)})
+
+
 def check_fits(vector: SteeringVector, backend: Backend) -> None:
-    """Raise `SteeringError` when the vector is of another width or names a layer that is none."""
+    """Raise `SteeringError` when the vector is of another width or names a layer that is none, or is none."""
+    if not isinstance(vector, SteeringVector):
+        raise SteeringError(
+            f"vector: got a {type(vector).__name__}, expected a SteeringVector or Probe."
+        )
     if vector.d_model != backend.d_model:
         raise SteeringError(
             f"steering vector: is {vector.d_model} wide, the model's residual stream "
@@ -256,6 +301,16 @@ def check_fits(vector: SteeringVector, backend: Backend) -> None:
             raise SteeringError(
                 f"layer {layer}: out of range. The model has layers 0 to {backend.n_layers - 1}."
             )
+
+
+def check_same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
+    """Refuse a vector that says it belongs to other weights."""
+    if different := loaded.difference({k: vector.model[k] for k in IDENTITY if k in vector.model}):
+        key, made, here = different
+        raise SteeringError(
+            f"steering vector: {key} is {made} ({vector.model.get('model')!r}), the model's is {here}. "
+            "Use a vector of this model, and the same config.json."
+        )
 
 
 def _changes(

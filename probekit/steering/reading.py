@@ -13,6 +13,7 @@ from torch import Tensor
 from probekit.activations.backends.base import Backend, Edit, Place
 from probekit.activations.backends.hooks import HooksBackend
 from probekit.activations.gather import Selection, pad, plan_batches
+from probekit.activations.norms import mean_norms
 from probekit.activations.positions import PositionRule
 from probekit.errors import DataError, SteeringError
 from probekit.models.blocks import BlockNames
@@ -222,16 +223,4 @@ def residual_norms(
     if not rows:
         raise SteeringError("residual norms: there are no prompts to measure them on.")
     backend = backend or HooksBackend(loaded)
-    sums, count = dict.fromkeys(layers, 0.0), 0
-    lengths = np.array([len(row.ids) for row in rows])
-    for batch in plan_batches(lengths, batch_tokens):
-        ids, mask = pad([rows[i] for i in batch], loaded.device)
-        inner = mask.clone()
-        inner[:, 0] = inner[:, 0] * (mask.sum(1) == 1)  # a text of one token has no other
-        count += int(inner.sum())
-
-        def read(place: Place, acts: Tensor, inner: Tensor = inner) -> None:
-            sums[place[1]] += float((acts.float().norm(dim=-1) * inner).sum())
-
-        backend.run(ids, mask, [(site, layer) for layer in layers], read)
-    return {layer: total / count for layer, total in sums.items()}
+    return mean_norms(backend, rows, layers, site=site, batch_tokens=batch_tokens)

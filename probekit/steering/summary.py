@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probekit.behaviours import Behaviours
+from probekit.behaviours import Behaviours, Judge
 from probekit.probes.metrics import PRIMARY
 from probekit.probes.probe import Probe
 from probekit.results.intervals import Array, Interval
@@ -240,3 +240,25 @@ class SteerSummary:
             for name, scores in parts.items()
             if len(scores)
         ]
+
+
+def judged(
+    rows: Mapping[Condition, list[dict[str, Any]]], judge: Judge | None
+) -> dict[str, Any] | None:
+    """Return how many completions a judge was shown, and how often it agreed with the patterns."""
+    if judge is None:
+        return None
+    steered_rows = [
+        r for c, condition_rows in rows.items() if not c.control for r in condition_rows
+    ]
+    answered = [row for row in steered_rows if row["judge"] is not None]
+    same = [row["judge"] == row["category"] for row in answered if row["category"] is not None]
+    return {
+        "url": judge.url,
+        "model": judge.model,
+        "asked": len(steered_rows),
+        "answered": len(answered),
+        "failed": len(steered_rows) - len(answered),
+        "problem": judge.problem,
+        "agreement": float(np.mean(same)) if same else None,
+    }

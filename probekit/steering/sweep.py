@@ -10,38 +10,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from probekit.activations.layers import parse_layers
 from probekit.behaviours import Behaviours, Judge
 from probekit.container import atomic_directory, write_json
+from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import write_digests
 from probekit.errors import SteeringError
+from probekit.foreign import Shown
 from probekit.models.kv_cache import check_decoding
-from probekit.models.load import LoadedModel
+from probekit.models.load import LoadedModel, load_model
 from probekit.outputs import claim
+from probekit.probes.folder import Fit, fit_folder
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import run_record
-from probekit.results.steer import COMPLETIONS, DOCUMENT, LAYER, PROBE, RERANKED, Condition
+from probekit.results.intervals import Interval
+from probekit.results.steer import (
+    COMPLETIONS,
+    DOCUMENT,
+    LAYER,
+    PROBE,
+    RERANKED,
+    Condition,
+    SteerRun,
+)
 from probekit.steering.config import SteerConfig
 from probekit.steering.controls import Control, control_directions, probe_directions
 from probekit.steering.grid import conditions
-from probekit.steering.intervention import check_fits
+from probekit.steering.intervention import check_fits, check_same_model
 from probekit.steering.reading import Reader, residual_norms
 from probekit.steering.rerank import rerank_coeff, rerank_conditions
-from probekit.steering.summary import SteerSummary
+from probekit.steering.summary import SteerSummary, judged
 from probekit.steering.vector import SteeringVector
-from probekit.steering.vector_file import IDENTITY
 from probekit.steering.writer import ConditionWriter, Journal
 
 Progress = Callable[[str, int, int], None]
 Rows = dict[Condition, list[dict[str, Any]]]
 
 
-@dataclass(frozen=True)
-class SteerResult:
+@dataclass(frozen=True, repr=False)
+class SteerResult(Shown):
     """A finished sweep.
 
     Examples
@@ -66,6 +75,29 @@ class SteerResult:
     vector: SteeringVector
     """What was steered with; coefficient 1 adds exactly this."""
 
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        found = {name: Interval.from_json(x["slope"]) for name, x in self.summary["doses"].items()}
+        slopes = {f"slope of {name}": str(x) for name, x in found.items() if x.known}
+        return {"vector": self.vector, "mode": self.summary["mode"], **self.summary["n"], **slopes}
+
+    @property
+    def run(self) -> SteerRun:
+        """The result as `open_run` gives it, without its files: frames, and what reports read."""
+        every = COMPLETIONS.in_memory(row for part in self.rows.values() for row in part)
+        return SteerRun.in_memory(self.summary, rows=every.astype({"coeff": float}))
+
+    def figure(self, name: str = "effect") -> Any:  # noqa: ANN401 - a plotly figure
+        """Return a figure of the report: `effect`, `damage`, `frontier` or another that the sweep has."""
+        from probekit.reports import steer_figures
+
+        drawn = steer_figures(self.run)
+        if name not in drawn:
+            raise SteeringError(
+                f"figure {name!r}: is none of this sweep. Expected {', '.join(drawn)}."
+            )
+        return drawn[name]
+
     def save(self, directory: Path) -> None:
         """Write steer.json, completions.jsonl, run.json and the vector into an existing directory."""
         for table, rows in ((COMPLETIONS, self.rows), (RERANKED, self.reranked)):
@@ -79,9 +111,9 @@ class SteerResult:
 
 
 def steer_sweep(
-    loaded: LoadedModel,
-    probe: str | Path,
-    prompts: Sequence[Example],
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
+    probe: Fit,
+    prompts: Sequence[Example] | Any,  # noqa: ANN401 - or any source of prompts
     out: str | Path,
     config: SteerConfig | None = None,
     *,
@@ -93,6 +125,7 @@ def steer_sweep(
     arguments: Mapping[str, Any] | None = None,
     progress: Progress = lambda what, done, total: None,
     finish: Callable[[Path], object] = lambda folder: None,
+    **settings: Any,  # noqa: ANN401 - keys of SteerConfig
 ) -> SteerResult:
     """Steer a model with a probe's direction and measure what happens, against controls.
 
@@ -101,22 +134,21 @@ def steer_sweep(
     Parameters
     ----------
     loaded
-        The model that the probe was fitted on.
+        The model that the probe was fitted on, or what `load_model` takes.
     probe
-        Directory written by `probekit fit`; its chosen probe gives direction and score, the same
-        kind of probe at the other layers reads along.
+        Directory written by `probekit fit`, or what `fit_sweep` returns; its chosen probe gives
+        direction and score, the same kind of probe at the other layers reads along.
     prompts
-        What the model answers (`open_prompts`).
+        What the model answers, or what `open_prompts` takes.
     out, config
-        Directory to write; settings.
+        Directory to write; settings, whose keys are taken by name too, as in `coeffs=[0.1, 0.2]`.
     vector
         Steer along this instead of the probe's direction; the probe still keeps the score.
     behaviours, judge
         Name what a completion does.
-    resume, force
-        Continue an interrupted sweep, also with more coefficients or controls; replace `out`.
-    arguments
-        For the run record, when there is more to it than the settings.
+    resume, force, arguments
+        Continue an interrupted sweep, also with more coefficients or controls; replace `out`; for the run
+        record, when there is more to it than the settings.
     progress
         Told `("steering", completions done, completions in all)`.
     finish
@@ -139,14 +171,14 @@ def steer_sweep(
     >>> sorted({condition.direction for condition in result.rows})
     ['none', 'probe', 'random-01']
     """
-    config = config or SteerConfig()
-    with claim(
-        out, DOCUMENT.command, force=force, resume=resume, marker=DOCUMENT.file, inputs=[probe]
-    ) as path:
+    config = SteerConfig.of_keys(config, settings)
+    loaded, prompts = load_model(loaded), open_prompts(prompts)
+    how: Any = {"force": force, "resume": resume, "marker": DOCUMENT.file, "inputs": [probe]}
+    with fit_folder(probe) as fit, claim(out, DOCUMENT.command, **how) as path:
         journal = Journal.beside(path)
         if resume:
             journal.refuse_whole(path)
-        plan = _Plan.make(loaded, probe, prompts, config, vector, behaviours, judge)
+        plan = _Plan.make(loaded, fit, prompts, config, vector, behaviours, judge)
         journal.open(plan.settings(), resume=resume, force=force, replaces=path.exists())
         try:
             result = plan.run(journal, progress, arguments)
@@ -204,7 +236,7 @@ class _Plan:
             wanted = None if config.layers is None else parse_layers(config.layers, n_layers)
             unit = (vector if wanted is None else vector.only(wanted)).unit()
         check_fits(unit, reader.backend)
-        _same_model(unit, loaded)
+        check_same_model(unit, loaded)
         writer = ConditionWriter(
             loaded, prompts, reader, layer=chosen.layer, where=config.where,
             behaviours=behaviours, judge=judge,
@@ -261,7 +293,7 @@ class _Plan:
             "layers": self.unit.layers,
             "norms": {layer: self.norms[layer] for layer in self.unit.layers},
         }
-        content["judge"] = _judged(rows, writer.judge)
+        content["judge"] = judged(rows, writer.judge)
         content["provenance"] = {
             **run_record("steer", dict(arguments or dataclasses.asdict(config)), seed=config.seed),
             **writer.loaded.describe(),
@@ -292,14 +324,8 @@ class _Plan:
 
 
 DECISIVE = (
-    "where",
-    "samples",
-    "max_new_tokens",
-    "temperature",
-    "top_p",
-    "rerank_prompts",
-    "seed",
-)
+    "where", "samples", "max_new_tokens", "temperature", "top_p", "rerank_prompts", "seed",
+)  # fmt: skip
 """Settings that decide what is in a condition's rows. The others choose conditions, or batches, on
 which a completion does not depend."""
 
@@ -360,33 +386,3 @@ class _Run:
 
 def _digest(value: Any) -> str:  # noqa: ANN401 - a JSON value
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-
-def _same_model(vector: SteeringVector, loaded: LoadedModel) -> None:
-    """Refuse a vector that says it belongs to other weights."""
-    if different := loaded.difference({k: vector.model[k] for k in IDENTITY if k in vector.model}):
-        key, made, here = different
-        raise SteeringError(
-            f"steering vector: {key} is {made} ({vector.model.get('model')!r}), the model's is {here}. "
-            "Use a vector of this model, and the same config.json."
-        )
-
-
-def _judged(rows: Rows, judge: Judge | None) -> dict[str, Any] | None:
-    """Return how many completions a judge was shown, and how often it agreed with the patterns."""
-    if judge is None:
-        return None
-    steered_rows = [
-        r for c, condition_rows in rows.items() if not c.control for r in condition_rows
-    ]
-    answered = [row for row in steered_rows if row["judge"] is not None]
-    same = [row["judge"] == row["category"] for row in answered if row["category"] is not None]
-    return {
-        "url": judge.url,
-        "model": judge.model,
-        "asked": len(steered_rows),
-        "answered": len(answered),
-        "failed": len(steered_rows) - len(answered),
-        "problem": judge.problem,
-        "agreement": float(np.mean(same)) if same else None,
-    }

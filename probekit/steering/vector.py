@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell
 from probekit.errors import SteeringError
-from probekit.probes.probe import Probe
+from probekit.probes.linear import LinearHead
 from probekit.steering import vector_file
 from probekit.steering.vector_file import VectorFile
 
@@ -173,7 +173,7 @@ class SteeringVector:
         return self._with(drawn, "random")
 
     @classmethod
-    def from_probes(cls, probes: Sequence[Probe]) -> SteeringVector:
+    def from_probes(cls, probes: Sequence[LinearHead]) -> SteeringVector:
         """Return the unit directions of probes, at most one for each layer.
 
         Raises

@@ -14,11 +14,12 @@ import numpy as np
 
 from probekit.activations.names import name_logprobs
 from probekit.container import atomic_directory, write_json, write_jsonl
+from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example, Message
 from probekit.errors import DataError, OutputError
 from probekit.models.chat import Rendered, render
 from probekit.models.frame import continuation
-from probekit.models.load import LoadedModel, at_date_of
+from probekit.models.load import LoadedModel, at_date_of, load_model
 from probekit.models.sampling import check_context, sample
 from probekit.models.sampling_config import SamplingConfig
 from probekit.outputs import claim
@@ -60,9 +61,9 @@ class Elicited:
 
 
 def elicit(
-    loaded: LoadedModel,
+    loaded: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
     recipe: Recipe,
-    prompts: Sequence[Example],
+    prompts: Sequence[Example] | Any,  # noqa: ANN401 - or any source of prompts
     out: str | Path,
     *,
     batch: int = 128,
@@ -106,8 +107,7 @@ def elicit(
     OutputError
         When `out` exists, or is of another run.
     """
-    prompts = [prompt for prompt in prompts if recipe.asks(prompt.tags)]
-    _check_prompts(prompts, recipe)
+    prompts, loaded = _asked_of(open_prompts(prompts), recipe), load_model(loaded)
     with claim(out, DOCUMENT.command, force=force, resume=resume, marker=DOCUMENT.file) as path:
         parts = Parts.beside(path)
         if resume:
@@ -208,6 +208,13 @@ def _sort(rows: list[dict[str, Any]], prompts: Sequence[Example], recipe: Recipe
     order = {prompt.id: k for k, prompt in enumerate(prompts)}
     names = [variant.name for variant in recipe.variants.values()]
     rows.sort(key=lambda row: (order[row["prompt_id"]], names.index(row["variant"]), row["sample"]))
+
+
+def _asked_of(prompts: Sequence[Example], recipe: Recipe) -> list[Example]:
+    """Return the prompts that a recipe asks, checked."""
+    asked = [prompt for prompt in prompts if recipe.asks(prompt.tags)]
+    _check_prompts(asked, recipe)
+    return asked
 
 
 def _check_prompts(prompts: Sequence[Example], recipe: Recipe) -> None:

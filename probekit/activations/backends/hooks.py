@@ -23,6 +23,7 @@ from probekit.activations.backends.base import (
 from probekit.errors import ModelError
 from probekit.models.blocks import BlockNames, block_list, block_names, write_factor
 from probekit.models.load import LoadedModel
+from probekit.models.memory import bare
 
 SITES = ("resid_post", "resid_pre", *WRITES)
 SUGGESTED_DEPTH = 2
@@ -41,9 +42,7 @@ class HooksBackend:
         *,
         names: BlockNames | None = None,
     ) -> None:
-        self._model: Any = loaded
-        if isinstance(loaded, LoadedModel):
-            self._model = loaded.model
+        self._model: Any = loaded.model if isinstance(loaded, LoadedModel) else bare(loaded)
         _refuse_compiled(self._model)
         self._names = block_names(self._model, names)
         self._blocks = block_list(self._model, self._names)
