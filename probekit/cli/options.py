@@ -36,10 +36,10 @@ def out_option(help_text: str = "Directory to write the results to.") -> Decorat
 
 
 def prompts_option(
-    name: str = "prompts", purpose: str = "to write completions of"
+    name: str = "prompts", purpose: str = "to write completions of", *, required: bool = True
 ) -> Decorator[Any]:
     """Return the `--prompts` option."""
-    return click.option("--prompts", name, required=True, help=f"Prompts {purpose}: {SOURCE}.")
+    return click.option("--prompts", name, required=required, help=f"Prompts {purpose}: {SOURCE}.")
 
 
 def batch_tokens_option(*, hidden: bool = False) -> Decorator[Any]:
