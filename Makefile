@@ -2,10 +2,11 @@
 # make test    the whole suite                  make steer  is a direction causal? steered, with controls
 # make rl      does behaviour follow a head?    make study  knowledge awareness, end to end, small
 # make check   lint and types                   make bench  speed beside its peers
+# make docs    the site, in out/site             make pictures  those of the docs, after demo, steer and rl
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup model demo steer rl study test check bench clean
+.PHONY: setup model demo steer rl study test check bench docs pictures clean
 
 setup: .venv/ready
 
@@ -61,6 +62,13 @@ bench: model
 	$(BIN)/python benchmarks/bench_ridge_sweep.py
 	$(BIN)/python benchmarks/bench_steer.py
 	$(BIN)/python benchmarks/bench_rl.py
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict
+
+pictures: setup
+	$(BIN)/python docs/pictures.py out
 
 clean:
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache
