@@ -17,11 +17,11 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from probekit.reports import steer_figures, sweep_figures
 from probekit.reports import rl as rl_report
+from probekit.reports import steer_figures, sweep_figures
 from probekit.results.runs import open_run
 
-WIDTH = 760
+WIDTH = 680
 IMAGES = Path(__file__).parent / "images"
 _PAGE = """<!doctype html><meta charset="utf-8"><script>%s</script><script>
 var figures = %s;

@@ -40,7 +40,9 @@ result
 
 # %%
 table = result.to_frame()
-table.sort_values("auroc", ascending=False)[["layer", "position", "auroc", "auroc_low", "auroc_high"]]
+table.sort_values("auroc", ascending=False)[
+    ["layer", "position", "auroc", "auroc_low", "auroc_high"]
+]
 
 # %% [markdown]
 # The best of many values flatters: these are of the choose split. The figure has the same numbers, with the chosen cell framed.

@@ -37,10 +37,13 @@ result
 #
 # Strengths are in mean residual norms of the layer: 0.1 adds a tenth of the usual length of the residual stream.
 
+
 # %%
 def write(question):
     chat = [{"role": "user", "content": question}]
-    ids = tok.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids = tok.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     out = model.generate(**ids, max_new_tokens=24, do_sample=False)
     return tok.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -61,7 +64,9 @@ for coeff in (-0.15, 0.0, 0.15):
 # %%
 def read(texts):
     pairs = zip(questions, texts, strict=True)
-    return probe.score_texts([{"prompt": q, "completion": t or "."} for q, t in pairs], model=loaded)
+    return probe.score_texts(
+        [{"prompt": q, "completion": t or "."} for q, t in pairs], model=loaded
+    )
 
 
 scores = {coeff: read(texts).mean() for coeff, texts in written.items()}
@@ -90,7 +95,7 @@ random_scores, vector.norms()
 
 # %%
 swept = pk.steer_sweep(
-    loaded, result, questions * 2, "steered-in-notebook", coeffs=[-0.1, 0.1], samples=1, max_new_tokens=12,
+    loaded, result, questions, "steered-in-notebook", coeffs=[-0.1, 0.1], samples=1, max_new_tokens=12,
     random_controls=1, shuffled_controls=1, placebo_controls=0,
 )  # fmt: skip
 swept

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+import probekit
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,6 +34,73 @@ def test_the_blocks_of_a_page_run(page, tmp_path, real_model):
             command, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{page.name}:\n{text}\n{done.stderr}"
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_as_a_script(notebook, tmp_path, real_model):
+    code = f"import runpy, warnings; warnings.simplefilter('ignore'); runpy.run_path({str(notebook)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_one_in_text(notebook):
+    """Cells begin as jupytext's py:percent says, and texts are comments, whose links lead somewhere."""
+    head, *cells = re.split(r"^# %%", notebook.read_text(encoding="utf-8"), flags=re.M)
+    assert "format_name: percent" in head and all(
+        line.startswith("#") for line in head.split("\n") if line
+    )
+    kinds = [cell.partition("\n")[0].strip() for cell in cells]
+    assert set(kinds) == {"", "[markdown]"} and kinds[0] == "[markdown]"
+    for kind, cell in zip(kinds, cells, strict=True):
+        body = cell.partition("\n")[2]
+        if kind:
+            assert all(line.startswith("#") for line in body.splitlines() if line.strip())
+            for target in re.findall(r"\]\(([^)#]+)", body):
+                assert (notebook.parent / target).is_file(), target
+        else:
+            compile(body, notebook.name, "exec")
+
+
+def leaves(nav):
+    """Return the pages of a part of the site's navigation."""
+    if isinstance(nav, str):
+        return [nav]
+    parts = nav.values() if isinstance(nav, dict) else nav
+    return [page for part in parts for page in leaves(part)]
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    made = ["index.md", "contributing.md", *(f"notebooks/{path.stem}.md" for path in NOTEBOOKS)]
+    assert sorted(leaves(site["nav"])) == sorted([*pages, *made])
+    for name in [*site["hooks"], *(f"docs/{name}" for name in site["extra_css"])]:
+        assert (ROOT / name).is_file()
+
+
+def test_the_api_page_has_every_public_name():
+    named = re.findall(r"^::: (.+)$", (ROOT / "docs" / "api.md").read_text(), flags=re.M)
+    found = [pkgutil.resolve_name(name) for name in named]
+    assert {id(getattr(probekit, name)) for name in probekit.__all__} <= {
+        id(thing) for thing in found
+    }
+    assert all(thing.__doc__ for thing in found)
+
+
+def test_pictures_are_small_and_shown():
+    shown = {
+        name for page in PAGES for name in re.findall(r"images/([\w-]+\.svg)", page.read_text())
+    }
+    there = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
+    assert shown == there.keys()
+    assert max(there.values()) < 100_000 and sum(there.values()) < 500_000
 
 
 def anchors(page):
@@ -62,6 +133,7 @@ def test_the_measures_are_what_the_package_says():
 
 
 def test_the_script_of_the_readme_is_twelve_lines():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
     (script,) = [text for language, text in blocks(ROOT / "README.md") if language == "python"]
     lines = [line for line in script.splitlines() if line.strip()]
     assert len(lines) <= 12 and max(map(len, lines)) <= 100
