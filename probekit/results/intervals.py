@@ -2,7 +2,7 @@
 
 A metric is written as sums over rows and a formula on those sums. Resampling groups then is one
 matrix product: the groups' sums times how often each group was drawn. Coverage of every interval
-here is measured by `benchmarks/coverage.py`; the table stands in docs/probes.md.
+here is measured by `benchmarks/coverage.py`; the table stands in docs/simulations.md.
 """
 
 from __future__ import annotations
