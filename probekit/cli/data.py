@@ -16,7 +16,9 @@ def data() -> None:
 
 @data.command()
 @click.argument("file")
-@click.option("--model", help="Also find the rows that this model's chat template refuses.")
+@click.option(
+    "--model", help="Model whose chat template is tried too: rows that it refuses are found."
+)
 @opt.READING
 @opt.JSON
 def check(file: str, model: str | None, **options: Any) -> None:  # noqa: ANN401

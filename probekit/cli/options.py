@@ -36,7 +36,7 @@ def out_option(help_text: str = "Directory to write the results to.") -> Decorat
 
 
 def prompts_option(
-    name: str = "prompts", purpose: str = "to write completions of", *, required: bool = True
+    name: str = "prompts", purpose: str = "that the model answers", *, required: bool = True
 ) -> Decorator[Any]:
     """Return the `--prompts` option."""
     return click.option("--prompts", name, required=required, help=f"Prompts {purpose}: {SOURCE}.")

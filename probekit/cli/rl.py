@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--toward",
-    help="Class whose score is raised, of heads fitted on labels; without it the second class.",
+    help="Class whose score is to rise, where heads were fitted on labels; without it the second.",
 )
 @click.option(
     "--ensemble-layers", help="Layers of the fit whose heads join the ensemble, such as 14,20,26."
@@ -46,9 +46,13 @@ if TYPE_CHECKING:
     "--report-to",
     multiple=True,
     type=click.Choice(["tensorboard", "wandb", "trackio"]),
-    help="Also send every measure to this tracker; TensorBoard's files go to OUT/tensorboard.",
+    help="Tracker that every measure is sent to as well; TensorBoard's files go to OUT/tensorboard.",
 )
-@click.option("--tensorboard", is_flag=True, help="The same as --report-to tensorboard.")
+@click.option(
+    "--tensorboard",
+    is_flag=True,
+    help="Short for --report-to tensorboard.",
+)
 @opt.LIMIT
 @opt.SAME_MODEL
 @opt.RESUME

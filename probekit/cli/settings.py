@@ -35,6 +35,13 @@ PRINT = click.Option(
     help="Print every setting with its meaning as a settings file, and run nothing.",
 )
 
+_OUTPUT = {"out", "resume", "force", "as_json", "report_to", "tensorboard"}
+_ADVANCED = {
+    "allow_code", "judge_url", "judge_model", "judge_key_env", "judge_timeout", "ensemble_layers", "store",
+    "device", "dtype", "revision", "trust_remote_code", "template_date", "threads", "batch_tokens",
+}  # fmt: skip
+"""Where help shows a command's own options; the others say what is worked on, and settings how."""
+
 
 class SettingsCommand(click.Command):
     """A command with an option for every key of a settings model, which its function gets as `config`.
@@ -92,11 +99,18 @@ class SettingsCommand(click.Command):
         return [*super().get_params(ctx), *self.options.values(), FILE, SET, PRINT]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options, then the common settings under their headings."""
-        sections: dict[str, Sequence[click.Parameter]] = {"Options": super().get_params(ctx)}
-        for group, names in self.groups.items():
-            sections[group] = [self.options[name] for name in names]
-        for title, params in {**sections, "All settings": (FILE, SET, PRINT)}.items():
+        """Write what is worked on, how (the common settings), the output, and what few people need."""
+        own = super().get_params(ctx)
+        helped = [p for p in own if set(p.opts) & set(ctx.help_option_names)]
+        first = sorted((p for p in own if p not in helped), key=lambda p: not p.required)
+        later = _OUTPUT | _ADVANCED
+        sections: dict[str, Sequence[click.Parameter]] = {
+            "What": [p for p in first if p.name not in later],
+            **{f"How: {g.lower()}": [self.options[n] for n in ns] for g, ns in self.groups.items()},
+            "Output": [p for p in first if p.name in _OUTPUT],
+            "Advanced": [*(p for p in first if p.name in _ADVANCED), FILE, SET, PRINT, *helped],
+        }
+        for title, params in sections.items():
             if rows := [row for param in params if (row := param.get_help_record(ctx))]:
                 with formatter.section(title):
                     formatter.write_dl(rows)

@@ -22,7 +22,8 @@ TEXT = 150
 
 JUDGE = opt.with_options(
     click.option(
-        "--judge-url", help="OpenAI-compatible endpoint of a model that names categories too."
+        "--judge-url",
+        help="OpenAI-compatible endpoint of a model that names categories as well.",
     ),
     click.option(
         "--judge-model",
@@ -52,11 +53,13 @@ JUDGE = opt.with_options(
     "--prompt",
     "texts",
     multiple=True,
-    help="A prompt itself, instead of --prompts; may be repeated.",
+    help="Text of a prompt to answer, instead of --prompts; may be repeated.",
 )
 @opt.out_option("Directory to write the sweep to.")
 @click.option(
-    "--vector", type=click.Path(), help="Steer along this .safetensors or .gguf vector instead."
+    "--vector",
+    type=click.Path(),
+    help="Vector file (.safetensors, .gguf) to steer along, instead of the probe's direction.",
 )
 @opt.BEHAVIOURS
 @JUDGE

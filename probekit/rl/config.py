@@ -67,7 +67,7 @@ class RLConfig(DrawConfig):
     ensemble_penalty: float = _reward(0.0, "Ensemble penalty", ge=0)
     """Weight lambda of the disagreement between several heads: mean - lambda * standard deviation."""
     ood_penalty: float = _reward(0.0, "Out-of-distribution penalty", ge=0)
-    """Taken from the reward for each unit by which a completion is further from the first head's rows
+    """Penalty in the reward for each unit by which a completion is further from the first head's rows
     than 95 % of those held back."""
     rewards: Annotated[Texts, Rule(after=_each_is_a_reward)] = _reward(
         (), "Further rewards", common=True, option="--reward", repeat=True
@@ -85,8 +85,8 @@ class RLConfig(DrawConfig):
     guide_steps: int = _guides(20, "Steps with guides", ge=1)
     """Number of first steps whose groups hold guides."""
     estimator: Literal["grpo", "dr-grpo", "rloo"] | None = _loss(None, "Advantage", common=True)
-    """How rewards of a group become advantages: grpo, dr-grpo or rloo. None takes dr-grpo for the targets
-    that are met (chosen, gaussian, kde), so that learning rests there, and grpo for max and clip."""
+    """How rewards of a group become advantages: grpo, dr-grpo or rloo. Without it,
+    dr-grpo for targets that can be met (chosen, gaussian, kde), where learning then rests, else grpo."""
     credit: Literal["whole", "to-go"] = _loss("whole", "Credit")
     """Which tokens get the advantage: all of the completion (whole), or less for later tokens where a
     head reads a mean over tokens (to-go)."""

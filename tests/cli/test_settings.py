@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 import tomllib
@@ -49,7 +50,10 @@ def test_an_option_is_spelled_once_and_its_help_stands_alone(name):
         if isinstance(param, click.Option):
             words = param.help.partition("  [default")[0]
             assert len(words.split()) >= 4 and words.endswith("."), (param.opts, words)
-            assert not words.startswith(("Of ", "Its ")), words
+            assert not words.startswith(("Of ", "Its ", "It ", "This ", "Also ", "The same ")), (
+                words
+            )
+            assert not words.endswith((" it.", " of it.", " too.", " instead.")), words
 
 
 def test_help_shows_common_options_under_headings_and_names_the_others(capsys):
@@ -60,7 +64,31 @@ def test_help_shows_common_options_under_headings_and_names_the_others(capsys):
         option = f"{COMMANDS['rl'].options[name].opts[0]} "
         assert (option in shown) == key.common, name
         assert key.common or option.strip() in rest
-        assert not key.common or f"\n{key.group}:\n" in shown
+        assert not key.common or f"\nHow: {key.group.lower()}:\n" in shown
+
+
+@pytest.mark.parametrize("name", WITH_SETTINGS)
+def test_help_has_what_how_output_and_advanced_and_every_option_once(name, capsys):
+    assert run(*name.split(), "--help") == 0
+    shown = capsys.readouterr().out.partition("More options, explained")[0]
+    parts = re.split(r"^(\w[\w: ]*):$", shown, flags=re.M)[1:]
+    titles, texts = parts[::2], parts[1::2]
+    own = [title.partition(":")[0] for title in titles]
+    assert list(dict.fromkeys(own)) == [
+        title for title in ("What", "How", "Output", "Advanced") if title in own
+    ]
+    listed = [re.findall(r"^  (?:-o, )?(--[\w-]+|-h)", text, flags=re.M) for text in texts]
+    command = COMMANDS[name]
+    params = command.get_params(click.Context(command, help_option_names=["-h", "--help"]))
+    visible = [p for p in params if isinstance(p, click.Option) and not p.hidden]
+    wanted = [p.opts[0] if p.opts[0] != "-o" else "--out" for p in visible]
+    assert sorted(sum(listed, [])) == sorted(wanted)
+    where = {option: title for title, part in zip(own, listed, strict=True) for option in part}
+    shown_help = where.get("-h", where.get("--help"))  # whichever this process spelled first
+    assert where["--out"] == "Output" and where["--config"] == shown_help == "Advanced"
+    for title, part in zip(titles, listed, strict=True):  # what is needed stands first
+        needed = [p.required for option in part for p in visible if option in p.opts]
+        assert needed == sorted(needed, reverse=True), title
 
 
 @pytest.mark.parametrize("name", WITH_SETTINGS)
