@@ -19,13 +19,16 @@ OF_WEIGHTS = ("dtype", "quantization_config")
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers from drawing its own progress bars."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
-    drawn = logging.is_progress_bar_enabled()
+    drawn, bar = logging.is_progress_bar_enabled(), gguf.tqdm
     logging.disable_progress_bar()
+    gguf.tqdm = lambda tensors, **words: tensors  # this one asks nobody
     try:
         yield
     finally:
+        gguf.tqdm = bar
         if drawn:
             logging.enable_progress_bar()
 

@@ -440,3 +440,13 @@ def test_the_shipped_and_the_benchmarks_models_are_pinned():
     for entry in (*registry.BUILTIN.values(), *ours.values()):
         assert entry.licence and entry.megabytes > 50
         assert len(entry.parts) == 1 or entry.sha256
+
+
+def test_no_progress_bar_of_transformers_is_drawn(tiny_llama, capfd):
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging
+
+    before, bar = logging.is_progress_bar_enabled(), gguf.tqdm
+    load.load_model(str(tiny_llama), dtype="float32")
+    assert "%|" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled() == before and gguf.tqdm is bar
