@@ -38,7 +38,8 @@ PRINT = click.Option(
 _OUTPUT = {"out", "resume", "force", "as_json", "report_to", "tensorboard"}
 _ADVANCED = {
     "allow_code", "judge_url", "judge_model", "judge_key_env", "judge_timeout", "ensemble_layers",
-    "store", "models_file", "device", "dtype", "revision", "trust_remote_code", "template_date", "threads", "batch_tokens",
+    "store", "device", "dtype", "revision", "trust_remote_code", "template_date", "models_file",
+    "threads", "batch_tokens",
 }  # fmt: skip
 """Where help shows a command's own options; the others say what is worked on, and settings how."""
 

@@ -59,7 +59,7 @@ JUDGE = opt.with_options(
 @click.option(
     "--vector",
     type=click.Path(),
-    help="Vector file, .safetensors or .gguf, that gives the direction.",
+    help="Vector file (.safetensors, .gguf) to steer along, instead of the probe's direction.",
 )
 @opt.BEHAVIOURS
 @JUDGE
