@@ -87,7 +87,9 @@ def draw(drawn: dict[str, go.Figure], width: int = WIDTH) -> dict[str, str]:
 
 
 def small(svg: str) -> str:
-    """Return a drawing without what a still picture does not need."""
+    """Return a drawing without what a still picture does not need, and with the same names each time."""
+    for number, name in enumerate(sorted(set(re.findall(r"defs-([0-9a-f]{6})", svg)))):
+        svg = svg.replace(name, f"p{number}")
     svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
     return re.sub(r' (?:class|data-[\w-]+|pointer-events|cursor)="[^"]*"', "", svg) + "\n"
 
