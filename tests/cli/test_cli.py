@@ -381,8 +381,9 @@ def test_an_interrupt_exits_with_130_and_resume_continues(tiny_llama, tmp_path):
 def test_models_lists_what_is_pulled(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PROBEKIT_HOME", str(tmp_path))
     assert run("models", "--json") == 0
-    (row,) = json.loads(capsys.readouterr().out)["models"]
-    assert row["name"] == "smollm2-135m" and row["path"] is None
+    row, other = json.loads(capsys.readouterr().out)["models"]
+    assert row["name"] == "smollm2-135m" and row["path"] is None and row["terms"] is None
+    assert other["name"] == "gemma3-270m" and other["terms"].startswith("https://")
     folder = tmp_path / "models" / "smollm2-135m"
     folder.mkdir(parents=True)
     (folder / "probekit.json").write_text("{}")
