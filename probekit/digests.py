@@ -21,7 +21,7 @@ SEAL = "checksum"
 """Key of a JSON object: the digest of all the others."""
 DIGESTS = "digests.json"
 """File of a directory: name to size and digest of the files in it."""
-UNLISTED = (".html", ".lock", ".tmp")
+UNLISTED = (".html", ".lock", ".probekit-lock", ".tmp")
 """Endings of files that probekit never reads back; a page may be written again at any time."""
 _BLOCK = 1 << 20
 _IS_DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch

@@ -13,6 +13,11 @@ class ProbekitError(Exception):
         return one_line(super().__str__())
 
 
+def with_extra(name: str) -> str:
+    """Return how to install what an extra of probekit names; the index has another project of its name."""
+    return f"In the checkout of probekit run: pip install -e '.[{name}]'."
+
+
 class DataError(ProbekitError):
     """A data file is missing, malformed or unfit for the task."""
 

@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 def run_record(
     command: str, arguments: dict[str, Any], *, seed: int | None = None
 ) -> dict[str, Any]:
-    """Return the run record: command, arguments, seed, versions, probekit's own commit, time."""
+    """Return the run record: command, arguments, seed, versions, threads, own commit, time."""
     return {
         "command": command,
         "arguments": recorded(arguments),
@@ -52,8 +52,18 @@ def run_record(
         "versions": versions(),
         "git_commit": own_commit(),
         "platform": platform.platform(),
+        **_computed_with(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _computed_with() -> dict[str, Any]:
+    """Return what else numbers depend on, where torch computes them: threads and the processor's kernels."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    kernels = torch.backends.cpu.get_cpu_capability()
+    return {"threads": torch.get_num_threads(), "cpu_capability": kernels}
 
 
 def own_commit() -> str | None:

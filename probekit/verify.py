@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from probekit.digests import DIGESTS, SEAL, UNLISTED, check_file, differences, read_digests
+from probekit.container import RECORD
+from probekit.digests import (
+    DIGESTS,
+    SEAL,
+    UNLISTED,
+    check_file,
+    differences,
+    digest_file,
+    read_digests,
+)
 from probekit.errors import DataError, ProbekitError
 from probekit.parsing import parse_json, read_json, read_jsonl
 
@@ -90,14 +99,24 @@ def _file(path: Path) -> Verified:
     """Look into one file: its own checksum, where it has one, and whether it can be read."""
     try:
         is_listed = check_file(path, DataError, AGAIN)
-        sealed = _is_sealed(path)
+        sealed, recorded = _is_sealed(path), _recorded(path)
     except ProbekitError as error:
         return Verified(1, [str(error)], [])
+    if recorded is not None and not is_listed:
+        fits = recorded == {"size": path.stat().st_size, "sha256": digest_file(path)}
+        line = f"{path}: does not fit the checksum in {path.name}{RECORD}, it was damaged or changed. {AGAIN}"
+        return Verified(1, [] if fits else [line], [])
     if is_listed:
         return Verified(1, [], [])
     if sealed is None:
         return Verified(0, [], [path])
     return Verified(1, list(sealed), [])
+
+
+def _recorded(path: Path) -> object:
+    """Return size and digest of a file that its run record holds; None where there is none."""
+    record = path.with_name(path.name + RECORD)
+    return read_json(record, DataError, AGAIN).get("output") if record.is_file() else None
 
 
 def _is_sealed(path: Path) -> list[str] | None:

@@ -41,6 +41,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
 
     from probekit.activations.store import ActivationStore
     from probekit.probes import fit_sweep
+    from probekit.reports.sweep import sweep_words
     from probekit.results.sweep import close, l2_ends
 
     target = opt.claim(out, "fit", options, marker="sweep.json")
@@ -54,6 +55,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     summary = {
         **result.summary(),
         "l2_ends": l2_ends(rows),
+        "chosen_l2_end": next(row.get("l2_end") for row in rows if row["chosen"]),
         "close": close(rows),
         "paths": {
             "directory": str(target),
@@ -66,7 +68,8 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     }
     if options["as_json"]:
         return opt.echo_json(summary)
-    for line in summary_lines(summary):
+    *lines, report = summary_lines(summary)
+    for line in (*lines, f"verdict  {sweep_words(target)}", report):
         opt.echo(line)
 
 
@@ -134,7 +137,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     ends = summary["l2_ends"]
     for end, words in ENDS.items():
         if ends[end]:
-            lines.append(f"l2       {ends[end]} of {ends['cells']} cells {words}")
+            among = ", the chosen one too" if end == summary.get("chosen_l2_end") else ""
+            lines.append(f"l2       {ends[end]} of {ends['cells']} cells{among} {words}")
     for tag, values in summary["by_tag"].items():
         # A tag that is the label itself leaves one class a value: nothing to tell apart.
         known = any(Interval.from_json(m[metric]).known for m in values.values())

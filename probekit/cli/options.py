@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,10 +36,10 @@ def out_option(help_text: str = "Directory to write the results to.") -> Decorat
 
 
 def prompts_option(
-    name: str = "prompts", purpose: str = "to write completions of"
+    name: str = "prompts", purpose: str = "to write completions of", *, required: bool = True
 ) -> Decorator[Any]:
     """Return the `--prompts` option."""
-    return click.option("--prompts", name, required=True, help=f"Prompts {purpose}: {SOURCE}.")
+    return click.option("--prompts", name, required=required, help=f"Prompts {purpose}: {SOURCE}.")
 
 
 def batch_tokens_option(*, hidden: bool = False) -> Decorator[Any]:
@@ -292,6 +293,8 @@ def quiet_libraries(threads: int | None = None) -> None:
         torch.set_num_threads(threads)
 
 
+EVERY = 60.0
+"""Seconds between two lines of progress where stderr is no terminal."""
 UNITS = {
     "tokenising": "rows",
     "capturing": "tokens",
@@ -309,7 +312,10 @@ UNITS = {
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Draw progress with rate and time left on stderr; yield `progress(what, done, total)`."""
+    """Draw progress with rate and time left on stderr, a line a minute where it is no terminal.
+
+    Yields `progress(what, done, total)`.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -333,7 +339,10 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         tasks: dict[str, Any] = {}
         begun: dict[str, int] = {}
 
+        said = time.monotonic()
+
         def progress(what: str, done: int, total: int) -> None:
+            nonlocal said
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total, unit=UNITS[what], rate="")
                 begun[what] = done
@@ -341,5 +350,9 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             rate = (done - begun[what]) / elapsed if elapsed > 0.5 else 0.0
             shown = f"{rate:,.0f} {UNITS[what]}/s" if rate else ""
             bars.update(tasks[what], completed=done, total=total, rate=shown)
+            if not console.is_terminal and time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                left = f", {(total - done) / rate / 60:.1f} min left" if rate else ""
+                log(f"{what} {done:,} / {total:,} {UNITS[what]}{shown and f', {shown}'}{left}")
 
         yield progress

@@ -43,8 +43,12 @@ if TYPE_CHECKING:
 )
 @opt.STORE
 @click.option(
-    "--tensorboard", is_flag=True, help="Also write TensorBoard event files to OUT/tensorboard."
+    "--report-to",
+    multiple=True,
+    type=click.Choice(["tensorboard", "wandb", "trackio"]),
+    help="Also send every measure to this tracker; TensorBoard's files go to OUT/tensorboard.",
 )
+@click.option("--tensorboard", is_flag=True, help="The same as --report-to tensorboard.")
 @opt.LIMIT
 @opt.SAME_MODEL
 @opt.RESUME
@@ -85,7 +89,8 @@ def rl(
     loaded = opt.open_model(options, first)
     layers = options["ensemble_layers"]
     n_layers = loaded.model.config.get_text_config().num_hidden_layers
-    watch = Watch(config.steps, target / "tensorboard" if options["tensorboard"] else None)
+    named = [*options["report_to"], *(["tensorboard"] if options["tensorboard"] else [])]
+    watch = Watch(config.steps, target, named)
     train_run(
         loaded,
         probes,
@@ -105,4 +110,5 @@ def rl(
         log=watch,
         finish=lambda folder: write_rl_report(folder, force=True),
     )
+    watch.close()
     finish(target, as_json=options["as_json"])

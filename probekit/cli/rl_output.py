@@ -1,8 +1,10 @@
-"""What `probekit rl` prints while a run goes on and at its end, and its TensorBoard events."""
+"""What `probekit rl` prints while a run goes on and at its end, and what it sends to trackers."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,28 @@ from probekit.parsing import read_json, read_jsonl
 
 
 class Watch:
-    """Follows a run: a line for every step and evaluation, and TensorBoard where it is wanted."""
+    """Follows a run: a line for every step and evaluation, and the trackers that are wanted."""
 
-    def __init__(self, steps: int, events: Path | None) -> None:
+    def __init__(self, steps: int, folder: Path, trackers: Sequence[str] = ()) -> None:
         self.steps = steps
         self._first: tuple[int, float] | None = None
-        self._events = Events(events) if events else None
+        self._events = [Events(folder / "tensorboard", name) for name in dict.fromkeys(trackers)]
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Take one row of metrics.jsonl or evaluations.jsonl."""
-        if self._events and "step" in row:
-            self._events.write(row)
+        for events in self._events if "step" in row else ():
+            events.write(row)
         if "note" in row:
             log(row["note"])
         elif "evaluation" in row:
             log(progress_line(row))
         else:
             log(progress_line(row, self._left(int(row["step"]))))
+
+    def close(self) -> None:
+        """Let the trackers send the rest."""
+        for events in self._events:
+            events.close()
 
     def _left(self, step: int) -> str:
         """Return the place in the run and the time left, evaluations included."""
@@ -99,6 +106,7 @@ def finish(target: Path, *, as_json: bool) -> None:
 def progress_line(row: dict[str, Any], place: str = "") -> str:
     """Return the main numbers of a step or of an evaluation in a line."""
     from probekit.reports.formats import number, percent
+    from probekit.results.measures import measure
 
     alarms = "".join(f"\n  alarm: {alarm}" for alarm in row.get("alarms", ()))
     if "evaluation" in row:
@@ -107,9 +115,12 @@ def progress_line(row: dict[str, Any], place: str = "") -> str:
         shown += [name for name in found if name.startswith("rate:")]
         words = ", ".join(_written(name, found[name]) for name in shown if name in found)
         return f"held out after {row['step']} steps: {words}{alarms}"
+    # Rewards that match a distribution have a mean of 0 by construction: its distance says how far it is.
+    distance = row.get("distance_to_chosen")
+    aim = "reward" if distance is None else measure("rl", "distance_to_chosen").label
     parts = [
         f"score {number(row['score'], 3, sign=True)}",
-        f"reward {number(row['reward'], 3, sign=True)}",
+        f"{aim} {number(row['reward'] if distance is None else distance, 3, sign=distance is None)}",
         f"KL {number(row['kl'], 4)}",
         f"entropy {number(row['entropy'])}",
         f"{number(row['n_tokens'], 0)} tokens",
@@ -132,35 +143,58 @@ def _written(name: str, ends: dict[str, float] | None, *, sign: bool = False) ->
     return f"{what.label} {spanned(value, what.unit, sign=sign)}" if value.known else ""
 
 
+TRACKERS = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio": "trackio"}
+"""Name of a tracker to the module that it is imported from."""
+
+
 class Events:
-    """Writes rows of a run's log as scalars.
+    """Writes rows of a run's log as scalars to a tracker.
+
+    Parameters
+    ----------
+    folder
+        Where TensorBoard's files go; others get the name of the folder that it is in as the run's name.
+    name
+        A key of `TRACKERS`.
 
     Raises
     ------
     OutputError
-        When TensorBoard is not installed.
+        When the tracker is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "tensorboard") -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            self._module: Any = import_module(TRACKERS[name])
         except ImportError as error:
             raise OutputError(
-                "tensorboard: is not installed. Run pip install 'probekit[tensorboard]', or leave "
-                "--tensorboard out."
+                f"{name}: is not installed. Run: pip install {name}. Or leave --report-to {name} out."
             ) from error
-        self._make: Any = lambda: SummaryWriter(str(folder))
-        self._writer: Any = None
+        self._folder, self._is_files = folder, name == "tensorboard"
+        self._run: Any = None
 
     def write(self, row: dict[str, Any]) -> None:
         """Write one row of metrics.jsonl or evaluations.jsonl."""
-        # Made with the first row: the run's directory has to be new when the run begins.
-        self._writer = self._writer or self._make()
         step = int(row["step"])
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._writer.add_scalar(f"step/{name}", value, step)
+        scalars = {
+            f"step/{name}": value
+            for name, value in row.items()
+            if isinstance(value, (int, float)) and name != "step"
+        }
         for part, metrics in row.get("evaluation", {}).items():
-            for name, found in metrics.items():
-                self._writer.add_scalar(f"{part}/{name}", found["value"], step)
-        self._writer.flush()
+            scalars |= {f"{part}/{name}": found["value"] for name, found in metrics.items()}
+        # Made with the first row: the run's directory has to be new when the run begins.
+        if self._is_files:
+            self._run = self._run or self._module.SummaryWriter(str(self._folder))
+            for name, value in scalars.items():
+                self._run.add_scalar(name, value, step)
+            self._run.flush()
+        else:
+            named = {"project": "probekit", "name": self._folder.parent.name}
+            self._run = self._run or self._module.init(**named)
+            self._module.log(scalars, step=step)
+
+    def close(self) -> None:
+        """Let a tracker that sends send the rest."""
+        if self._run is not None and not self._is_files:
+            self._module.finish()

@@ -113,6 +113,6 @@ def _texts(data: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - Texts o
     if options["data_kind"] or options["positive"]:
         return opt.read_data(data, options)
     read: dict[str, Any] = {k: options[k] for k in ("layout", "tags", "split", "limit")}
-    found = open_unlabelled(data, **read, **opt.columns(options))
+    found = open_unlabelled(data, **{**read, **opt.columns(options)})
     opt.log(f"rows     {found.understood}")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,11 @@ import probekit.cli.options as opt
 from probekit.cli.settings import SettingsCommand
 
 if TYPE_CHECKING:
+    from probekit.results.steer import Condition
     from probekit.steering.config import SteerConfig
+
+TEXT = 150
+"""Characters of a text that is printed."""
 
 JUDGE = opt.with_options(
     click.option(
@@ -43,7 +47,13 @@ JUDGE = opt.with_options(
 
 @click.command(cls=SettingsCommand, settings="probekit.steering.config:SteerConfig")
 @opt.PROBE
-@opt.prompts_option()
+@opt.prompts_option(required=False)
+@click.option(
+    "--prompt",
+    "texts",
+    multiple=True,
+    help="A prompt itself, instead of --prompts; may be repeated.",
+)
 @opt.out_option("Directory to write the sweep to.")
 @click.option(
     "--vector", type=click.Path(), help="Steer along this .safetensors or .gguf vector instead."
@@ -59,7 +69,8 @@ JUDGE = opt.with_options(
 @opt.JSON
 def steer(
     probe: str,
-    prompts: str,
+    prompts: str | None,
+    texts: tuple[str, ...],
     out: str,
     config: SteerConfig,
     **options: Any,  # noqa: ANN401
@@ -84,6 +95,8 @@ def steer(
     opt.refuse_both(options)
     if config.rerank_coeff is not None and not config.rerank:
         raise click.UsageError("--rerank-coeff is the strength of --rerank: pass that too.")
+    if bool(prompts) == bool(texts):
+        raise click.UsageError("Give either --prompts, a source of them, or --prompt TEXT.")
     if options["limit"] < 0:
         raise DataError(f"limit {options['limit']}: expected 0 or more prompts.")
     target = opt.claim(out, "steer", options, marker="steer.json")
@@ -92,7 +105,7 @@ def steer(
     if vector is not None:
         vector = dataclasses.replace(vector, source=f"{options['vector']} ({vector.source})")
     fitted = Probe.load(probe)
-    rows = open_prompts(prompts, limit=options["limit"] or None)
+    rows = open_prompts(prompts or list(texts), limit=options["limit"] or None)
     loaded = opt.open_model(options, fitted)
     with opt.progress_bar() as progress, _kept(target):
         result = steer_sweep(
@@ -108,7 +121,7 @@ def steer(
             force=options["force"],
             arguments={
                 "probe": probe,
-                "prompts": prompts,
+                "prompts": prompts or list(texts),
                 "out": out,
                 **options,
                 **dataclasses.asdict(config),
@@ -130,7 +143,7 @@ def steer(
     }
     if options["as_json"]:
         return opt.echo_json(summary)
-    for line in summary_lines(result.summary, target):
+    for line in [*summary_lines(result.summary, target), *text_lines(result.rows)]:
         opt.echo(line)
     opt.echo(f"report   {summary['paths']['report']}")
 
@@ -243,6 +256,23 @@ def _dose_lines(summary: dict[str, Any]) -> list[str]:
         values = [c["values"][measure["name"]]["value"] for c in shown]
         text = ", ".join("none" if v is None else f"{v:.3f}" for v in values)
         lines.append(f"  {measure['name']:<20}{text}")
+    return lines
+
+
+def text_lines(rows: Mapping[Condition, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Return the first prompt, and what the model writes after it unsteered and at each strength."""
+    from probekit.reports.formats import shorten
+    from probekit.results.steer import PROBE
+
+    own = [c for c in rows if c.direction in ("none", PROBE) and c.mode != "ablate"]
+    if not own:
+        return []
+    first = rows[own[0]][0]
+    lines = [f"prompt   {shorten(first['prompt'], TEXT)}"]
+    for condition in sorted(own, key=lambda c: (c.coeff or 0.0, c.direction)):
+        texts = (r["text"] for r in rows[condition] if r["prompt_id"] == first["prompt_id"])
+        name = "unsteered" if condition.direction == "none" else f"coeff {condition.coeff:+g}"
+        lines.append(f"  {name:<12}{shorten(next(texts), TEXT)}")
     return lines
 
 

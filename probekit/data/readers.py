@@ -24,7 +24,7 @@ from probekit.data.text_files import (
     read_table,
     read_txt,
 )
-from probekit.errors import DataError
+from probekit.errors import DataError, with_extra
 from probekit.foreign import at_home
 from probekit.numbers import plain_integer, plain_number
 
@@ -185,10 +185,7 @@ def _huggingface(name: str, split: str, wanted: Collection[str]) -> Iterator[Pla
         import datasets
         from datasets.exceptions import DatasetsError
     except ImportError as error:
-        raise DataError(
-            f"hf:{name}: needs the datasets library. Install probekit with the extra hf: "
-            "pip install 'probekit[hf]' (in a checkout: pip install -e '.[hf]')."
-        ) from error
+        raise DataError(f"hf:{name}: needs the datasets library. {with_extra('hf')}") from error
     try:
         rows = _hf_rows(datasets, name, split)
         names = rows.column_names or []  # unknown for streamed jsonl, which holds nothing to decode

@@ -23,7 +23,7 @@ from probekit.reports.formats import (
     spanned,
 )
 from probekit.reports.maps import heatmap
-from probekit.reports.page import page_path, write_page
+from probekit.reports.page import page_path, said, write_page
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import measure
 from probekit.results.paired import Line, least_squares
@@ -42,6 +42,11 @@ def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool 
     run = SweepRun.open(Path(directory))
     path = page_path(run.directory, out)
     return write_page("sweep.html.j2", _context(run), path, force=force)
+
+
+def sweep_words(directory: Path) -> str:
+    """Return the page's conclusion, for a terminal."""
+    return said("sweep_words.html.j2", "conclusion", SweepRun.open(directory))
 
 
 def sweep_figures(run: SweepRun) -> dict[str, go.Figure]:

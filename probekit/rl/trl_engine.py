@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from probekit.data.rows import Example
-from probekit.errors import ModelError
+from probekit.errors import ModelError, with_extra
 from probekit.models.chat import render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import stop_ids
@@ -29,7 +29,6 @@ from probekit.rl.prompts import PromptSampler
 from probekit.rl.rollout import Rollout
 from probekit.rl.trl import Rows
 
-INSTALL = "pip install 'probekit[trl]' (in a checkout: pip install -e '.[trl]')"
 INDEX = "probekit_index"
 """Dataset column with the prompt's place among those of the run."""
 
@@ -45,12 +44,10 @@ def check_trl(config: RLConfig) -> None:
     try:
         installed = version("trl")
     except PackageNotFoundError as error:
-        raise ModelError(
-            f"engine trl: needs the TRL library. Install probekit with the extra trl: {INSTALL}."
-        ) from error
+        raise ModelError(f"engine trl: needs the TRL library. {with_extra('trl')}") from error
     if not (1, 16) <= tuple(int(part) for part in installed.split(".")[:2]) < (2, 0):
         raise ModelError(
-            f"engine trl: found TRL {installed}, expected 1.16 or newer, below 2: {INSTALL}."
+            f"engine trl: found TRL {installed}, expected 1.16 or newer, below 2. {with_extra('trl')}"
         )
     for name, refused, why in (
         ("temperature", config.temperature == 0, "TRL cannot draw without chance"),

@@ -19,6 +19,7 @@ from probekit.container import write_json
 from probekit.probes import Probe
 from probekit.results.sweep import close, l2_ends
 from probekit.rl.head_data import HeadData
+from tests.reports.golden import page_text
 from tests.tiny import save_tiny
 
 
@@ -136,7 +137,20 @@ def test_fit_prints_how_many_cells_are_at_an_end_of_l2(fitted, capsys):
     assert summary["l2_ends"] == l2_ends(rows)
     summary["l2_ends"] = {"cells": 30, "high": 12, "low": 0, "rough": 0}
     lines = [line for line in summary_lines(summary) if line.startswith("l2")]
-    assert lines == ["l2       12 of 30 cells at the largest l2: their folds found no signal"]
+    words = "at the largest l2: their folds found no signal"
+    assert lines == [f"l2       12 of 30 cells {words}"]
+    assert summary["chosen_l2_end"] == next(row["l2_end"] for row in rows if row["chosen"])
+    summary["chosen_l2_end"] = "high"
+    assert f"l2       12 of 30 cells, the chosen one too {words}" in summary_lines(summary)
+
+
+def test_fit_says_what_its_report_says(fitted, capsys):
+    _, folder = fitted
+    assert run("fit", folder / "acts.h5", "--out", folder / "said") == 0
+    shown = capsys.readouterr().out.splitlines()
+    (verdict,) = [line.removeprefix("verdict  ") for line in shown if line.startswith("verdict")]
+    page = page_text((folder / "said" / "report.html").read_text())
+    assert verdict in " ".join(page.split()) and "interval" in verdict
 
 
 def test_fit_prints_which_cells_are_as_good_as_the_chosen_one(fitted, capsys):

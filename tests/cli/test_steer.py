@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from probekit.foreign import shown as shown_text
 from probekit.steering import SteeringVector
 from tests.behaviours.test_judge import Endpoint, says
 from tests.cli.test_cli import rows, run
@@ -80,6 +81,31 @@ def test_it_prints_slopes_controls_and_the_report(rating, tmp_path, capsys):
     )
     assert "p = " in text
     assert text.splitlines()[-1] == f"report   {tmp_path / 'out' / 'report.html'}"
+    # One prompt at each strength, as it stands in the completions.
+    written = (tmp_path / "out/completions.jsonl").read_bytes().split(b"\n")
+    rows = [json.loads(line) for line in written if line]
+    shown = [line for line in text.splitlines() if line.startswith(("  coeff ", "  unsteered "))]
+    first = [
+        row for row in rows
+        if row["prompt_id"] == rows[0]["prompt_id"] and row["sample"] == 0
+        and row["direction"] in ("none", "probe") and row["mode"] != "ablate"
+    ]  # fmt: skip
+    assert f"prompt   {rows[0]['prompt']}" in text and len(shown) == len(first) > 2
+    for row in first:
+        name = "unsteered" if row["direction"] == "none" else f"coeff {row['coeff']:+g}"
+        (line,) = [line for line in shown if line.split("  ")[1].strip() == name]
+        assert line[14:].rstrip("…") in shown_text(" ".join(row["text"].split()))
+
+
+def test_prompts_on_the_command_line(rating, tmp_path, capsys):
+    command = steer(rating, tmp_path / "out", "--prompt", "go on", "--prompt", "say more", "--json")
+    at = command.index("--prompts")
+    assert run(*command[:at], *command[at + 2 :]) == 0
+    assert json.loads(capsys.readouterr().out)["n"]["prompts"] == 2
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["arguments"]["prompts"] == ["go on", "say more"]
+    assert run(*command) == 2
+    assert "Give either --prompts" in capsys.readouterr().err
 
 
 def test_the_vector_it_leaves_steers_the_same(rating, tmp_path, capsys):

@@ -89,7 +89,7 @@ def test_hugging_face_data_sets_are_streamed(tmp_path):
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install 'probekit\[hf\]'"):
+    with pytest.raises(DataError, match=r"checkout of probekit run: pip install -e '.\[hf\]'"):
         open_dataset("hf:org/name")
 
 

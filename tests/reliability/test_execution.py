@@ -148,3 +148,12 @@ def test_whoever_starts_a_process_starts_a_child_of_this_python():
             == len(re.findall(r"= child\(", text))
             == 1
         )
+
+
+def test_a_record_says_what_decides_the_numbers():
+    import torch
+
+    record = provenance.run_record("fit", {}, seed=3)
+    assert record["seed"] == 3 and record["threads"] == torch.get_num_threads()
+    assert record["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert record["versions"]["torch"] == torch.__version__

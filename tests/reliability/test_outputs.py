@@ -394,6 +394,19 @@ def test_sampling_that_is_ended_keeps_what_it_has_written(inputs, tiny_llama, tm
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes() and not partial.exists()
 
 
+def test_a_changed_byte_of_a_single_file_is_found_by_its_record(
+    inputs, tmp_path, tiny_llama, capsys
+):
+    line, _ = commands(inputs, tiny_llama)["score"]
+    out = tmp_path / "scores.jsonl"
+    assert run(*line, "--out", out) == 0 and run("verify", out) == 0
+    assert "1 file" in capsys.readouterr().out
+    first = json.loads(out.read_text().splitlines()[0])["score"]
+    out.write_text(out.read_text().replace(str(first), str(first + 1)))
+    assert run("verify", out) == 1
+    assert "does not fit the checksum in scores.jsonl.run.json" in "".join(capsys.readouterr())
+
+
 def test_somebodys_folder_of_the_partial_name_stays(inputs, tiny_llama, tmp_path, capsys):
     line, _ = commands(inputs, tiny_llama)["cache"]
     mine = tmp_path / "a.h5.partial"
@@ -442,4 +455,4 @@ def test_a_command_killed_at_any_operation_is_run_again_to_the_same_end():
     for name, points, *outcomes in found:
         resumed, again, whole, lost, stuck, left = map(int, outcomes)
         assert lost == stuck == left == 0, (name, done.stdout)
-        assert int(points) > 15 and resumed + again + whole > 0
+        assert int(points) > 10 and resumed + again + whole > 0

@@ -551,7 +551,9 @@ def test_without_trl_one_line_says_how_to_get_it(monkeypatch, swept, tmp_path, c
     check_trl(CONFIG)
     for found in (None, "1.15.2", "2.0.0"):
         monkeypatch.setattr("probekit.rl.trl_engine.version", version(found))
-        with pytest.raises(ModelError, match=r"pip install 'probekit\[trl\]'"):
+        with pytest.raises(
+            ModelError, match=r"checkout of probekit run: pip install -e '.\[trl\]'"
+        ):
             check_trl(CONFIG)
         assert run_command(*command(swept, tmp_path / "run")) == 1
         shown = capsys.readouterr().err

@@ -329,10 +329,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(loaded, fitted,
     refused("zero at layer 1", vector=SteeringVector({1: np.zeros(16)}))
     refused("layer -1: out of range", vector=SteeringVector({-1: np.ones(16)}))
     foreign = SteeringVector({1: np.ones(16)}, model={"weights_fingerprint": "abc", "model": "m"})
-    refused("made for weights abc \\('m'\\)", vector=foreign)
+    refused("weights_fingerprint is abc \\('m'\\)", vector=foreign)
     here = loaded.fingerprint
     scaled = {"weights_fingerprint": here, "config_hash": "abc"}
-    refused("another configuration of", vector=SteeringVector({1: np.ones(16)}, model=scaled))
+    refused("config_hash is abc", vector=SteeringVector({1: np.ones(16)}, model=scaled))
     refused("there are none", prompts=[])
     refused("two have the same id", prompts=[*prompts(), prompts()[0]])
     refused("is not a probe", ProbeError, probe=tmp_path / "nothing")
