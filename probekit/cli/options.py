@@ -116,13 +116,7 @@ COLUMNS = with_options(
     )
 )
 """Which columns hold the fields of a row."""
-READING = with_options(
-    COLUMNS,
-    click.option(
-        "--positive",
-        metavar="CLASS",
-        help="Class that is told from the others, needed where there are three or more.",
-    ),
+ROWS = with_options(
     click.option(
         "--data-kind",
         type=click.Choice(["label", "rating", "pair"]),
@@ -142,6 +136,16 @@ READING = with_options(
     click.option(
         "--split", default="train", show_default=True, help="Split of a data set given as hf:NAME."
     ),
+)
+"""Which rows are read, and as what."""
+READING = with_options(
+    COLUMNS,
+    click.option(
+        "--positive",
+        metavar="CLASS",
+        help="Class that is told from the others, needed where there are three or more.",
+    ),
+    ROWS,
 )
 """How rows are read."""
 LOADING = with_options(
@@ -302,6 +306,7 @@ UNITS = {
     "fitting": "cells",
     "outer folds": "cells",
     "scoring": "rows",
+    "evaluating": "results",
     "steering": "completions",
     "sampling": "completions",
     "reranking": "completions",
