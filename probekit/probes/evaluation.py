@@ -194,23 +194,9 @@ def evaluate(
     ('label', True, True)
     """
     rule = Aggregate.parse(aggregate) if isinstance(aggregate, str) else aggregate
-    if isinstance(data, ActivationStore):
-        if rule is not None:
-            raise ProbeError("aggregate: a store holds no score a token. Give the rows themselves.")
-        known, scores, refused = data.examples, probe.score(data.read(probe.cell)), 0
-        fingerprint = data.provenance.get("data", {}).get("fingerprint")
-    else:
-        dataset = open_dataset(data, positive=positive)
-        known, scores, refused = _scored(
-            probe,
-            dataset,
-            model,
-            tokenizer,
-            skip=skip_refused,
-            batch_tokens=batch_tokens,
-            rule=rule,
-        )
-        fingerprint = dataset.fingerprint
+    known, scores, refused, fingerprint = _read(
+        probe, data, (model, tokenizer), positive, skip=skip_refused, batch_tokens=batch_tokens, rule=rule
+    )  # fmt: skip
     known, scores = _oriented(known, scores, probe, positive)
     known, scores, identical = _different(known, scores)
     sampler = Resampler(known.group[:: _step(known)], n_boot=n_boot, seed=seed)
@@ -236,6 +222,23 @@ def evaluate(
         is_fitted_data=fitted is not None and fitted == fingerprint,
         sampler=sampler,
     )
+
+
+def _read(
+    probe: LinearHead,
+    data: Any,  # noqa: ANN401
+    model: tuple[Any, Any],
+    positive: str | None,
+    **more: Any,  # noqa: ANN401
+) -> tuple[Examples, Array, int, str | None]:
+    """Return the columns of rows, their scores, how many were refused, and the data's fingerprint."""
+    if not isinstance(data, ActivationStore):
+        dataset = open_dataset(data, positive=positive)
+        return *_scored(probe, dataset, *model, **more), dataset.fingerprint
+    if more["rule"] is not None:
+        raise ProbeError("aggregate: a store holds no score a token. Give the rows themselves.")
+    fingerprint = data.provenance.get("data", {}).get("fingerprint")
+    return data.examples, probe.score(data.read(probe.cell)), 0, fingerprint
 
 
 def _step(examples: Examples) -> int:

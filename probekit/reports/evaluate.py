@@ -85,7 +85,7 @@ def _transfer(run: EvaluateRun) -> go.Figure:
     low = min(0.5, float(data["value"].min())) if data["value"].notna().any() else 0.0
     labels = ", ".join(dict.fromkeys(data["panel"]))
     return heatmap(
-        data, title=f"Every probe on every data set: {labels}", subtitle="", x_title="Data",
+        data, title=f"Transfer: {labels}", subtitle="", x_title="Data",
         y_title="Probe", ends=(low, 1.0),
     )  # fmt: skip
 
