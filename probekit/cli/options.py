@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,6 +149,30 @@ READING = with_options(
     ROWS,
 )
 """How rows are read."""
+
+
+def _use_models(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is None:
+        return
+    name = "PROBEKIT_MODELS_FILE"
+    before = os.environ.get(name)
+    os.environ[name] = str(Path(value).absolute())  # the processes of a study have it too
+
+    def restore() -> None:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+    context.call_on_close(restore)
+
+
+MODELS_FILE = click.option(
+    "--models-file",
+    type=click.Path(),
+    expose_value=False,
+    callback=_use_models,
+    help="TOML file that names further models in wheels, as benchmarks/models.toml does.",
+)
 LOADING = with_options(
     click.option(
         "--device",
@@ -166,6 +191,7 @@ LOADING = with_options(
         metavar="YYYY-MM-DD",
         help="Day for a chat template that prints the date: today's, or the one that a probe recorded.",
     ),
+    MODELS_FILE,
     THREADS,
 )
 """How a model is loaded."""

@@ -29,6 +29,7 @@ import probekit.cli.options as opt
     type=click.IntRange(min=1),
     help="Padded tokens of a forward pass in every stage, which bounds the memory.",
 )
+@opt.MODELS_FILE
 @opt.THREADS
 @click.option(
     "--jobs",

@@ -10,7 +10,7 @@ import torch
 from probekit.errors import ModelError
 from probekit.foreign import at_home
 from probekit.models.memory import IN_MEMORY
-from probekit.models.registry import BUILTIN, pull
+from probekit.models.registry import converted, models, pull
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,11 +29,13 @@ def place_of(
             "folder with --model, or give the model itself in Python."
         )
     path = at_home(spec)
-    if spec in BUILTIN:
+    if spec in (known := models()):
         return str(pull(spec, log=log)), {}
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"model {spec!r}: no such GGUF file. Check the path.")
+        if folder := converted(path, log=log):
+            return str(folder), {}
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -44,7 +46,7 @@ def place_of(
         return str(path), {"trust_remote_code": trust_remote_code}
     if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
         raise ModelError(
-            f"model {spec!r}: unknown. Expected a built-in name ({', '.join(BUILTIN)}), an "
+            f"model {spec!r}: unknown. Expected a built-in name ({', '.join(known)}), an "
             "existing folder, a .gguf file or a hub id org/name."
         )
     _check_hub(spec, revision)

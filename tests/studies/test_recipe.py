@@ -177,3 +177,9 @@ def test_an_unknown_name_lists_what_ships(tmp_path):
     (tmp_path / "r.toml").write_text("name = ")
     with pytest.raises(DataError, match="cannot be read as TOML"):
         Recipe.load(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize("source", ["n" * 300, "a\0b", "~nobody-of-this-name/r"])
+def test_a_name_that_no_file_can_have_is_one_line(source):
+    with pytest.raises(DataError, match="no such recipe file, and none that ships"):
+        Recipe.load(source)
