@@ -132,10 +132,13 @@ def _draws(
     """Return the recall in draws of groups; the negatives stand from the highest to the lowest."""
     rng = np.random.default_rng([seed, 1])
     n, own = int(code.max()) + 1, np.unique(groups, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(code).astype(np.float64)
     m, found = int(own.max()) + 1, np.empty(n_boot)
     for k in range(n_boot):
         times = np.bincount(rng.integers(n, size=n), minlength=n)
-        rank = rank_of_threshold(math.floor(kish(np.bincount(code) * times) + 1e-9), fpr)
+        # A group that is drawn twice stands for two.
+        drawn = (times @ sizes) ** 2 / (times @ sizes**2)
+        rank = rank_of_threshold(math.floor(drawn + 1e-9), fpr)
         at = int(np.searchsorted(np.cumsum(times[code]), max(rank, 1)))
         weights = np.bincount(rng.integers(m, size=m), minlength=m)[own]
         total = weights.sum()

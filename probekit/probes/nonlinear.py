@@ -205,6 +205,19 @@ class AttentionProbe(_Trained):
         return torch.zeros(int(text[-1]) + 1).index_add(0, text, share * (x @ value)) + shift
 
 
+def content_tokens(store: ActivationStore, cell: Cell) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the tokens of every text, (n_tokens, d_model), and where each begins, (n_examples + 1,).
+
+    The first token of a text without a prompt is left out, as of position `mean`: whatever the text, its
+    residual is many times as large as that of any other.
+    """
+    acts, offsets = store.read_ragged(cell)
+    keep = np.ones(len(acts), dtype=bool)
+    for i, (begin, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
+        keep[begin] = end - begin == 1 or store.tokens.row(i).start > 0
+    return acts[keep], np.concatenate([[0], np.cumsum(keep)])[offsets]
+
+
 def _texts(offsets: NDArray[np.integer]) -> Tensor:
     lengths = np.diff(offsets)
     return torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
@@ -257,7 +270,7 @@ def beside_linear(
     scores["mlp"] = mlp.decision_function(acts)
     tokens = Cell("resid_post", layer, "all")
     if tokens in store.ragged_cells():
-        ragged, offsets = store.read_ragged(tokens)
+        ragged, offsets = content_tokens(store, tokens)
         parts = [ragged[offsets[i] : offsets[i + 1]] for i in learn]
         ends = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         probe = AttentionProbe(seed=seed)

@@ -8,10 +8,11 @@ import pytest
 from scipy.special import softmax
 
 from probekit.activations.cache import cache_activations
+from probekit.activations.table import Cell
 from probekit.errors import ProbeError
 from probekit.models.load import load_model
 from probekit.probes import LogisticProbe
-from probekit.probes.nonlinear import AttentionProbe, MLPProbe, beside_linear
+from probekit.probes.nonlinear import AttentionProbe, MLPProbe, beside_linear, content_tokens
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -44,7 +45,7 @@ def planted(rng, n=400, d=8):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     X, y = rng.normal(size=(offsets[-1], d)), rng.integers(2, size=n)
     at = offsets[:-1] + rng.integers(lengths)
-    X[at, 0], X[at, 1] = 6.0, 2.0 * (2 * y - 1)
+    X[at, 0], X[at, 1] = 9.0, 2.0 * (2 * y - 1)
     return X, offsets, y, at
 
 
@@ -61,7 +62,7 @@ def test_attention_reads_the_token_that_holds_the_class(rng):
     assert right > 0.9 > np.mean(LogisticProbe().fit(means[0], y).predict(means[1]) == truth) + 0.05
     share = probe.attention(fresh, ends)
     np.testing.assert_allclose(np.add.reduceat(share, ends[:-1]), 1.0, rtol=1e-5)
-    assert np.median(share[where]) > 0.3  # of 15 tokens
+    assert np.median(share[where]) > 2 / 15  # alike, each would have a fifteenth
     q, v, b = [weight.double().numpy() for weight in probe.weights_]
     tokens = (fresh[ends[3] : ends[4]] - X.mean(axis=0)) / X.std(axis=0)
     by_hand = softmax(tokens @ q) @ (tokens @ v) + b[0]
@@ -74,6 +75,21 @@ def test_nothing_is_learned_of_noise(rng):
     assert abs(probe.score(X[200:], y[200:]) - 0.5) < 0.2
     with pytest.raises(ValueError, match="has 3 classes, expected 2"):
         MLPProbe().fit(X, np.arange(400) % 3)
+
+
+def test_the_first_token_of_a_text_without_a_prompt_is_left_out():
+    loaded = load_model(tiny_model(), tokenizer=tiny_tokenizer())
+    rows = [{"text": f"day {i}", "label": "ab"[i % 2]} for i in range(4)]
+    rows += [{"prompt": "Q?", "completion": f"yes {i}", "label": "ab"[i % 2]} for i in range(4)]
+    cell = Cell("resid_post", 1, "all")
+    with cache_activations(
+        loaded, rows, positions="all", layers=[1], store_dtype="float32"
+    ) as store:
+        acts, offsets = store.read_ragged(cell)
+        read, ends = content_tokens(store, cell)
+    for i in range(8):
+        own = acts[offsets[i] : offsets[i + 1]]
+        np.testing.assert_array_equal(read[ends[i] : ends[i + 1]], own[1:] if i < 4 else own)
 
 
 def test_they_stand_beside_the_linear_head_on_the_same_rows():

@@ -264,6 +264,21 @@ def test_recall_is_the_share_above_the_threshold_and_its_interval_covers(rng):
     assert covered >= 85  # about 95; the expected recall is that at the typical threshold
 
 
+def test_the_interval_of_recall_is_as_wide_as_the_recall_varies(rng):
+    fpr, n, label = 0.05, 1000, np.repeat([1, 0], [400, 5])
+    found, widths = [], []
+    for seed in range(60):
+        score, control = rng.normal(size=405) + 1.5 * label, (rng.normal(size=n), np.arange(n))
+        one = recall_at(
+            label, score, np.arange(405), fpr, control=control, n_boot=200, seed=seed
+        )  # fmt: skip
+        found.append(one.recall.value)
+        widths.append(one.recall.high - one.recall.low)
+    assert (
+        0.75 < np.mean(widths) / (2 * 1.96 * np.std(found)) < 1.5
+    )  # 60 runs tell the spread to a fifth
+
+
 def typical(fpr, n):
     """Return the median of the threshold that n normal scores give."""
     from scipy.stats import beta, norm
