@@ -77,7 +77,7 @@ def _transfer(run: EvaluateRun) -> go.Figure:
         value, label = run.value(result), run.primary(result).label
         rows.append(
             {
-                "panel": label, "x": plot_text(result["data"], 24), "y": plot_text(result["probe"], 24),
+                "panel": label, "x": result["data"], "y": result["probe"],
                 "value": value.value, "hover": f"{plot_text(_name(result), 60)}: {spanned(value, digits=3)}",
             }
         )  # fmt: skip
@@ -114,7 +114,7 @@ def _reliability(results: list[ResultRow]) -> go.Figure:
         bins = pd.DataFrame(result["reliability"]).astype(float)
         hover = [f"predicted {number(b.predicted, 3)}, n = {b.n:.0f}" for b in bins.itertuples()]
         values = [Interval(b.observed, b.observed_low, b.observed_high) for b in bins.itertuples()]
-        more = {"panel": plot_text(_name(result), 40), "axis": "Observed", "name": "observed"}
+        more = {"panel": _name(result), "axis": "Observed", "name": "observed"}
         label = bins["n"].map(lambda n: f"{n:.0f}").tolist() if result["kind"] == "label" else ""
         parts.append(points(bins["predicted"].tolist(), values, hover, label=label, **more))
     rating = any(r["reliability"] and r["kind"] == "rating" for r in results)

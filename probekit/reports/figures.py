@@ -82,8 +82,10 @@ def lines(
     ends = ["value", "low", "high"]
     if equal:
         square = square or look.padded(data[["x", *ends]])
-        line = {"name": equal, "look": "level", **data.iloc[0][["panel", "axis"]]}
-        data = pd.concat([points(square, [*map(Interval, square)], ["", ""], **line), data])
+        places = data.drop_duplicates("panel")[["panel", "axis"]].to_dict("records")
+        line = {"name": equal, "look": "level"}
+        both = [points(square, [*map(Interval, square)], ["", ""], **line, **at) for at in places]
+        data = pd.concat([*both, data])
     panels = list(data["panel"].unique())
     layout = Panels.fitting(len(panels), across, each)
     marks = {name: mark for name, mark in (marks or {}).items() if len(mark[0])}
