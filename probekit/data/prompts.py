@@ -27,7 +27,8 @@ def open_prompts(
     Parameters
     ----------
     source
-        A .jsonl, .jsonl.gz, .csv or .parquet file, `hf:org/name[:config]`, `demo:NAME`; or rows in memory:
+        A file that `open_dataset` reads, or a .txt file with a prompt a line; `hf:org/name[:config]`,
+        `demo:NAME`; or rows in memory:
         a list of texts or dicts, a `datasets.Dataset`, a pandas or polars frame.
     layout
         A public column layout; recognised from the first row when not given.
@@ -121,6 +122,9 @@ def _rows(source: Rows, layout: str | None, split: str) -> Iterator[tuple[str, R
     if next(read_records(source, split=split), None) is None:
         return
     reader = reader_of(source, {}, None, layout, split=split)
+    if isinstance(source, str) and source.lower().removesuffix(".gz").endswith(".txt"):
+        yield from ((place, {"prompt": row["text"]}) for place, row in read_records(source))
+        return
     for place, record in read_records(source, split=split, names=reader.columns):
         yield from ((place, x) for x in reader.rows(place, record) if not isinstance(x, Dropped))
 

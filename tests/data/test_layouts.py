@@ -311,6 +311,15 @@ def test_prompts_are_found_under_other_names():
     assert [p.prompt[0].content for p in open_prompts([{"conversations": [HUMAN, GPT]}])] == ["Hi?"]
 
 
+def test_lines_of_plain_text_are_prompts(tmp_path):
+    (tmp_path / "p.txt").write_text("Who?\n\nWhy?\n")
+    found = open_prompts(tmp_path / "p.txt")
+    assert [(turn.role, turn.content) for p in found for turn in p.prompt] == [
+        ("user", "Who?"),
+        ("user", "Why?"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
