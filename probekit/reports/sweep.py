@@ -29,7 +29,7 @@ from probekit.results.measures import measure
 from probekit.results.paired import Line, least_squares
 from probekit.results.sweep import SweepRun
 
-TOGETHER, SHOWN, PARTS, COLUMNS = 3, 10, 16, 4
+TOGETHER, SHOWN, PARTS, COLUMNS = 3, 5, 16, 4
 """At most: lines in a panel, examples in a list, values of a tag, measures beside each other."""
 HEAD = ("kind", "site", "layer", "position")
 """What tells a cell's head from another's."""

@@ -45,6 +45,9 @@ function look(gd) {
     svgWidth: gd._fullLayout.width, types: gd.data.map(function (t) { return t.type || "scatter"; }),
     scatter: count(".scatterlayer .trace"), images: count(".heatmaplayer image"), texts: rectangles(gd)};
 }
+addEventListener("load", function () {
+  document.querySelectorAll("details.fold").forEach(function (fold) { fold.open = true; });
+});
 addEventListener("load", function () { setTimeout(async function () {
   var plots = [].slice.call(document.querySelectorAll(".plot")), found = {};
   found.title = document.title;

@@ -28,6 +28,11 @@
     });
     gd.before(bar);
   });
+  // A figure in a closed fold has no width until it is opened; print shows all.
+  const folds = [...document.querySelectorAll("details.fold")];
+  folds.forEach((fold) => fold.addEventListener("toggle", () => fold.open &&
+    fold.querySelectorAll(".plot").forEach((gd) => Plotly.Plots.resize(gd))));
+  addEventListener("beforeprint", () => folds.forEach((fold) => { fold.open = true; }));
   addEventListener("beforeprint", () => plots.forEach(
     (gd) => Plotly.relayout(gd, {width: Math.min(gd.clientWidth, printed), autosize: false})));
   addEventListener("afterprint", () => plots.forEach(
