@@ -21,6 +21,7 @@ COMMANDS = {
     "cache": "probekit.cli.cache:cache",
     "fit": "probekit.cli.fit:fit",
     "score": "probekit.cli.score:score",
+    "evaluate": "probekit.cli.evaluate:evaluate",
     "steer": "probekit.cli.steer:steer",
     "rl": "probekit.cli.rl:rl",
     "dynamics": "probekit.cli.dynamics:dynamics",

@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 DEFAULT_MODEL = "smollm2-135m"
-SOURCE = "jsonl[.gz], csv, parquet, hf:NAME or demo:NAME"
+SOURCE = "jsonl, json, csv, tsv, parquet, hf:NAME or demo:NAME"
 
 
 def with_options(*options: Decorator[Any]) -> Decorator[Any]:
@@ -100,7 +100,24 @@ MODEL = click.option(
     show_default=True,
     help="Model to run: built-in name, hub id, folder or .gguf file.",
 )
-READING = with_options(
+FIELDS = (
+    ("text", "the text, where there is no prompt"),
+    ("label", "the class"),
+    ("prompt", "what is answered"),
+    ("completion", "the answer"),
+    ("score", "the rating"),
+    ("chosen", "the better answer"),
+    ("rejected", "the worse answer"),
+    ("group", "what must not be in two splits"),
+)
+COLUMNS = with_options(
+    *(
+        click.option(f"--{field}-field", metavar="COLUMN", help=f"Column that holds {what}.")
+        for field, what in FIELDS
+    )
+)
+"""Which columns hold the fields of a row."""
+ROWS = with_options(
     click.option(
         "--data-kind",
         type=click.Choice(["label", "rating", "pair"]),
@@ -120,6 +137,16 @@ READING = with_options(
     click.option(
         "--split", default="train", show_default=True, help="Split of a data set given as hf:NAME."
     ),
+)
+"""Which rows are read, and as what."""
+READING = with_options(
+    COLUMNS,
+    click.option(
+        "--positive",
+        metavar="CLASS",
+        help="Class that is told from the others, needed where there are three or more.",
+    ),
+    ROWS,
 )
 """How rows are read."""
 
@@ -219,14 +246,23 @@ def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
     """Open a data source as the options of `READING` say."""
     from probekit.data import open_dataset
 
-    return open_dataset(
+    found = open_dataset(
         source,
         kind=options["data_kind"],
         layout=options["layout"],
         tags=options["tags"],
         split=options["split"],
         limit=options["limit"],
+        positive=options.get("positive"),
+        **columns(options),
     )
+    log(f"rows     {found.understood}")
+    return found
+
+
+def columns(options: dict[str, Any]) -> dict[str, str | None]:
+    """Return what the options of `COLUMNS` name, as arguments of `open_dataset`."""
+    return {f"{field}_field": options.get(f"{field}_field") for field, _ in FIELDS}
 
 
 def open_model(options: dict[str, Any], probe: Any = None) -> Any:  # noqa: ANN401 - a LoadedModel
@@ -296,6 +332,7 @@ UNITS = {
     "fitting": "cells",
     "outer folds": "cells",
     "scoring": "rows",
+    "evaluating": "results",
     "steering": "completions",
     "sampling": "completions",
     "reranking": "completions",

@@ -11,6 +11,7 @@ from probekit.cli.options import FORCE, JSON, claim, echo, echo_json
 
 WRITERS = {
     "fit": "probekit.reports.sweep:write_sweep_report",
+    "evaluate": "probekit.reports.evaluate:write_evaluate_report",
     "steer": "probekit.reports.steer:write_steer_report",
     "rl": "probekit.reports.rl:write_rl_report",
     "dynamics": "probekit.reports.dynamics:write_dynamics_report",
@@ -36,7 +37,7 @@ WRITERS = {
 def report(
     directory: str, compare: tuple[str, ...], out: str | None, *, force: bool, as_json: bool
 ) -> None:
-    """Draw the self-contained HTML report of a fit, a steering run, an RL run, an analysis or a study.
+    """Draw the self-contained HTML report of a fit, an evaluation, a steering or RL run, or a study.
 
     \b
     Example:

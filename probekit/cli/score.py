@@ -32,23 +32,42 @@ from probekit.foreign import escaped
     help="Score every row alone, so that its score does not depend on the rows beside it; slower.",
 )
 @opt.READING
+@click.option(
+    "--per-token",
+    is_flag=True,
+    help="Write a score for every token of a text: id, tokens, token_ids, scores.",
+)
+@click.option(
+    "--aggregate",
+    metavar="RULE",
+    help="Score a text by its tokens' scores: mean, max, last, rolling:K, ema[:A] or softmax[:T].",
+)
 @opt.FORCE
 @opt.JSON
 def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # noqa: ANN401
-    """Score rows with a probe: one opt.JSON line a text, with its id, score and side.
+    """Score texts, which need no label, with a probe: a line a text, with its id, score and side.
+
+    Rows of any kind and lines of plain text (.txt) are read, and written to jsonl or parquet as --out ends.
 
     \b
     Example:
       probekit score --probe sweep --data demo:researchers_pairs --out scores.jsonl
+      probekit score --probe sweep --data texts.txt --per-token --out tokens.parquet
     """
     from probekit.container import atomic_file
     from probekit.probes import Probe
-    from probekit.probes.scoring import Scorer, score_examples
+    from probekit.probes.aggregate import Aggregate
+    from probekit.probes.score_file import write_scores
+    from probekit.probes.scoring import Scorer, score_examples, score_tokens
     from probekit.provenance import run_record
 
+    rule = options["aggregate"]
+    if options["per_token"] and rule:
+        raise click.UsageError("--per-token writes the scores that --aggregate joins: give one.")
+    aggregate = None if rule is None else Aggregate.parse(rule)
     path = None if out is None else opt.claim(out, "score", options)
     fitted = Probe.load(probe, layer=options["layer"], position=options["position"])
-    dataset = opt.read_data(data, options)
+    texts = _texts(data, options)
     loaded = opt.open_model(options, fitted)
     for line in opt.positive_line(fitted.positive_class):
         opt.log(line)
@@ -56,35 +75,44 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     scorer = Scorer(fitted, loaded, batch_tokens=size)
     refused: list[str] = []
     with opt.progress_bar() as progress:
-        rows = score_examples(
+        more = {} if options["per_token"] else {"aggregate": aggregate}
+        rows = (score_tokens if options["per_token"] else score_examples)(
             scorer,
-            dataset.examples(),
-            source=dataset.source,
+            texts.examples(),
+            source=texts.source,
             refused=refused if options["skip_refused"] else None,
-            progress=lambda done: progress("scoring", done, dataset.n_examples),
+            progress=lambda done: progress("scoring", done, texts.n_examples),
+            **more,
         )
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if path is None:
             if options["as_json"]:
-                scores = [json.loads(line) for line in lines]
+                scores = list(rows)
                 return opt.echo_json({"scores": scores, "positive_class": fitted.positive_class})
-            for line in lines:
-                click.echo(escaped(line), nl=False)
+            for row in rows:
+                click.echo(escaped(json.dumps(row, ensure_ascii=False)))
             return
         record = {
             **run_record("score", {"probe": probe, "data": data, "out": out, **options}),
-            "data": dataset.fingerprint,
+            "data": texts.fingerprint,
             "positive_class": fitted.positive_class,
         }
-        with (
-            atomic_file(path, replace=options["force"], record=record) as temporary,
-            temporary.open("w", encoding="utf-8") as handle,
-        ):
-            handle.writelines(lines)
-    n = dataset.n_examples - len(refused)
+        with atomic_file(path, replace=options["force"], record=record) as temporary:
+            n = write_scores(temporary, rows, parquet=path.name.lower().endswith(".parquet"))
     if options["as_json"]:
         counts = {"n": n, **({"refused": len(refused)} if options["skip_refused"] else {})}
         opt.echo_json({"path": out, **counts})
     else:
         left_out = f", {len(refused)} left out that the chat template refuses" if refused else ""
         opt.echo(f"{out}: {n} scores{left_out}")
+
+
+def _texts(data: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - Texts or a Dataset
+    """Open the texts; rows of a kind that was asked for are validated as such."""
+    from probekit.data.texts import open_unlabelled
+
+    if options["data_kind"] or options["positive"]:
+        return opt.read_data(data, options)
+    read: dict[str, Any] = {k: options[k] for k in ("layout", "tags", "split", "limit")}
+    found = open_unlabelled(data, **{**read, **opt.columns(options)})
+    opt.log(f"rows     {found.understood}")
+    return found

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from probekit.data.columns import OWN, option
 from probekit.data.readers import Record
 from probekit.data.rows import Message
 from probekit.errors import DataError
@@ -77,10 +78,7 @@ def read_label(record: Record, place: str) -> int | str:
     if isinstance(value, (float, Decimal)) and float(value).is_integer():
         return int(value)  # gaps in a table make 1 a 1.0
     if isinstance(value, bool):
-        raise DataError(
-            f"{place}: label is true or false ({value}), expected an integer or a name. Write 1 and 0, "
-            "or the names in quotes."
-        )
+        return "true" if value else "false"
     if not isinstance(value, (int, str)) or (isinstance(value, str) and not value.strip()):
         raise DataError(
             f"{place}: label is {kind_of(value)} ({short(value)}), expected an integer or a name."
@@ -139,7 +137,10 @@ def read_name(value: Any, place: str, field: str) -> str:  # noqa: ANN401 - a fi
 def missing(record: Record, place: str, wanted: str) -> DataError:
     """Return the error for a row without the field `wanted`."""
     found = ", ".join(map(repr, record)) or "none"
-    return DataError(f"{place}: has no {wanted} (its fields: {found}). See docs/data.md.")
+    named = [field for field in OWN if re.search(rf"\b{field}\b", wanted)]
+    which = " or ".join(map(option, named))
+    remedy = f" Where it has another name, say it: {which}." if named else ""
+    return DataError(f"{place}: has no {wanted} (its fields: {found}).{remedy} See docs/data.md.")
 
 
 def kind_of(value: Any) -> str:  # noqa: ANN401 - a field of any type

@@ -6,9 +6,11 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from probekit.data.columns import ANSWERED, VERDICTS, WINNERS, guess, own_rows, turns_of
 from probekit.data.readers import HELPSTEER, Record
 from probekit.errors import DataError
 from probekit.numbers import plain_number
@@ -27,22 +29,62 @@ CLOSING = "\u3002\uff01\uff1f\uff1a"
 """Full stop, exclamation mark, question mark and colon of scripts that put no space after them."""
 
 
-def recognise(record: Record) -> str:
-    """Return the layout that a record's columns belong to; `probekit` for its own."""
+def recognise(
+    record: Record, names: Mapping[str, str] = MappingProxyType({}), place: str = "row 1"
+) -> tuple[str, dict[str, str]]:
+    """Return the layout that a record's columns belong to, and which columns hold which fields.
+
+    Parameters
+    ----------
+    record
+        The first record of a source.
+    names
+        Columns that the user named, by field: other than that of the group they rule out a public layout.
+    place
+        Where it stands, for messages.
+    """
+    found = "" if set(names) - {"group"} else _public(record)
+    if found:
+        return found, dict(names)
+    columns = {**guess(record, names, place), **names}
+    sides = [columns.get(side, side) for side in SIDES]
+    if columns or any(_foreign(record, name) for name in ("prompt", "completion", *sides)):
+        return "columns", columns
+    if "prompt" not in record and all(isinstance(record.get(side), str) for side in SIDES):
+        return "trl", {}
+    return "probekit", {}
+
+
+def _public(record: Record) -> str:
     keys = record.keys()
-    if "instruction" in keys and isinstance(record.get("completions"), list):
-        return "ultrafeedback"
+    completions, sides = record.get("completions"), [record.get(side) for side in SIDES]
+    if isinstance(completions, list):
+        if "instruction" in keys:
+            return "ultrafeedback"
+        if isinstance(record.get("labels"), list):
+            return "stepwise"
     if {"chosen", "rejected", "score_chosen", "score_rejected"} <= keys and isinstance(
-        record["chosen"], list
+        sides[0], list
     ):
         return "ultrafeedback_binarized"
-    if {"chosen", "rejected"} <= keys and "prompt" not in keys and _is_transcript(record["chosen"]):
+    if {"chosen", "rejected"} <= keys and "prompt" not in keys and _is_transcript(sides[0]):
         return "hh-rlhf"
-    if {"prompt", "response", "helpfulness"} <= keys:
-        return "helpsteer"
-    if "prompt" not in keys and all(isinstance(record.get(side), str) for side in SIDES):
-        return "trl"
-    return "probekit"
+    if all(isinstance(side, list) and side and _texts(side) for side in sides):
+        return "rewardbench2"
+    if _answers(record) and _verdict_column(record):
+        return "compared"
+    return "helpsteer" if {"prompt", "response", "helpfulness"} <= keys else ""
+
+
+def _texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _foreign(record: Record, name: str) -> bool:
+    """Return whether a conversation is written in another way than as messages."""
+    value = record.get(name)
+    whole = name == "completion" and isinstance(value, list) and len(value) > 1
+    return turns_of(value) != value or (whole and record.get("prompt") is None)
 
 
 def layout_named(name: str) -> str:
@@ -72,6 +114,12 @@ def to_rows(record: Record, layout: str) -> Rows:
 
 def _own(record: Record, option: str) -> Rows:
     yield record
+
+
+def _columns(record: Record, option: str) -> Rows:
+    """Columns under other names, and conversations written in other ways; see `data.columns`."""
+    for row in own_rows(record):
+        yield from _trl(row, option)
 
 
 def _ultrafeedback(record: Record, option: str) -> Rows:
@@ -112,6 +160,86 @@ def _slipped(completion: Record) -> bool:
         mean = completion.get("fine-grained_score")
         return mean is not None and _rating(mean) <= 2.0
     return sum(ratings) / len(ratings) <= 2.0
+
+
+def _stepwise(record: Record, option: str) -> Rows:
+    """TRL's stepwise supervision: a row for every step, with the steps before it in its completion."""
+    steps, labels = record["completions"], record["labels"]
+    if len(steps) != len(labels):
+        raise ValueError(f"{len(steps)} completions and {len(labels)} labels")
+    for k, label in enumerate(labels):
+        yield {
+            "prompt": record["prompt"], "completion": "\n".join(steps[: k + 1]), "label": label,
+            "tags": {"step": str(k + 1)},
+        }  # fmt: skip
+
+
+def _rewardbench2(record: Record, option: str) -> Rows:
+    """allenai/reward-bench-2: lists of right and of wrong answers; every one of both is a pair."""
+    tags = {"subset": record["subset"]} if record.get("subset") else {}
+    for chosen in record["chosen"]:
+        for rejected in record["rejected"]:
+            if _blank(chosen) or _blank(rejected):
+                yield Dropped("empty response")
+            elif chosen == rejected:
+                yield Dropped("identical sides")
+            else:
+                yield {
+                    "prompt": record["prompt"], "chosen": chosen, "rejected": rejected, "tags": tags,
+                }  # fmt: skip
+
+
+def _compared(record: Record, option: str) -> Rows:
+    """Two answers and which is better: HelpSteer2's preferences, HelpSteer3, arenas, SHP."""
+    names, column = _answers(record), _verdict_column(record)
+    if names is None or column is None:
+        raise LookupError("two answers and a column that says which is better")
+    first, second = (turns_of(record[name]) for name in names)
+    better = _better(record, column)
+    if better is None:
+        yield Dropped("no answer is better")
+        return
+    chosen, rejected = (first, second) if better == 0 else (second, first)
+    if _blank(chosen) or _blank(rejected):
+        yield Dropped("empty response")
+        return
+    row: Record = {"chosen": chosen, "rejected": rejected}
+    for name in ("prompt", "context", "history", "question", "instruction"):
+        if record.get(name):
+            row["prompt"] = turns_of(_marked_turns(record[name]))
+            break
+    if isinstance(row.get("prompt"), list) and row["prompt"][-1]["role"] == "assistant":
+        yield Dropped("prompt ends with an answer")
+        return
+    tags = {name: record[name] for name in ("domain", "language") if record.get(name)}
+    if column in VERDICTS:
+        tags["strength"] = f"{abs(_rating(record[column])):g}"
+    yield {**row, "tags": tags}
+
+
+def _answers(record: Record) -> tuple[str, str] | None:
+    there = (names for names in ANSWERED if all(record.get(name) is not None for name in names))
+    return next(there, None)
+
+
+def _verdict_column(record: Record) -> str | None:
+    there = (name for name in (*VERDICTS, *WINNERS) if record.get(name) is not None)
+    return next(there, None)
+
+
+def _better(record: Record, column: str) -> int | None:
+    """Return which answer is better, 0 or 1; None for neither."""
+    value = record[column]
+    if column in VERDICTS:
+        sign = _rating(value)
+        return None if sign == 0 else int(sign > 0)
+    if column == "labels":  # SHP: 1 for the first
+        return {1: 0, 0: 1}[int(_rating(value))]
+    words = {"a": 0, "1": 0, "b": 1, "2": 1}
+    name = str(value).strip().lower()
+    if name.startswith("tie") or name in ("both", "neither", "0", "same", "equal"):
+        return None
+    return words[name.rpartition("_")[2].removeprefix("response").removeprefix("model").strip()]
 
 
 def _binarized(record: Record, option: str) -> Rows:
@@ -257,10 +385,14 @@ def _is_transcript(value: Any) -> bool:  # noqa: ANN401 - a field of any type
 
 LAYOUTS: dict[str, Callable[[Record, str], Rows]] = {
     "probekit": _own,
+    "columns": _columns,
     "ultrafeedback": _ultrafeedback,
     "ultrafeedback_binarized": _binarized,
     "hh-rlhf": _hh,
     "helpsteer": _helpsteer,
     "trl": _trl,
+    "stepwise": _stepwise,
+    "rewardbench2": _rewardbench2,
+    "compared": _compared,
 }
 OPTIONS: dict[str, tuple[str, ...]] = {"ultrafeedback": ("keep-slips",), "helpsteer": HELPSTEER}

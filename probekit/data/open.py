@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
-import json
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from probekit.data.layouts import Dropped, layout_named, recognise, to_rows
+from probekit.data.columns import check_names
 from probekit.data.memory import Rows, kept, name_of, row_of
-from probekit.data.readers import Record, read_records
+from probekit.data.readers import Record
 from probekit.data.rows import Example, Kind
-from probekit.data.validate import infer_kind, to_examples
+from probekit.data.units import RowReader, canonical, reader_of
 from probekit.errors import DataError
 from probekit.foreign import Shown
 from probekit.numbers import in_order
 
 KINDS: tuple[Kind, ...] = ("label", "rating", "pair")
+SHOWN = 8
+"""Names of classes that a message shows."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,8 +35,8 @@ class Dataset(Shown):
     """What the user named."""
     kind: Kind
     layout: str
-    """Column layout: `probekit`, `ultrafeedback`, `ultrafeedback_binarized`, `hh-rlhf`, `helpsteer` or
-    `trl`, with its option after a colon where one was given."""
+    """Column layout: `probekit`, `columns`, or one of the public ones of docs/data.md, with its option after
+    a colon where one was given."""
     n_rows: int
     n_groups: int
     fingerprint: str
@@ -47,6 +48,8 @@ class Dataset(Shown):
     is the positive one."""
     score_range: tuple[float, float] | None = None
     """Lowest and highest rating."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What the first row was read from: probekit's field, then the column that holds it."""
     placed: Callable[[], Iterator[tuple[str, list[Example]]]] = field(
         repr=False, default=lambda: iter(())
     )
@@ -61,6 +64,17 @@ class Dataset(Shown):
     def n_examples(self) -> int:
         """Texts to run: a pair is two."""
         return self.n_rows * (2 if self.kind == "pair" else 1)
+
+    @property
+    def understood(self) -> str:
+        """What was understood, in a line: kind, fields, classes, rows and groups."""
+        parts = [f if f == column else f"{f} = {column}" for f, column in self.fields.items()]
+        layout = "" if self.layout == "probekit" else f", layout {self.layout}"
+        classes = f"; classes {', '.join(self.classes)}" if self.classes else ""
+        if self.classes and len(self.classes) > 1:
+            classes += f" (positive: {self.classes[1]})"
+        rows = f"{self.n_rows:,} rows in {self.n_groups:,} groups"
+        return f"{self.kind}{layout}: {', '.join(parts)}{classes}; {rows}"
 
     def examples(self) -> Iterator[Example]:
         """Yield every example in the order of the source."""
@@ -81,8 +95,10 @@ class Dataset(Shown):
 
     def facts(self) -> dict[str, object]:
         """Return what `repr` shows."""
-        found = {"kind": self.kind, "rows": self.n_rows, "groups": self.n_groups}
-        more = {"layout": self.layout, "classes": self.classes, "score_range": self.score_range}
+        found: dict[str, object] = {"kind": self.kind, "rows": self.n_rows, "groups": self.n_groups}
+        columns = {field: column for field, column in self.fields.items() if field != column}
+        found |= {"layout": self.layout, "columns": columns}
+        more = {"classes": self.classes, "score_range": self.score_range}
         return {"source": self.source, **found, **more, "left_out": self.dropped}
 
 
@@ -94,13 +110,22 @@ def open_dataset(
     tags: Sequence[str] = (),
     split: str = "train",
     limit: int | None = None,
+    positive: str | None = None,
+    text_field: str | None = None,
+    label_field: str | None = None,
+    prompt_field: str | None = None,
+    completion_field: str | None = None,
+    score_field: str | None = None,
+    chosen_field: str | None = None,
+    rejected_field: str | None = None,
+    group_field: str | None = None,
 ) -> Dataset:
     """Open and validate a data source; nothing of it is kept in memory.
 
     Parameters
     ----------
     source
-        A .jsonl, .jsonl.gz, .csv or .parquet file, `hf:org/name[:config]`, `demo:NAME`; or rows in memory:
+        A .jsonl, .json, .csv, .tsv or .parquet file, `hf:org/name[:config]`, `demo:NAME`; or rows in memory:
         a list of dicts, a `datasets.Dataset`, a pandas or polars frame. A `Dataset` is returned as it is.
     kind
         `label`, `rating` or `pair`; inferred from the first row when not given.
@@ -113,6 +138,13 @@ def open_dataset(
         Split of a Hugging Face data set.
     limit
         Read only the first `limit` rows.
+    positive
+        Class that is told from the others, class 1; needed where there are three or more. Those are one
+        class then, `not NAME`.
+    text_field, label_field, prompt_field, completion_field
+        Columns that hold these fields, where they have other names than the usual ones.
+    score_field, chosen_field, rejected_field, group_field
+        The same.
 
     Raises
     ------
@@ -129,73 +161,28 @@ def open_dataset(
     if callable(getattr(source, "examples", None)):  # a `Dataset`, or what reads as one
         return source  # type: ignore[return-value]
     source = kept(source)
-    name = name_of(source)
     if kind is not None and kind not in KINDS:
         raise DataError(f"kind {kind!r}: unknown. Expected {', '.join(KINDS)}.")
-    if limit is not None and limit < 1:
-        raise DataError(f"limit {limit}: expected 1 or more rows.")
-    first = next(read_records(source, split=split, more=tags), None)
-    if first is None:
-        raise DataError(f"{name}: has no rows. Expected at least one; see docs/data.md.")
-    layout = recognise(first[1]) if layout is None else layout_named(layout)
-    reader = _Reader(source, kind, layout, tuple(tags), split, limit)
-    return _survey(reader)
+    if isinstance(source, str) and source.lower().endswith((".txt", ".txt.gz")):
+        raise DataError(
+            f"{source}: is plain text, which has no labels, ratings or preferences. probekit score reads it."
+        )
+    names = check_names(
+        {
+            "text": text_field, "label": label_field, "prompt": prompt_field,
+            "completion": completion_field, "score": score_field, "chosen": chosen_field,
+            "rejected": rejected_field, "group": group_field,
+        }
+    )  # fmt: skip
+    return _survey(
+        reader_of(source, names, kind, layout, tags=tags, split=split, limit=limit), positive
+    )
 
 
 read_rows = open_dataset  # the name it has in `import probekit as pk`
 
 
-@dataclass
-class _Reader:
-    """Reads a source's units again and again under the same rules."""
-
-    source: Rows
-    kind: str | None
-    layout: str
-    tags: tuple[str, ...]
-    split: str
-    limit: int | None
-    dropped: Counter[str] = field(default_factory=Counter)
-    unseen: set[str] = field(default_factory=set)
-    """Fields named as tags that no record had yet."""
-
-    def units(self) -> Iterator[tuple[str, list[Example]]]:
-        """Yield the place and the examples of every row."""
-        return itertools.islice(self._all(), self.limit)
-
-    def _all(self) -> Iterator[tuple[str, list[Example]]]:
-        self.dropped, self.unseen, number = Counter(), set(self.tags), 0
-        for place, record in read_records(self.source, split=self.split, more=self.tags):
-            named = {tag: record[tag] for tag in self.tags if tag in record}
-            self.unseen -= named.keys()
-            for row in self._rows(place, record):
-                if isinstance(row, Dropped):
-                    self.dropped[row.reason] += 1
-                    continue
-                number += 1
-                self.kind = self.kind or infer_kind(row, place)
-                yield (
-                    place,
-                    to_examples(
-                        row,
-                        place,
-                        kind=self.kind,  # type: ignore[arg-type]
-                        number=number,
-                        tags=named,
-                    ),
-                )
-
-    def _rows(self, place: str, record: Record) -> list[Record | Dropped]:
-        try:
-            return list(to_rows(record, self.layout))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{place}: does not have the columns of layout {self.layout} "
-                f"({type(error).__name__}: {error}). Force another with --layout."
-            ) from error
-
-
-def _survey(reader: _Reader) -> Dataset:
+def _survey(reader: RowReader, positive: str | None) -> Dataset:
     """Validate every row and collect what is true of all of them."""
     digest, ids, groups = hashlib.sha256(), set[bytes](), set[bytes]()
     classes: dict[str, str] = {}
@@ -204,25 +191,22 @@ def _survey(reader: _Reader) -> Dataset:
     for place, unit in reader.units():
         n_rows += 1
         example = unit[0]
-        digest.update(_canonical(unit))
+        digest.update(canonical(unit))
         _once(ids, example.id, place)
         groups.add(_short_hash(example.group))
         if example.label is not None:
             number_types.add(type(example.label))
-            classes.setdefault(str(example.label), place)
-            _two_classes(classes, number_types, place)
+            if len(number_types) > 1:
+                raise DataError(f"{place}: labels are numbers in some rows and names in others.")
+            if len(classes) <= SHOWN:
+                classes.setdefault(str(example.label), place)
         if example.score is not None:
             low, high = min(low, example.score), max(high, example.score)
-    if n_rows == 0:
-        reasons = ", ".join(reader.dropped)
-        raise DataError(
-            f"{name_of(reader.source)}: every row was left out by layout {reader.layout} ({reasons})."
-        )
-    if reader.unseen:
-        raise DataError(
-            f"{name_of(reader.source)}: no row has the field {min(reader.unseen)!r} named as a tag. "
-            "Expected a top-level field; those inside tags need no --tag."
-        )
+    reader.check_read(n_rows)
+    names, rest = _classes(classes, positive, name_of(reader.source), reader.kind)
+    if positive is not None:
+        digest.update(positive.encode())
+    placed = reader.units if rest is None else _against_rest(reader.units, str(positive), rest)
     return Dataset(
         source=name_of(reader.source),
         kind=reader.kind,  # type: ignore[arg-type]
@@ -231,10 +215,50 @@ def _survey(reader: _Reader) -> Dataset:
         n_groups=len(groups),
         fingerprint=digest.hexdigest()[:16],
         dropped=dict(sorted(reader.dropped.items())),
-        classes=tuple(in_order(classes)) if classes else None,
+        classes=names,
         score_range=(low, high) if low <= high else None,
-        placed=reader.units,
+        fields=reader.fields,
+        placed=placed,
     )
+
+
+def _classes(
+    found: Mapping[str, str], positive: str | None, source: str, kind: str | None
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """Return the classes, the positive one second, and what the others are called where they are several."""
+    names = in_order(found)
+    if positive is None:
+        if len(names) > 2:  # noqa: PLR2004
+            place = list(found.values())[2]
+            raise DataError(
+                f"{place}: a third class ({_shown(names)}). Say which is to be told from the others: "
+                "--positive NAME."
+            )
+        return tuple(names) or None, None
+    if kind != "label":
+        raise DataError(f"{source}: --positive {positive}: {kind} rows have no classes.")
+    if positive not in names and len(names) <= SHOWN:
+        raise DataError(f"{source}: --positive {positive}: the classes are {_shown(names)}.")
+    others = [name for name in names if name != positive]
+    rest = others[0] if len(others) == 1 else f"not {positive}"
+    return ((rest, positive) if others else (positive,)), rest if len(others) > 1 else None
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + (" and more" if len(names) > SHOWN else "")
+
+
+def _against_rest(
+    units: Callable[[], Iterator[tuple[str, list[Example]]]], positive: str, rest: str
+) -> Callable[[], Iterator[tuple[str, list[Example]]]]:
+    """Return a reader of the same rows, of which every other class is `rest`."""
+
+    def read() -> Iterator[tuple[str, list[Example]]]:
+        for place, (example,) in units():
+            label = positive if str(example.label) == positive else rest
+            yield place, [dataclasses.replace(example, label=label)]
+
+    return read
 
 
 def _once(seen: set[bytes], name: str, place: str) -> None:
@@ -242,33 +266,6 @@ def _once(seen: set[bytes], name: str, place: str) -> None:
     if key in seen:
         raise DataError(f"{place}: id {name!r} occurs twice. Ids must be unique; leave them out.")
     seen.add(key)
-
-
-def _two_classes(classes: dict[str, str], types: set[type], place: str) -> None:
-    if len(types) > 1:
-        raise DataError(f"{place}: labels are numbers in some rows and names in others.")
-    if len(classes) > 2:
-        raise DataError(
-            f"{place}: a third class ({', '.join(map(repr, classes))}). Expected two classes."
-        )
-
-
-def _canonical(unit: list[Example]) -> bytes:
-    values = [
-        [
-            e.id,
-            e.group,
-            None if e.prompt is None else [[m.role, m.content] for m in e.prompt],
-            e.completion,
-            e.label,
-            e.score,
-            e.side,
-            sorted(e.tags.items()),
-            *([] if e.completion_ids is None else [e.completion_ids]),
-        ]
-        for e in unit
-    ]
-    return json.dumps(values).encode()
 
 
 def _short_hash(text: str) -> bytes:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from probekit.data.fields import missing, read_ids, read_messages, read_name, read_tags
-from probekit.data.layouts import Dropped, layout_named, recognise, to_rows
+from probekit.data.layouts import Dropped
 from probekit.data.memory import Rows, kept, name_of, read_memory
 from probekit.data.readers import READ, Record, read_records
 from probekit.data.rows import Example, Message
+from probekit.data.units import reader_of
 from probekit.data.validate import answered, read_completion, read_group, read_prompt
 from probekit.errors import DataError
 
@@ -26,7 +27,8 @@ def open_prompts(
     Parameters
     ----------
     source
-        A .jsonl, .jsonl.gz, .csv or .parquet file, `hf:org/name[:config]`, `demo:NAME`; or rows in memory:
+        A file that `open_dataset` reads, or a .txt file with a prompt a line; `hf:org/name[:config]`,
+        `demo:NAME`; or rows in memory:
         a list of texts or dicts, a `datasets.Dataset`, a pandas or polars frame.
     layout
         A public column layout; recognised from the first row when not given.
@@ -117,17 +119,14 @@ def open_texts(texts: Rows) -> list[Example]:
 
 
 def _rows(source: Rows, layout: str | None, split: str) -> Iterator[tuple[str, Record]]:
-    named = None if layout is None else layout_named(layout)
-    for place, record in read_records(source, split=split):
-        named = named or recognise(record)
-        try:
-            rows = list(to_rows(record, named))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{place}: does not have the columns of layout {named} "
-                f"({type(error).__name__}: {error}). Force another with --layout."
-            ) from error
-        yield from ((place, row) for row in rows if not isinstance(row, Dropped))
+    if next(read_records(source, split=split), None) is None:
+        return
+    reader = reader_of(source, {}, None, layout, split=split)
+    if isinstance(source, str) and source.lower().removesuffix(".gz").endswith(".txt"):
+        yield from ((place, {"prompt": row["text"]}) for place, row in read_records(source))
+        return
+    for place, record in read_records(source, split=split, names=reader.columns):
+        yield from ((place, x) for x in reader.rows(place, record) if not isinstance(x, Dropped))
 
 
 def _conversation(row: Record, place: str) -> tuple[Message, ...]:

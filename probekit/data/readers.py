@@ -1,41 +1,45 @@
-"""Records out of files: jsonl, jsonl.gz, csv, parquet, `hf:` data sets and `demo:` files.
+"""Records out of files: json, tables, plain text, parquet, `hf:` data sets and `demo:` files.
 
 Every reader streams: it yields (place, record) and holds one record, or one batch, in memory.
 """
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import csv
-import gzip
-import json
-import zlib
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any, cast
+from types import MappingProxyType
+from typing import Any
 
+from probekit.data.columns import ALIASED, COMPARED, LABELS, SCORES
 from probekit.data.footer import columns_of
 from probekit.data.memory import Rows, read_memory
+from probekit.data.text_files import (
+    LINE,
+    Numbers,
+    Placed,
+    Record,
+    read_json,
+    read_jsonl,
+    read_table,
+    read_txt,
+)
 from probekit.errors import DataError, with_extra
 from probekit.foreign import at_home
 from probekit.numbers import plain_integer, plain_number
 
-Record = dict[str, Any]
-Placed = tuple[str, Record]
-"""Where a record stands (`file:12` or `file: row 12`), and the record."""
+__all__ = ["LINE", "READ", "Placed", "Record", "locate", "read_records"]
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt")
+"""Of text files, each also with .gz behind it."""
+EXPECTED = f"{', '.join(SUFFIXES)} (each also .gz), .parquet"
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 READ = {
     "id", "prompt", "completion", "completion_ids", "text", "label", "score", "chosen", "rejected", "group",
     "tags", "instruction", "completions", "source", "response", "score_chosen", "score_rejected", *HELPSTEER,
+    *COMPARED,
 }  # fmt: skip
 """Columns that some row format or layout has. Of a table no other column is decoded: it may hold images."""
-LINE = 32 << 20
-"""Bytes that a line may have."""
 EXPANDED = 256 << 20
 """Bytes that a column of a parquet file may unpack to, however few it has packed."""
 BATCH = 256 << 20
@@ -46,7 +50,12 @@ UNREAD = "(a column that is not read)"
 
 
 def read_records(
-    source: Rows, *, split: str = "train", more: Collection[str] = ()
+    source: Rows,
+    *,
+    split: str = "train",
+    more: Collection[str] = (),
+    names: Mapping[str, str] = MappingProxyType({}),
+    look: bool = False,
 ) -> Iterator[Placed]:
     """Yield every record of `source` with its place.
 
@@ -58,28 +67,42 @@ def read_records(
         Split of a Hugging Face data set.
     more
         Columns to read beside those of `READ`; others of a table are `UNREAD`.
+    names
+        Columns that hold probekit's own fields, by field.
+    look
+        Read columns of every name that a field may have, to see which of them are there.
 
     Raises
     ------
     DataError
         When the source is missing, of an unknown type, or damaged at some line.
     """
+    wanted = READ.union(more, names.values(), ALIASED if look else ())
     if not isinstance(source, str):
-        return read_memory(source, READ.union(more))
+        return read_memory(source, wanted)
     if source.startswith("hf:"):
-        return _huggingface(source.removeprefix("hf:"), split, READ.union(more))
+        return _huggingface(source.removeprefix("hf:"), split, wanted)
     path = locate(source)
     name = path.name.lower()
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        return _jsonl(path, source)
-    if name.endswith(".csv"):
-        return _csv(path, source)
+    kind = Path(name.removesuffix(".gz")).suffix
+    if kind in TEXT:
+        return TEXT[kind](path, source)
+    if kind in (".csv", ".tsv"):
+        return read_table(path, source, _numbers(names))
     if name.endswith(".parquet"):
-        return _parquet(path, source, READ.union(more))
-    hint = " Write a JSON list as one object a line." if name.endswith(".json") else ""
-    raise DataError(
-        f"{source}: unknown file type. Expected {', '.join(SUFFIXES)}, hf:NAME or demo:NAME.{hint}"
-    )
+        return _parquet(path, source, wanted)
+    raise DataError(f"{source}: unknown file type. Expected {EXPECTED}, hf:NAME or demo:NAME.")
+
+
+TEXT = {".jsonl": read_jsonl, ".json": read_json, ".txt": read_txt}
+
+
+def _numbers(names: Mapping[str, str]) -> Numbers:
+    """Return the columns that hold numbers by their meaning; a table of text has only text."""
+    labels = {"label", *LABELS, *(v for k, v in names.items() if k == "label")}
+    scores = {"score", "score_chosen", "score_rejected", *HELPSTEER, *SCORES, *COMPARED}
+    scores |= {column for field, column in names.items() if field == "score"}
+    return {**dict.fromkeys(scores, plain_number), **dict.fromkeys(labels, plain_integer)}
 
 
 def locate(source: str) -> Path:
@@ -88,7 +111,7 @@ def locate(source: str) -> Path:
         return demo_path(source.removeprefix("demo:"))
     path = at_home(source)
     if path.is_dir():
-        raise DataError(f"{source}: is a folder. Expected a file ({', '.join(SUFFIXES)}).")
+        raise DataError(f"{source}: is a folder. Expected a file ({EXPECTED}).")
     if not path.exists():
         raise DataError(f"{source}: no such file. Check the path.")
     if not path.is_file():
@@ -106,106 +129,6 @@ def demo_path(name: str) -> Path:
         known = ", ".join(sorted(file.stem for file in folder.glob("*.jsonl")))
         raise DataError(f"demo:{name}: no such demo data. Expected one of {known}.")
     return path
-
-
-@contextlib.contextmanager
-def _readable(source: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{source}: cannot be read ({error.strerror or error}). Check the file."
-        ) from error
-
-
-def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
-    """Yield the lines as text. Decoding one by one names the very line that is not UTF-8."""
-    for number, line in enumerate(lines, 1):
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{source}:{number}: is not UTF-8 (byte 0x{line[error.start]:02x}). "
-                "Save the file as UTF-8."
-            ) from error
-
-
-def _lines(handle: IO[bytes], source: str) -> Iterator[bytes]:
-    """Yield the lines of a stream, none longer than `LINE`: a packed file may hold one of gigabytes."""
-    number = 0
-    while line := handle.readline(LINE + 1):
-        number += 1
-        if len(line) > LINE:
-            raise DataError(
-                f"{source}:{number}: is longer than {LINE >> 20} MiB, the most of a line. Split the row."
-            )
-        yield line
-
-
-def _jsonl(path: Path, source: str) -> Iterator[Placed]:
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    number = 0
-    with _readable(source):
-        try:
-            with opener(path, "rb") as handle:
-                lines = _lines(cast(IO[bytes], handle), source)
-                for number, line in enumerate(_decoded(lines, source), 1):
-                    if line.strip():
-                        yield f"{source}:{number}", _object(f"{source}:{number}", line)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            what = f"breaks off after line {number}" if number else "cannot be read"
-            raise DataError(
-                f"{source}: the gzip stream {what} ({error}). Fetch the file again."
-            ) from error
-
-
-def _object(place: str, line: str) -> Record:
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{place}: is not valid JSON ({error.msg} at column {error.colno}). "
-            "Expected one JSON object a line."
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 nested lists
-        raise DataError(
-            f"{place}: holds JSON that cannot be read ({error}). Remove the row."
-        ) from error
-    if not isinstance(found, dict):
-        raise DataError(f"{place}: is a JSON {type(found).__name__}, expected an object.")
-    return found
-
-
-def _csv(path: Path, source: str) -> Iterator[Placed]:
-    with _readable(source), path.open("rb") as handle:
-        rows = csv.DictReader(_decoded(_lines(handle, source), source), strict=True)
-        try:
-            twice = [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]
-            if twice:
-                raise DataError(f"{source}:1: has the column {twice[0]!r} twice. Rename one.")
-            for row in rows:
-                place = f"{source}:{rows.line_num}"
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"{place}: has another number of fields than the header "
-                        f"({len(rows.fieldnames or ())}). Quote fields that contain commas."
-                    )
-                # An empty field is an absent one: csv has no null.
-                yield place, {key: _number(key, text) for key, text in row.items() if text != ""}
-        except csv.Error as error:
-            raise DataError(f"{source}:{rows.line_num}: is not valid csv ({error}).") from error
-
-
-def _number(key: str, text: str) -> Any:  # noqa: ANN401 - a csv field
-    """Return numbers of the fields that are numbers by their meaning; csv has only text."""
-    number: float | None = None
-    if key == "label":
-        number = plain_integer(text)
-    if key in ("score", "score_chosen", "score_rejected", *HELPSTEER):
-        number = plain_number(text)
-    return text if number is None else number
 
 
 def _present(record: Record) -> Record:

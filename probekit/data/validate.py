@@ -36,7 +36,8 @@ def infer_kind(record: Record, place: str) -> Kind:
     if kind is None:
         raise DataError(
             f"{place}: has fields {', '.join(map(repr, record)) or 'none'}; expected label, or "
-            "score, or chosen and rejected. See docs/data.md for the row formats."
+            "score, or chosen and rejected. Where they have other names, say them: --label-field, "
+            "--score-field, or --chosen-field and --rejected-field."
         )
     return kind
 
@@ -86,6 +87,28 @@ def to_examples(
         place=place,
     )
     return [example]
+
+
+def to_texts(record: Record, place: str, *, number: int, tags: Mapping[str, Any]) -> list[Example]:
+    """Return the texts of a record, one or both sides of a pair, whatever its label or score is."""
+    if "chosen" in record and "rejected" in record:
+        return to_examples(record, place, kind="pair", number=number, tags=tags)
+    prompt, answer = read_prompt(record, place)
+    completion = read_completion(record, place, answer)
+    if prompt is None and completion is None:
+        raise missing(record, place, "text, prompt or completion")
+    identity = record.get("id")
+    return [
+        Example(
+            id=f"row-{number:06d}" if identity is None else read_name(identity, place, "id"),
+            group=read_group(record, prompt, completion, place),
+            prompt=prompt,
+            completion=completion,
+            tags=read_tags(record, tags, place),
+            completion_ids=read_ids(record, place),
+            place=place,
+        )
+    ]
 
 
 def _kind(record: Record) -> Kind | None:

@@ -51,13 +51,13 @@ def surprisal_scores(fitter: HeadFitter) -> Array | None:
     return fitter.scores(np.column_stack([known, known**2]))
 
 
-def text_scores(fitter: HeadFitter) -> dict[str, Array]:
+def text_scores(fitter: HeadFitter, only: Sequence[str] = ()) -> dict[str, Array]:
     """Return scores from words and characters alone, shape (n_examples,) each, by control.
 
     `tfidf` reads words and word pairs of the completion (of the prompt, where rows end with it),
     `tfidf_prompt` those of the prompt, `tfidf_both` those of both, `characters` the runs of two to
     four characters of both. A control that would read the same as another, or on which the sides
-    of every pair are alike, is left out.
+    of every pair are alike, is left out; so are others than `only`, where it names some.
     """
     examples, fit_rows = fitter.task.examples, fitter.task.example_rows(fitter.task.splits.fit)
     prompts, completions = [*map(str, examples.prompt)], [*map(str, examples.completion)]
@@ -68,13 +68,18 @@ def text_scores(fitter: HeadFitter) -> dict[str, Array]:
     # Both sides of a pair answer one prompt, so its words cancel.
     if any(completions) and any(prompts) and fitter.task.kind != "pair":
         read |= {"tfidf_prompt": prompt, "tfidf_both": prompt + completion}
-    starts = ([text[:CHARACTERS] for text in texts] for texts in (prompts, completions))
-    read["characters"] = sum(_counts(*starts, runs=(2, 4)))
+    if not only or "characters" in only:
+        starts = ([text[:CHARACTERS] for text in texts] for texts in (prompts, completions))
+        read["characters"] = sum(_counts(*starts, runs=(2, 4)))
     # Texts are not standardised, as is usual: a rare word would count as much as a common one.
     plain = dataclasses.replace(
         fitter, standardize=False, n_folds=3, l2_factors=(0.01, 0.1, 1.0, 10.0)
     )
-    return {name: plain.scores(tfidf(counts, fit_rows)) for name, counts in read.items()}
+    return {
+        name: plain.scores(tfidf(counts, fit_rows))
+        for name, counts in read.items()
+        if not only or name in only
+    }
 
 
 def _counts(*columns: Sequence[str], runs: tuple[int, int] | None = None) -> list[Any]:

@@ -17,6 +17,7 @@ from probekit.data.open import open_dataset
 from probekit.data.rows import Example
 from probekit.errors import DataError, ProbeError
 from probekit.foreign import Shown
+from probekit.probes.aggregate import Aggregate
 from probekit.probes.linear import LinearHead
 from probekit.probes.metrics import (
     PRIMARY,
@@ -35,7 +36,7 @@ from probekit.results.intervals import Array, Interval, Metrics, Resampler
 if TYPE_CHECKING:
     import pandas as pd
 
-OF_ITS_OWN_KIND = ("log_loss", "ece", "accuracy", "balanced_accuracy", "r2", "mae")
+OF_ITS_OWN_KIND = ("log_loss", "ece", "brier", "accuracy", "balanced_accuracy", "r2", "mae")
 """Measures that take the score for a log-odds or a rating, which that of another kind of head is not."""
 COUNTS = ("tp", "fp", "fn", "tn")
 
@@ -126,7 +127,9 @@ class ProbeEvaluation(Shown):
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, without the rows."""
         tags = {t: {v: _json(m) for v, m in values.items()} for t, values in self.by_tag.items()}
-        labels = self.kind == "label" and self.probe.classes is not None
+        labels = (
+            self.kind == "label" and "accuracy" in self.metrics
+        )  # a threshold of the fit's scale
         return {
             "primary": self.primary, "kind": self.kind, "metrics": _json(self.metrics), "by_tag": tags,
             "reliability": self.reliability, "n": self.n, "fitted_data": self.is_fitted_data,
@@ -151,6 +154,7 @@ def evaluate(
     seed: int = 0,
     skip_refused: bool = False,
     batch_tokens: int = 4096,
+    aggregate: Aggregate | str | None = None,
 ) -> ProbeEvaluation:
     """Judge a fitted probe on rows with labels, ratings or preferences that it was not fitted to.
 
@@ -171,6 +175,9 @@ def evaluate(
         Of the intervals; padded tokens of a forward pass.
     skip_refused
         Leave out rows that the model's chat template refuses.
+    aggregate
+        Score texts by their tokens, as `max` or `rolling:8`; measures that take the score for a log-odds
+        or a rating are left out then.
 
     Raises
     ------
@@ -186,23 +193,19 @@ def evaluate(
     >>> found.kind, found.n["rows"] == int(found.confusion.sum()), found.is_fitted_data
     ('label', True, True)
     """
-    if isinstance(data, ActivationStore):
-        known, scores, refused = data.examples, probe.score(data.read(probe.cell)), 0
-        fingerprint = data.provenance.get("data", {}).get("fingerprint")
-    else:
-        dataset = open_dataset(data)
-        known, scores, refused = _scored(
-            probe, dataset, model, tokenizer, skip=skip_refused, batch_tokens=batch_tokens
-        )
-        fingerprint = dataset.fingerprint
+    rule = Aggregate.parse(aggregate) if isinstance(aggregate, str) else aggregate
+    known, scores, refused, fingerprint = _read(
+        probe, data, (model, tokenizer), positive, skip=skip_refused, batch_tokens=batch_tokens, rule=rule
+    )  # fmt: skip
     known, scores = _oriented(known, scores, probe, positive)
     known, scores, identical = _different(known, scores)
     sampler = Resampler(known.group[:: _step(known)], n_boot=n_boot, seed=seed)
     units = np.arange(len(sampler.groups))
+    own = known.kind == probe.data_kind and rule is None
 
     def measured(part: NDArray[np.int64]) -> Metrics:
         inside = Resampler(sampler.groups[part], n_boot=n_boot, seed=seed)
-        return _metrics(probe, known, scores, part, inside)
+        return _metrics(probe, known, scores, part, inside, own=own)
 
     tags = tag_values({t: v[units * _step(known)] for t, v in known.tags.items()})
     left_out = {k: n for k, n in (("identical", identical), ("refused", refused)) if n}
@@ -212,13 +215,30 @@ def evaluate(
         kind=known.kind,
         metrics=measured(units),
         by_tag={t: {v: measured(i) for v, i in parts.items()} for t, parts in tags.items()},
-        reliability=_reliability(probe, known, scores),
+        reliability=_reliability(probe, known, scores) if own else [],
         examples=known,
         scores=scores,
         n={"rows": len(units), "groups": sampler.n_groups, **left_out},
         is_fitted_data=fitted is not None and fitted == fingerprint,
         sampler=sampler,
     )
+
+
+def _read(
+    probe: LinearHead,
+    data: Any,  # noqa: ANN401
+    model: tuple[Any, Any],
+    positive: str | None,
+    **more: Any,  # noqa: ANN401
+) -> tuple[Examples, Array, int, str | None]:
+    """Return the columns of rows, their scores, how many were refused, and the data's fingerprint."""
+    if not isinstance(data, ActivationStore):
+        dataset = open_dataset(data, positive=positive)
+        return *_scored(probe, dataset, *model, **more), dataset.fingerprint
+    if more["rule"] is not None:
+        raise ProbeError("aggregate: a store holds no score a token. Give the rows themselves.")
+    fingerprint = data.provenance.get("data", {}).get("fingerprint")
+    return data.examples, probe.score(data.read(probe.cell)), 0, fingerprint
 
 
 def _step(examples: Examples) -> int:
@@ -233,16 +253,17 @@ def _scored(
     *,
     skip: bool,
     batch_tokens: int,
+    rule: Aggregate | None,
 ) -> tuple[Examples, Array, int]:
     """Return the columns of rows, their scores, and how many were refused."""
+    from probekit.models.chat import render
     from probekit.probes.scoring import Scorer, model_of, score_examples
 
     scorer = Scorer(probe, model_of(probe, model, tokenizer), batch_tokens=batch_tokens)
     refused: list[str] = []
     rows = list(dataset.examples())
-    told = list(
-        score_examples(scorer, rows, source=dataset.source, refused=refused if skip else None)
-    )
+    kept = refused if skip else None
+    told = list(score_examples(scorer, rows, source=dataset.source, refused=kept, aggregate=rule))
     if refused:
         seen = {row["id"] for row in told}
         whole = [row["id"] for row in told] if dataset.kind == "pair" else []
@@ -250,11 +271,10 @@ def _scored(
         rows, told = [r for r in rows if r.id in seen], [t for t in told if t["id"] in seen]
     if not rows:
         raise DataError(f"{dataset.source}: every row is left out.")
-    return (
-        columns(rows, dataset.kind, dataset.classes),
-        np.array([t["score"] for t in told]),
-        len(refused),
-    )
+    known = columns(rows, dataset.kind, dataset.classes)
+    lengths = np.array([render(row, scorer.loaded.tokenizer).n_content for row in rows])
+    scores = np.array([t["score"] for t in told])
+    return dataclasses.replace(known, n_tokens=lengths), scores, len(refused)
 
 
 def columns(rows: list[Example], kind: str, classes: tuple[str, ...] | None) -> Examples:
@@ -296,7 +316,7 @@ def _oriented(
         if not set(known.classes) <= set(probe.classes):
             raise ProbeError(
                 f"classes: the data have {', '.join(dict.fromkeys(known.classes))}, the probe knows "
-                f"{', '.join(probe.classes)}. Say which class should score higher: positive=NAME."
+                f"{', '.join(probe.classes)}. Say which class should score higher: --positive NAME."
             )
         positive = probe.classes[1]
     elif positive is not None and positive not in known.classes:
@@ -326,15 +346,21 @@ def _different(known: Examples, scores: Array) -> tuple[Examples, Array, int]:
 
 
 def _metrics(
-    probe: LinearHead, known: Examples, scores: Array, units: NDArray[np.int64], sample: Resampler
+    probe: LinearHead,
+    known: Examples,
+    scores: Array,
+    units: NDArray[np.int64],
+    sample: Resampler,
+    *,
+    own: bool,
 ) -> Metrics:
-    own = known.kind == probe.data_kind
     if known.kind == "pair":
         found = pair_metrics(scores[2 * units], scores[2 * units + 1], sample)
     elif known.label is not None:
         if not own:
             return {"auroc": auroc(known.label[units], scores[units], sample)}
         found = label_metrics(known.label[units], scores[units], sample)
+        found["brier"] = sample.mean((expit(scores[units]) - known.label[units]) ** 2)
     else:
         assert known.score is not None
         target = known.score[units]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,17 +12,20 @@ import numpy as np
 from probekit.activations.backends import make_backend
 from probekit.activations.gather import plan_batches, read_batch
 from probekit.activations.positions import PositionRule
+from probekit.activations.table import Cell
 from probekit.data.rows import Example
 from probekit.errors import DataError, ModelError, ProbeError, TemplateRefusal
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel, at_date_of, load_model
+from probekit.probes.aggregate import Aggregate
 from probekit.probes.linear import LinearHead
 from probekit.probes.reference import reference_rows
 from probekit.results.intervals import Array
 
-__all__ = ["Scorer", "model_of", "reference_rows", "score_examples"]
+__all__ = ["Scorer", "model_of", "reference_rows", "score_examples", "score_tokens"]
 
+ALL = Aggregate("mean", "mean", 1.0)
 WINDOW = 2048
 """Rows that are sorted by length together: what bounds the memory of scoring."""
 
@@ -59,6 +63,28 @@ class Scorer:
             )
             scores[batch] = self.probe.score(acts[self.probe.cell])
         return scores
+
+    def token_scores(self, rows: Sequence[Rendered]) -> list[Array]:
+        """Return the score of every content token of each row, shapes (n_tokens,), in the order given.
+
+        Of rows that end with their prompt all tokens are read.
+        """
+        read = [content(row) for row in rows]
+        cell = Cell(self.probe.site, self.probe.layer, "all")
+        found: list[Array] = [np.empty(0)] * len(rows)
+        for batch in plan_batches(np.array([len(row.ids) for row in read]), self.batch_tokens):
+            acts = read_batch(
+                self._backend,
+                [read[i] for i in batch],
+                [(self.probe.site, self.probe.layer)],
+                [PositionRule("all")],
+                self.loaded.device,
+            )
+            ends = np.cumsum([read[i].stop - read[i].start for i in batch])
+            parts = np.split(self.probe.score(acts[cell]), ends[:-1])
+            for i, scores in zip(batch, parts, strict=True):
+                found[i] = scores
+        return found
 
     def _check_identity(self) -> None:
         probe, backend = self.probe, self._backend
@@ -118,6 +144,7 @@ def score_examples(
     source: str,
     refused: list[str] | None = None,
     progress: Callable[[int], None] = lambda done: None,
+    aggregate: Aggregate | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield `{"id", "score", "side"?, "rating"?, "probability"?}` for every example, in order.
 
@@ -134,6 +161,8 @@ def score_examples(
         the first of them raises.
     progress
         Told how many examples are done.
+    aggregate
+        Makes the score of those of the tokens, in place of the position that the probe was fitted at.
 
     Raises
     ------
@@ -141,13 +170,16 @@ def score_examples(
         When a row is refused, has no token at the probe's position, or is longer than the model's
         context.
     """
-    probe, done = scorer.probe, 0
-    stream = iter(examples)
-    while window := list(itertools.islice(stream, WINDOW)):
-        done += len(window)
-        kept = [(e, found) for e in window if (found := _checked(e, scorer, source, refused))]
-        scores = scorer.score([found for _, found in kept])
-        ratings, chances = probe.rating(scores), probe.probability(scores)
+    probe, found = scorer.probe, _windows(scorer, examples, source, refused, progress, aggregate)
+    for kept in found:
+        rows = [row for _, row in kept]
+        if aggregate is not None:
+            texts = zip(rows, scorer.token_scores(rows), strict=True)
+            scores = np.array([aggregate(counted(row, tokens)) for row, tokens in texts])
+            ratings = chances = None  # an aggregate is on no scale of the fit
+        else:
+            scores = scorer.score(rows)
+            ratings, chances = probe.rating(scores), probe.probability(scores)
         for i, (example, _) in enumerate(kept):
             row: dict[str, Any] = {"id": example.id, "score": float(scores[i])}
             if example.side is not None:
@@ -157,11 +189,72 @@ def score_examples(
             if chances is not None:
                 row["probability"] = float(chances[i])
             yield row
+
+
+def score_tokens(
+    scorer: Scorer,
+    examples: Iterable[Example],
+    *,
+    source: str,
+    refused: list[str] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Iterator[dict[str, Any]]:
+    """Yield `{"id", "tokens", "token_ids", "scores", "side"?}` of every example, a score a token, in order.
+
+    Tokens are those of the completion or raw text, or of the whole prompt where a row ends with it. Takes
+    the parameters of `score_examples`, and raises what it raises.
+    """
+    tokenizer = scorer.loaded.tokenizer
+    for kept in _windows(scorer, examples, source, refused, progress, ALL):
+        scores = scorer.token_scores([row for _, row in kept])
+        for (example, row), found in zip(kept, scores, strict=True):
+            read = content(row)
+            ids = [int(i) for i in read.ids[read.start : read.stop]]
+            line = {
+                "id": example.id,
+                "tokens": [tokenizer.decode([i]) for i in ids],
+                "token_ids": ids,
+            }
+            side = {} if example.side is None else {"side": example.side}
+            yield {**line, "scores": [float(score) for score in found], **side}
+
+
+def content(row: Rendered) -> Rendered:
+    """Return a row whose span is what is read token by token: its completion, or the whole prompt."""
+    return row if row.stop > row.start else dataclasses.replace(row, start=0, stop=len(row.ids))
+
+
+def counted(row: Rendered, scores: Array) -> Array:
+    """Return the token scores (n_tokens,) that an aggregate takes: not that of token 0 of a text.
+
+    Whatever the text, its residual is many times as large as that of any other token.
+    """
+    return scores[1:] if content(row).start == 0 and len(scores) > 1 else scores
+
+
+def _windows(
+    scorer: Scorer,
+    examples: Iterable[Example],
+    source: str,
+    refused: list[str] | None,
+    progress: Callable[[int], None],
+    aggregate: Aggregate | None,
+) -> Iterator[list[tuple[Example, Rendered]]]:
+    """Yield rendered examples, as many as are sorted by length together."""
+    done, stream = 0, iter(examples)
+    while window := list(itertools.islice(stream, WINDOW)):
+        done += len(window)
+        rows = ((e, _checked(e, scorer, source, refused, aggregate)) for e in window)
+        yield [(example, row) for example, row in rows if row is not None]
         progress(done)
 
 
 def _checked(
-    example: Example, scorer: Scorer, source: str, refused: list[str] | None
+    example: Example,
+    scorer: Scorer,
+    source: str,
+    refused: list[str] | None,
+    aggregate: Aggregate | None,
 ) -> Rendered | None:
     where = example.where if example.place else f"{source}: {example.where}"
     try:
@@ -177,6 +270,8 @@ def _checked(
         raise DataError(
             f"{where}: has {len(row.ids)} tokens, the model's limit is {limit}. Shorten it."
         )
+    if aggregate is not None:
+        return row  # tokens are read whatever the position of the probe
     try:
         PositionRule.parse(scorer.probe.position).resolve(row)
     except DataError as error:

@@ -12,6 +12,7 @@ from probekit.lazy import lazy
 
 if TYPE_CHECKING:
     from probekit.reports.dynamics import write_dynamics_report
+    from probekit.reports.evaluate import evaluate_figures, write_evaluate_report
     from probekit.reports.rl import write_rl_report
     from probekit.reports.steer import steer_figures, write_steer_report
     from probekit.reports.sweep import sweep_figures, write_sweep_report
@@ -19,15 +20,18 @@ else:
     __getattr__ = lazy(
         __name__,
         dynamics="write_dynamics_report",
+        evaluate="evaluate_figures write_evaluate_report",
         rl="write_rl_report",
         steer="steer_figures write_steer_report",
         sweep="sweep_figures write_sweep_report",
     )
 
 __all__ = [
+    "evaluate_figures",
     "steer_figures",
     "sweep_figures",
     "write_dynamics_report",
+    "write_evaluate_report",
     "write_rl_report",
     "write_steer_report",
     "write_sweep_report",

@@ -82,8 +82,7 @@ def lines(
     ends = ["value", "low", "high"]
     if equal:
         square = square or look.padded(data[["x", *ends]])
-        line = {"name": equal, "look": "level", **data.iloc[0][["panel", "axis"]]}
-        data = pd.concat([points(square, [*map(Interval, square)], ["", ""], **line), data])
+        data = pd.concat([*_diagonals(data, square, equal), data])
     panels = list(data["panel"].unique())
     layout = Panels.fitting(len(panels), across, each)
     marks = {name: mark for name, mark in (marks or {}).items() if len(mark[0])}
@@ -121,6 +120,12 @@ def lines(
         figure, title=title, subtitle=subtitle, height=layout.height, legend=legend,
         head=(30 if len(panels) > 1 else 10) + 14 * bool(tops),
     )  # fmt: skip
+
+
+def _diagonals(data: pd.DataFrame, ends: tuple[float, float], name: str) -> Iterator[pd.DataFrame]:
+    """Yield the line where both numbers are equal, of every panel."""
+    for at in data.drop_duplicates("panel")[["panel", "axis"]].to_dict("records"):
+        yield points(ends, [*map(Interval, ends)], ["", ""], name=name, look="level", **at)
 
 
 def _texts(data: pd.DataFrame) -> list[str]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "study": ("study.json", "study:StudyRun"),
     "steer": ("steer.json", "steer:SteerRun"),
     "fit": ("sweep.json", "sweep:SweepRun"),
+    "evaluate": ("evaluate.json", "evaluate:EvaluateRun"),
     "dynamics": ("dynamics.json", "dynamics:DynamicsRun"),
     "rl": ("run.json", "rl:RLRun"),
     "elicit": ("run.json", "elicit:ElicitRun"),
@@ -131,10 +132,10 @@ def command_of(directory: Path) -> str:
 
 
 def open_run(directory: str | Path) -> Run:
-    """Open what `elicit`, `fit`, `steer`, `rl`, `dynamics` or `study` left in `directory`, their `--out`.
+    """Open what `elicit`, `fit`, `evaluate`, `steer`, `rl`, `dynamics` or `study` left in their `--out`.
 
-    Returns a run of the class that fits: `ElicitRun`, `SweepRun`, `SteerRun`, `RLRun`, `DynamicsRun`
-    or `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`. Raises
+    Returns a run of the class that fits: `ElicitRun`, `SweepRun`, `EvaluateRun`, `SteerRun`, `RLRun`,
+    `DynamicsRun` or `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`. Raises
     ProbeError when the directory is not such an output, or is partial, damaged or newer.
 
     Examples

@@ -339,7 +339,7 @@ def test_a_bad_pair_is_named_with_its_line(tmp_path, case):
 
 def test_labels_that_are_not_classes(tmp_path):
     for label, match in (
-        (True, r"label is true or false \(True\), expected an integer or a name"),
+        (True, "labels are numbers in some rows and names in others"),
         (1.5, r"label is a number \(1\.5\)"),
         ("", r"label is text \(''\)"),
         (None, "has no label"),
@@ -437,8 +437,8 @@ def test_damaged_files_are_named(tmp_path):
         (tmp_path / "none.jsonl", "no such file"),
         (tmp_path, "is a folder"),
         ("/dev/null", "is not a regular file"),
-        (write(tmp_path / "a.json", [GOOD]), "Write a JSON list as one object a line"),
-        (write(tmp_path / "a.txt", [GOOD]), "unknown file type"),
+        (write(tmp_path / "a.txt", [GOOD]), "is plain text, which has no labels"),
+        (write(tmp_path / "a.xlsx", [GOOD]), "unknown file type"),
         ("demo:nothing", "Expected one of .*researchers, researchers_pairs"),
     ):
         with pytest.raises(DataError, match=match):

@@ -260,7 +260,7 @@ def test_classes_of_other_names_have_to_be_matched(fitted, loaded):
     ]
     values = [one.metrics["auroc"].value for one in found]
     assert sum(values) == pytest.approx(1.0) and values[0] > 0.7
-    with pytest.raises(ProbeError, match="^positive 'x': the data have neg, pos"):
+    with pytest.raises(ProbekitError, match="--positive x: the classes are 'neg', 'pos'"):
         evaluate(probe, texts, model=loaded, positive="x")
 
 

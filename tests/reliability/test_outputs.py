@@ -31,6 +31,7 @@ FORCED = (
     "cache",
     "fit",
     "score",
+    "evaluate",
     "steer",
     "rl",
     "elicit",
@@ -86,6 +87,7 @@ def commands(inputs, model):
         "cache": (["cache", "--model", model, *data, "--positions", "mean"], ["label.jsonl"]),
         "fit": (["fit", inputs / "label.h5"], ["label.h5"]),
         "score": (["score", *probe, *data], ["label.jsonl", "label"]),
+        "evaluate": (["evaluate", *probe, *data], ["label.jsonl", "label"]),
         "steer": (["steer", *probe, *prompts, *small, "--coeff", "-1:1:1", "--random-controls", "1",
                    "--shuffled-controls", "0", "--placebo-controls", "0"], ["prompts.jsonl", "label"]),
         "rl": (["rl", *probe, *prompts, "--steps", "1", "--prompts-per-step", "2", "--group", "2",
@@ -101,7 +103,7 @@ def commands(inputs, model):
     return made
 
 
-FOLDERS = {"fit", "steer", "rl", "elicit", "data split", "dynamics"}
+FOLDERS = {"fit", "evaluate", "steer", "rl", "elicit", "data split", "dynamics"}
 
 
 def said(capsys):

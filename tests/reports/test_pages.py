@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from probekit.errors import OutputError
 from probekit.reports import (
     write_dynamics_report,
+    write_evaluate_report,
     write_rl_report,
     write_steer_report,
     write_sweep_report,
@@ -17,6 +19,7 @@ from probekit.reports import (
 from probekit.studies import write_study_report
 from tests.reports.browser import check_drawn
 from tests.reports.dynamics_factory import write_dynamics
+from tests.reports.evaluate_factory import write_evaluation
 from tests.reports.factory import Made, ugly, write_fit
 from tests.reports.golden import check, page_text
 from tests.reports.rl_factory import ALARMS, MadeRL, write_rl
@@ -44,6 +47,10 @@ def dynamics(folder: Path, *optimizers: str, **keys: object) -> Path:
     return write_dynamics_report(write_dynamics(folder / "run", *optimizers, **keys))
 
 
+def evaluation(folder: Path, **made: Any) -> Path:
+    return write_evaluate_report(write_evaluation(folder / "judged", **made))
+
+
 def study(folder: Path, **made: object) -> Path:
     return write_study_report(write_study(folder / "study", MadeStudy(**made)))
 
@@ -58,6 +65,8 @@ GOLDEN: dict[str, Callable[[Path], Path]] = {
     "rl": lambda at: rl(at, {"b/run": {**RL, "follow": 0.0, "seed": 3}, "c": {"done": 0}}, **RL, refits=(4,),
                         alarms={2: "every group's rewards are equal"}),
     "dynamics": lambda at: dynamics(at, "adamw"),
+    "evaluate": evaluation,
+    "transfer": lambda at: evaluation(at, probes=("a", "b"), data=("x.jsonl", "y.jsonl")),
     "knowledge_awareness": lambda at: study(
         at, stages=tuple(name for name in STAGES if name != "dynamics"),
         arms={"max": ARM, "chosen": ARM}, questions=6, layers=2),
@@ -75,6 +84,7 @@ HOSTILE_PAGES: dict[str, Callable[[Path], Path]] = {
     "rl": lambda at: rl(at, {"run-hack": {"follow": 0.0, "seed": 3}}, text=HOSTILE, prompts=8),
     "dynamics": lambda at: dynamics(
         at, "sgd", **dict.fromkeys(("site", "position", "head"), HOSTILE), exact=[]),
+    "evaluate": lambda at: evaluation(at, text=HOSTILE, probes=("a", "b")),
     "study": lambda at: study(
         at, text=f"{HOSTILE} {'x' * 120}", layers=12, quick=True,
         arms={**{f"run-{i}": arm(RISES, seed=i) for i in range(3)},
@@ -109,6 +119,8 @@ DRAWN: dict[str, tuple[int, Callable[[Path], Path]]] = {
         at, {"run-hack": {"follow": 0.0, "seed": 3}},
         tags={"class": ("real", "invented"), "lang": ("en", "de", "fr")})),
     "dynamics": (1280, lambda at: dynamics(at, "adamw", "sgd")),
+    "evaluate": (900, evaluation),
+    "transfer": (1280, lambda at: evaluation(at, probes=("a", "b", "c"), data=("x.jsonl", "y.jsonl"))),
     **{f"study-{width}": (width, study) for width in (1280, 900, 500)},
 }  # fmt: skip
 

@@ -1,0 +1,137 @@
+"""What `probekit evaluate` leaves: every probe on every data set, and their scores."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NotRequired
+
+from typing_extensions import TypedDict
+
+from probekit.results.intervals import Interval
+from probekit.results.measures import Measure, measure
+from probekit.results.runs import Run
+from probekit.results.table import Document, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class ScoreRow(TypedDict):
+    """A row of a data set, or a side of a pair, as a probe reads it."""
+
+    probe: str
+    data: str
+    id: str
+    group: str
+    side: NotRequired[str]
+    score: float | None
+    target: float | None
+    """Class 0 or 1, or the rating; null for pairs."""
+    tags: dict[str, str]
+
+
+Ends = dict[str, float | None]
+
+
+class MonitorRow(TypedDict):
+    """Recall at a rate of false alarms."""
+
+    fpr: float
+    source: str
+    n: int
+    needed: int
+    threshold: float | None
+    recall: Ends
+    false_alarms: Ends
+    estimable: bool
+
+
+class ControlsRow(TypedDict):
+    """Length and words, fitted to the data out of fold."""
+
+    own: Ends
+    values: dict[str, Ends]
+    differences: dict[str, Ends]
+
+
+class ResultRow(TypedDict):
+    """One probe on one data set."""
+
+    probe: str
+    data: str
+    kind: str
+    primary: str
+    metrics: dict[str, Ends]
+    by_tag: dict[str, dict[str, dict[str, Ends]]]
+    reliability: list[dict[str, float | None]]
+    n: dict[str, int]
+    fitted_data: bool
+    positive_class: str | None
+    at: NotRequired[dict[str, float | Ends]]
+    monitors: list[MonitorRow]
+    controls: ControlsRow | None
+
+
+class EvaluateRecord(TypedDict):
+    """What evaluate.json holds; see docs/formats.md."""
+
+    probes: list[dict[str, Any]]
+    data: list[dict[str, Any]]
+    aggregate: str | None
+    control: str | None
+    results: list[ResultRow]
+
+
+DOCUMENT = Document(
+    "evaluate", "an evaluation", "evaluate.json", "probekit.evaluation", 1, EvaluateRecord
+)
+SCORES = Table("scores.jsonl", ScoreRow, "a score", spread={"tags": "tag:"})
+OF = ["probe", "data", "part", "control"]
+"""What a row of `EvaluateRun.metrics` is of."""
+
+
+class EvaluateRun(Run):
+    """Probes on data sets."""
+
+    DOCUMENT: ClassVar[Document] = DOCUMENT
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row a measure: columns `OF`, then `measure`, `value`, `low`, `high`.
+
+        `part` is `all`, TAG=VALUE, `folds` (the mean over those of the controls) or `fpr=RATE`, whose
+        `recall` and `false_alarms` are those of a monitor; `control` is empty for the probe itself.
+        """
+        import pandas as pd
+
+        rows: list[tuple[Any, ...]] = []
+        for result in self.record["results"]:
+            of = (result["probe"], result["data"])
+            parts = {"all": result["metrics"]}
+            for tag, values in result["by_tag"].items():
+                parts |= {f"{tag}={value}": found for value, found in values.items()}
+            for monitor in result["monitors"]:
+                found = {name: monitor[name] for name in ("recall", "false_alarms")}
+                parts[f"fpr={monitor['fpr']:g}"] = found
+            for part, found in parts.items():
+                rows += [(*of, part, "", name, *Interval.from_json(v)) for name, v in found.items()]
+            if controls := result["controls"]:
+                values = {"": controls["own"], **controls["values"]}
+                for name, ends in values.items():
+                    rows.append((*of, "folds", name, result["primary"], *Interval.from_json(ends)))
+        return pd.DataFrame(rows, columns=[*OF, "measure", "value", "low", "high"])
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """A row a score; a column `tag:TAG` each tag."""
+        sides = {"pair": 2}
+        expected = sum(r["n"]["rows"] * sides.get(r["kind"], 1) for r in self.record["results"])
+        return SCORES.read(self.directory, self.DOCUMENT.again, expected)
+
+    def primary(self, result: ResultRow) -> Measure:
+        """Return the first measure of a result."""
+        return measure("sweep", result["primary"])
+
+    def value(self, result: ResultRow) -> Interval:
+        """Return the first measure's value of a result."""
+        return Interval.from_json(result["metrics"][result["primary"]])
