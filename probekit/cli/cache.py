@@ -51,6 +51,7 @@ def cache(data: str, out: str, config: CacheConfig, **options: Any) -> None:  # 
         )
     arguments = {"data": data, "out": out, **options, **asdict(config)}
     write_json(path.with_name(path.name + RECORD), run_record("cache", arguments))
+    opt.log_rows(dataset)
     with store:
         _print(store, as_json=options["as_json"])
 

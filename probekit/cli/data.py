@@ -32,6 +32,7 @@ def check(file: str, model: str | None, **options: Any) -> None:  # noqa: ANN401
 
     dataset = opt.read_data(file, options)
     report = check_dataset(dataset)
+    opt.log_rows(dataset)
     tokens = None if model is None else _tokens(model, dataset)
     if options["as_json"]:
         return opt.echo_json({**report.to_json(), **({} if tokens is None else {"model": tokens})})

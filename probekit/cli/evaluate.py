@@ -90,6 +90,7 @@ def evaluate(
             aggregate=rule,
             positive=dict(zip(data, chosen, strict=True)),
             seed=options["seed"],
+            seen={name: _seen(path) for name, path in zip(fitted, probes, strict=True)},
             skip_refused=options["skip_refused"],
             batch_tokens=options["batch_tokens"],
             progress=progress,
@@ -100,6 +101,9 @@ def evaluate(
         force=options["force"],
         record=run_record("evaluate", arguments, seed=options["seed"]),
     )
+    for source in data.values():
+        if hasattr(source, "understood"):
+            opt.log_rows(source)
     paths = {"directory": str(target), "report": str(target / "report.html")}
     if options["as_json"]:
         return opt.echo_json({**found.to_json(), "paths": paths})
@@ -107,6 +111,19 @@ def evaluate(
         for line in _lines(result):
             opt.echo(line)
     opt.echo(f"report   {paths['report']}")
+
+
+def _seen(fit: str) -> set[tuple[str, str]]:
+    """Return id and group of the rows that a fit did not hold out; rows without own ids are not known."""
+    from probekit.errors import ProbeError
+    from probekit.results.sweep import SweepRun
+
+    try:
+        splits = SweepRun.open(Path(fit)).splits
+    except ProbeError:  # of an older version
+        return set()
+    rows = splits[splits["split"].isin(["fit", "choose"]) & ~splits["id"].str.startswith("row-")]
+    return set(zip(rows["id"], rows["group"], strict=True))
 
 
 def _names(paths: Sequence[str]) -> list[str]:
@@ -147,7 +164,8 @@ def _lines(result: Any) -> Iterator[str]:  # noqa: ANN401 - a Judged
 
     found = result.evaluation
     name, n = measure("sweep", found.primary).label, found.n
-    fitted = ", of rows it was fitted to" if found.is_fitted_data else ""
+    fitted = f", {result.n_seen} of them not held out of its fit" if result.n_seen else ""
+    fitted = ", of rows it was fitted to" if found.is_fitted_data else fitted
     yield (
         f"{result.probe} on {result.data}: {name} {spanned(found[found.primary], digits=3)} "
         f"({n['rows']} rows, {n['groups']} groups{fitted})"

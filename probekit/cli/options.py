@@ -246,7 +246,7 @@ def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
     """Open a data source as the options of `READING` say."""
     from probekit.data import open_dataset
 
-    found = open_dataset(
+    return open_dataset(
         source,
         kind=options["data_kind"],
         layout=options["layout"],
@@ -256,8 +256,11 @@ def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
         positive=options.get("positive"),
         **columns(options),
     )
-    log(f"rows     {found.understood}")
-    return found
+
+
+def log_rows(dataset: Any) -> None:  # noqa: ANN401 - a Dataset or Texts
+    """Say on stderr how rows were understood, when all went well: an error is one line."""
+    log(f"rows     {dataset.understood}")
 
 
 def columns(options: dict[str, Any]) -> dict[str, str | None]:

@@ -87,10 +87,11 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
         if path is None:
             if options["as_json"]:
                 scores = list(rows)
+                opt.log_rows(texts)
                 return opt.echo_json({"scores": scores, "positive_class": fitted.positive_class})
             for row in rows:
                 click.echo(escaped(json.dumps(row, ensure_ascii=False)))
-            return
+            return opt.log_rows(texts)
         record = {
             **run_record("score", {"probe": probe, "data": data, "out": out, **options}),
             "data": texts.fingerprint,
@@ -98,6 +99,7 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
         }
         with atomic_file(path, replace=options["force"], record=record) as temporary:
             n = write_scores(temporary, rows, parquet=path.name.lower().endswith(".parquet"))
+    opt.log_rows(texts)
     if options["as_json"]:
         counts = {"n": n, **({"refused": len(refused)} if options["skip_refused"] else {})}
         opt.echo_json({"path": out, **counts})
@@ -113,6 +115,4 @@ def _texts(data: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - Texts o
     if options["data_kind"] or options["positive"]:
         return opt.read_data(data, options)
     read: dict[str, Any] = {k: options[k] for k in ("layout", "tags", "split", "limit")}
-    found = open_unlabelled(data, **{**read, **opt.columns(options)})
-    opt.log(f"rows     {found.understood}")
-    return found
+    return open_unlabelled(data, **{**read, **opt.columns(options)})

@@ -200,7 +200,10 @@ def read_table(path: Path, source: str, numbers: Numbers) -> Iterator[Placed]:
 
 
 def _cells(header: str, sign: str) -> list[str]:
-    return next(csv.reader([header], delimiter=sign), [])
+    try:
+        return next(csv.reader([header], delimiter=sign), [])
+    except csv.Error:  # its reader says so
+        return []
 
 
 def _first(header: str, lines: Iterator[str]) -> Iterator[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,10 +56,14 @@ class Judged:
     monitors: list[Monitor]
     controls: Controls | None
     """None where there are too few groups to fit any."""
+    n_seen: int = 0
+    """Rows that the probe was fitted or chosen on: these are not held out."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         found = self.evaluation.to_json()
+        if self.n_seen:
+            found["n"] = {**found["n"], "seen": self.n_seen}
         return {
             "probe": self.probe, "data": self.data, **found,
             "monitors": [monitor.to_json() for monitor in self.monitors],
@@ -111,6 +116,7 @@ def evaluate_all(
     n_boot: int = 1000,
     seed: int = 0,
     controls: bool = True,
+    seen: Mapping[str, Collection[tuple[str, str]]] = MappingProxyType({}),
     progress: Progress = lambda what, done, total: None,
     **more: Any,  # noqa: ANN401 - of `evaluate`
 ) -> Evaluations:
@@ -132,8 +138,9 @@ def evaluate_all(
         Name of the positive class of each data set, where it is not the probe's.
     n_boot, seed
         Draws of the intervals, and their seed.
-    controls
-        Whether heads on length and words are fitted to the data, out of fold.
+    controls, seen
+        Whether heads on length and words are fitted to the data, out of fold; id and group of the rows
+        that a probe was fitted or chosen on, by its name.
     progress
         Told what is done.
 
@@ -164,7 +171,10 @@ def evaluate_all(
             if controls and key not in fits:
                 fits[key] = _rivals(found, seed)
             above = _controls(found, fits[key]) if controls else None
-            results.append(Judged(name, title, found, list(monitors), above))
+            rows, own = found.examples, seen.get(name, ())
+            step = len(rows) // max(1, found.n["rows"])  # 2 of pairs: a row a side
+            again = sum(row in own for row in zip(rows.id[::step], rows.group[::step], strict=True))
+            results.append(Judged(name, title, found, list(monitors), above, again))
     progress("evaluating", total, total)
     record = {
         "probes": [{"name": name, **_of(probe)} for name, probe in probes.items()],

@@ -341,3 +341,10 @@ def test_objects_of_an_array_are_read_one_by_one(tmp_path, monkeypatch):
     rows = [{"text": "é" * (k * 7000), "label": k % 2} for k in range(1, 40)]
     (tmp_path / "a.json").write_text(json.dumps(rows, ensure_ascii=False, indent=2))
     assert seen(open_dataset(tmp_path / "a.json")) == [raw(r["text"], r["label"]) for r in rows]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_a_header_with_a_carriage_return_within_is_one_line(tmp_path, name):
+    (tmp_path / name).write_bytes(b"te\rxt,label\na,b\n")
+    with pytest.raises(DataError, match=rf"{name}:\d+: is not valid csv"):
+        open_dataset(tmp_path / name)

@@ -303,3 +303,34 @@ def test_all_found_has_an_interval_that_is_not_empty():
     label, score = np.repeat([0, 1], [400, 40]), np.repeat([0.0, 9.0], [400, 40])
     found = recall_at(label, score, np.arange(440), 0.01, n_boot=50)
     assert found.recall.value == 1.0 and found.recall.low < 0.95
+
+
+def test_rows_that_a_fit_did_not_hold_out_are_counted_and_named(tiny_llama, tmp_path, capsys):
+    rows = [
+        {"id": f"r{i}", "group": f"g{i}", "text": ["ab ", "xy "][i % 2] * (2 + i % 3), "label": "cd"[i % 2]}
+        for i in range(60)
+    ]  # fmt: skip
+    files = {"fitted.jsonl": rows[:40], "all.jsonl": rows, "new.jsonl": rows[40:]}
+    for name, part in files.items():
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part))
+    store, fit = tmp_path / "acts.h5", tmp_path / "fit"
+    cache = [
+        "cache",
+        "--model",
+        tiny_llama,
+        "--data",
+        tmp_path / "fitted.jsonl",
+        "--positions",
+        "mean",
+    ]
+    assert run(*cache, "--out", store) == 0 and run("fit", store, "--out", fit) == 0
+    splits = [json.loads(line) for line in (fit / "splits.jsonl").read_text().splitlines()]
+    known = sum(row["split"] in ("fit", "choose") for row in splits)
+    data = [word for name in files for word in ("--data", tmp_path / name)]
+    assert run("evaluate", "--probe", fit, *data, "--out", tmp_path / "out") == 0
+    n = {r["data"]: r["n"].get("seen") for r in pk.open_run(tmp_path / "out").record["results"]}
+    assert n == {"fitted.jsonl": known, "all.jsonl": known, "new.jsonl": None} and known > 20
+    told = capsys.readouterr().out
+    assert f"{known} of them not held out of its fit" in told
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"<b>{known} of them not held out of its fit</b>" in page
