@@ -46,7 +46,8 @@ def installed(tmp_path_factory):
 @pytest.mark.parametrize("place", [".", "probekit", "probekit/probekit", "site"])
 def test_python_finds_the_package_from_any_folder(installed, place):
     home, site, env = installed
-    command = [sys.executable, "-c", FIND, str(site)]
+    # Without the environment's own packages, among which is the probekit that is tested.
+    command = [sys.executable, "-S", "-c", FIND, str(site)]
     done = subprocess.run(command, cwd=home / place, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found, answer = done.stdout.split()
