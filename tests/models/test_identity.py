@@ -18,7 +18,7 @@ from probekit.probes import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import agrees
 from probekit.steering import SteeringVector
-from probekit.steering.sweep import _same_model
+from probekit.steering.intervention import check_same_model
 from tests.tiny import D_MODEL, save_tiny, tiny_model
 
 KINDS = ["llama", "gpt2", "gemma2", "deepseek_v3", "qwen3_moe", "mamba"]
@@ -119,9 +119,9 @@ def test_a_flipped_bit_between_the_sampled_values_is_refused(tmp_path):
     vector = SteeringVector({1: np.ones(D_MODEL)}, model=whole.describe())
     vector.save(tmp_path / "v.safetensors")
     vector.save(tmp_path / "v.gguf")
-    _same_model(vector, whole)
+    check_same_model(vector, whole)
     with pytest.raises(SteeringError, match=r"weights_digest is float32-.*Use a vector of this"):
-        _same_model(SteeringVector.load(tmp_path / "v.safetensors"), damaged)
+        check_same_model(SteeringVector.load(tmp_path / "v.safetensors"), damaged)
     # Another dtype has other digits of the same weights: then the fingerprint alone counts.
     Scorer(probe, load_model(str(folder), dtype="bfloat16"))
 
