@@ -134,12 +134,18 @@ def _text(value: Any) -> str:  # noqa: ANN401 - any JSON value
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], *, seal: bool = False) -> None:
+def write_jsonl(
+    path: Path,
+    rows: Iterable[dict[str, Any]],
+    *,
+    seal: bool = False,
+    **how: Any,  # noqa: ANN401 - of `atomic_file`
+) -> None:
     """Write one JSON object a line, whole or not at all; with `seal` one more that seals them."""
     written = [jsonable(row) for row in rows]
     if seal:
         written.append({SEAL: sealed({"rows": written})[SEAL]})
-    with atomic_file(path) as temporary:
+    with atomic_file(path, **how) as temporary:
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in written)
         temporary.write_text("".join(lines), encoding="utf-8")
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.lib.format import read_array
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from probekit.activations.checksums import digests_below, write_checksums
 from probekit.activations.positions import PositionRule
 from probekit.activations.schema import FORMAT, FORMAT_VERSION
 from probekit.activations.table import Cell
-from probekit.activations.writer import write_examples
+from probekit.activations.writer import hdf5_writing, write_examples
 from probekit.container import atomic_file, disk_errors
 from probekit.data.open import Dataset, open_dataset
 from probekit.data.rows import Example
@@ -96,7 +95,7 @@ def write_arrays(path: Path, arrays: Any, frame: ArrayRows) -> None:  # noqa: AN
     with claim(path, "from_arrays"), atomic_file(path) as draft, disk_errors(path):
         rows = (_unread(example, frame) for example in dataset.examples())
         write_examples(draft, rows, kind=dataset.kind, classes=dataset.classes)
-        with h5py.File(draft, "r+") as file:
+        with hdf5_writing(draft, "r+") as file:
             file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
             file.attrs["n_layers"], file.attrs["d_model"] = frame.n_layers or deepest, width
             file.attrs["provenance"] = json.dumps(_provenance(frame, dataset), ensure_ascii=False)

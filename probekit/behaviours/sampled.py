@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from probekit.behaviours.definitions import Behaviours, Wanted
-from probekit.container import atomic_file, write_jsonl
+from probekit.container import write_jsonl
 from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import SEAL, digest_file, sealed
@@ -189,7 +189,6 @@ def write_sampled(
             behaviours=behaviours, wanted=wanted, kept=drawn, progress=progress,
         )  # fmt: skip
         record = {**run_record("sample", dict(arguments or {}), seed=config.seed), **settings}
-        with atomic_file(path, replace=force or drawn.replaces, record=record) as temporary:
-            write_jsonl(temporary, rows)
+        write_jsonl(path, rows, replace=force or drawn.replaces, record=record)
         drawn.remove()
         return rows

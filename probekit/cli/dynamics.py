@@ -44,7 +44,7 @@ def dynamics(
     from probekit.reports.dynamics import dynamics_words, write_dynamics_report
     from probekit.results.dynamics import RUNS, DynamicsRun
 
-    target = opt.claim(out, "dynamics", options, marker=DynamicsRun.DOCUMENT.file)
+    target = opt.claim(out, "dynamics", options)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     pairs = Pairs.open(probe, store)

@@ -63,7 +63,7 @@ def elicit(source: str, out: str, **options: Any) -> None:  # noqa: ANN401
     from probekit.studies import elicit as run
 
     opt.refuse_both(options)
-    target = opt.claim(out, "elicit", options, marker="run.json")
+    target = opt.claim(out, "elicit", options)
     recipe = Recipe.load(source, allow_code=options["allow_code"])
     given = {k: options[k] for k in ("samples", "max_new_tokens") if options[k] is not None}
     recipe = dataclasses.replace(recipe, **given)

@@ -66,9 +66,8 @@ def evaluate(
     from probekit.probes.aggregate import Aggregate
     from probekit.probes.transfer import evaluate_all
     from probekit.provenance import run_record
-    from probekit.results.evaluate import DOCUMENT
 
-    target = opt.claim(out, "evaluate", options, marker=DOCUMENT.file)
+    target = opt.claim(out, "evaluate", options)
     rule = None if options["aggregate"] is None else Aggregate.parse(options["aggregate"])
     loaded = [
         Probe.load(path, layer=options["layer"], position=options["position"]) for path in probes
@@ -147,14 +146,10 @@ def _positives(given: Sequence[str], sources: Sequence[str]) -> list[str | None]
 def _open(source: str, options: dict[str, Any], *, labelled: bool = True) -> Any:  # noqa: ANN401
     """Open a store, labelled rows, or texts."""
     from probekit.activations.store import ActivationStore
-    from probekit.data.texts import open_unlabelled
 
     if source.endswith((".h5", ".hdf5")):
         return click.get_current_context().with_resource(ActivationStore.open(source))
-    if labelled:
-        return opt.read_data(source, options)
-    read: dict[str, Any] = {k: options[k] for k in ("layout", "tags", "split", "limit")}
-    return open_unlabelled(source, **{**read, **opt.columns(options)})
+    return (opt.read_data if labelled else opt.read_texts)(source, options)
 
 
 def _lines(result: Any) -> Iterator[str]:  # noqa: ANN401 - a Judged

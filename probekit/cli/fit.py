@@ -44,7 +44,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     from probekit.reports.sweep import sweep_words
     from probekit.results.sweep import close, l2_ends
 
-    target = opt.claim(out, "fit", options, marker="sweep.json")
+    target = opt.claim(out, "fit", options)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     with ActivationStore.open(store) as source, opt.progress_bar() as progress:

@@ -154,16 +154,11 @@ READING = with_options(
 def _use_models(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is None:
         return
-    name = "PROBEKIT_MODELS_FILE"
-    before = os.environ.get(name)
-    os.environ[name] = str(Path(value).absolute())  # the processes of a study have it too
+    from probekit.models.registry import FILE
 
-    def restore() -> None:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
-
-    context.call_on_close(restore)
+    before = {key: text for key, text in os.environ.items() if key == FILE}
+    os.environ[FILE] = str(Path(value).absolute())  # the processes of a study have it too
+    context.call_on_close(lambda: (os.environ.pop(FILE), os.environ.update(before)))
 
 
 MODELS_FILE = click.option(
@@ -226,14 +221,14 @@ def claim(
     Whatever else the command was given may be an input, which is never replaced.
     """
     from probekit.outputs import claim as take
+    from probekit.results.runs import HEARTS
 
     context = click.get_current_context()
     given = [value for name, value in context.params.items() if name != "out"]
     inputs = [part for value in given for part in (value if isinstance(value, tuple) else [value])]
-    resume = {"resume": options["resume"]} if "resume" in options else {}
-    force = options.get("force", False)
-    with_it = take(out, command, force=force, marker=marker, inputs=inputs, **{**resume, **more})
-    return context.with_resource(with_it)
+    more |= {name: options[name] for name in ("force", "resume") if name in options}
+    marker = marker or HEARTS.get(command)
+    return context.with_resource(take(out, command, marker=marker, inputs=inputs, **more))
 
 
 def refuse_both(options: dict[str, Any]) -> None:
@@ -256,6 +251,14 @@ def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
         positive=options.get("positive"),
         **columns(options),
     )
+
+
+def read_texts(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - Texts
+    """Open texts that need no labels, as the options of `ROWS` and `COLUMNS` say."""
+    from probekit.data.texts import open_unlabelled
+
+    read: dict[str, Any] = {k: options[k] for k in ("layout", "tags", "split", "limit")}
+    return open_unlabelled(source, **{**read, **columns(options)})
 
 
 def log_rows(dataset: Any) -> None:  # noqa: ANN401 - a Dataset or Texts

