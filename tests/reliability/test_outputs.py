@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -116,6 +117,17 @@ def digest(path):
 @pytest.fixture
 def no_work(monkeypatch):
     """Loading a model, or opening a store, is work that must not begin."""
+
+    # Modules that are first imported while the model cannot be loaded would keep it so.
+    for module in (
+        "behaviours.sampled",
+        "activations.cache",
+        "steering",
+        "rl.run",
+        "studies",
+        "probes.sweep",
+    ):
+        importlib.import_module(f"probekit.{module}")
 
     def work(*args, **more):
         raise AssertionError("work began")
