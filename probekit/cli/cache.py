@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @opt.DATA
 @opt.out_option("HDF5 file to write the activations to.")
 @opt.DTYPE
+@opt.ADAPTER
 @opt.LOADING
 @opt.READING
 @opt.RESUME
@@ -38,7 +39,7 @@ def cache(data: str, out: str, config: CacheConfig, **options: Any) -> None:  # 
     opt.refuse_both(options)
     path = opt.claim(out, "cache", options, own=is_store)
     dataset = opt.read_data(data, options)
-    loaded = opt.open_model(options)
+    loaded = opt.open_model(options, adapter=options["adapter"])
     with opt.progress_bar() as progress:
         store = cache_activations(
             loaded,

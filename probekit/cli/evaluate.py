@@ -44,6 +44,7 @@ import probekit.cli.options as opt
     "--skip-refused", is_flag=True, help="Leave out rows that the model's chat template refuses."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of intervals and folds.")
+@opt.ADAPTER
 @opt.SAME_MODEL
 @opt.batch_tokens_option()
 @opt.COLUMNS
@@ -83,7 +84,7 @@ def evaluate(
         found = evaluate_all(
             fitted,
             data,
-            model=lambda probe: opt.open_model(options, probe),
+            model=lambda probe: opt.open_model(options, probe, adapter=options["adapter"]),
             control=control,
             fpr=options["rates"],
             aggregate=rule,

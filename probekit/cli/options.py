@@ -190,6 +190,9 @@ LOADING = with_options(
     THREADS,
 )
 """How a model is loaded."""
+ADAPTER = click.option(
+    "--adapter", help="LoRA adapter put into the model, as probekit dpo and rl write it."
+)
 SAME_MODEL = with_options(
     click.option("--model", help="Model to run, instead of the one that the probe was fitted on."),
     click.option(
@@ -271,7 +274,7 @@ def columns(options: dict[str, Any]) -> dict[str, str | None]:
     return {f"{field}_field": options.get(f"{field}_field") for field, _ in FIELDS}
 
 
-def open_model(options: dict[str, Any], probe: Any = None) -> Any:  # noqa: ANN401 - a LoadedModel
+def open_model(options: dict[str, Any], probe: Any = None, adapter: str | None = None) -> Any:  # noqa: ANN401
     """Load the model that the options of `LOADING` name, else the one that a probe was fitted on."""
     from probekit.models.load import load_model
 
@@ -284,6 +287,7 @@ def open_model(options: dict[str, Any], probe: Any = None) -> Any:  # noqa: ANN4
         revision=options["revision"] or fitted.get("revision"),
         trust_remote_code=options["trust_remote_code"],
         template_date=options["template_date"] or fitted.get("template_date"),
+        adapter=adapter,
         log=log,
     )
 

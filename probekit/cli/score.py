@@ -24,6 +24,7 @@ from probekit.foreign import escaped
     is_flag=True,
     help="Leave out rows that the model's chat template refuses, and count them.",
 )
+@opt.ADAPTER
 @opt.SAME_MODEL
 @opt.batch_tokens_option()
 @click.option(
@@ -68,7 +69,7 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     path = None if out is None else opt.claim(out, "score", options)
     fitted = Probe.load(probe, layer=options["layer"], position=options["position"])
     texts = _texts(data, options)
-    loaded = opt.open_model(options, fitted)
+    loaded = opt.open_model(options, fitted, adapter=options["adapter"])
     for line in opt.positive_line(fitted.positive_class):
         opt.log(line)
     size = 1 if options["reproducible"] else options["batch_tokens"]

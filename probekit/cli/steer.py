@@ -66,6 +66,7 @@ JUDGE = opt.with_options(
 @click.option(
     "--limit", default=16, show_default=True, help="Use only the first N prompts; 0 uses all."
 )
+@opt.ADAPTER
 @opt.SAME_MODEL
 @opt.RESUME
 @opt.FORCE
@@ -109,7 +110,7 @@ def steer(
         vector = dataclasses.replace(vector, source=f"{options['vector']} ({vector.source})")
     fitted = Probe.load(probe)
     rows = open_prompts(prompts or list(texts), limit=options["limit"] or None)
-    loaded = opt.open_model(options, fitted)
+    loaded = opt.open_model(options, fitted, adapter=options["adapter"])
     with opt.progress_bar() as progress, _kept(target):
         result = steer_sweep(
             loaded,

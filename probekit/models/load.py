@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from probekit.digests import check_file
 from probekit.errors import ModelError
-from probekit.foreign import Shown
+from probekit.foreign import Shown, recorded
 from probekit.models.chat import Turn, turn_of
 from probekit.models.dates import set_date, today
 from probekit.models.identity import (
@@ -64,6 +64,8 @@ class LoadedModel(Shown):
     """Day that the template prints, `YYYY-MM-DD`; None when the template prints none."""
     weights_digest: str | None = None
     """Checksum of every value as it was loaded, see `models.identity.weights_digest`."""
+    adapter: str | None = None
+    """Directory of the adapter that it was loaded with, as records show it."""
 
     @functools.cached_property
     def turn(self) -> Turn:
@@ -128,6 +130,7 @@ class LoadedModel(Shown):
             "weights_fingerprint": self.fingerprint,
             **({"weights_digest": self.weights_digest} if self.weights_digest else {}),
             "config_hash": self.config_hash,
+            **({"adapter": self.adapter} if self.adapter else {}),
             "tokenizer_hash": self.tokenizer_hash,
             "template_hash": self.template_hash,
             **({"template_date": self.template_date} if self.template_date else {}),
@@ -145,6 +148,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     template_date: str | None = None,
+    adapter: str | Path | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer, or take one that is in memory.
@@ -174,6 +178,9 @@ def load_model(
     template_date
         Day for a chat template that prints the date, `YYYY-MM-DD`; None takes today's. A store and a
         probe record it.
+    adapter
+        Directory of a LoRA adapter as peft writes it, which `dpo` and `rl` leave, put beside the weights.
+        The fingerprint is that of the model with it.
     log
         Receives a line when something slow starts, and what is particular about the chat template.
 
@@ -210,7 +217,12 @@ def load_model(
         given = spec.model if isinstance(spec, LoadedModel) else spec
         model, tokenizer, name = unwrapped(given, tokenizer)
         tokenizer = load_tokenizer(name) if tokenizer is None else tokenizer
-    return _identified(model, tokenizer, name, revision, template_date, log)
+    if adapter is not None:
+        model = _adapted(model, name, adapter)
+    loaded = _identified(model, tokenizer, name, revision, template_date, log)
+    return (
+        loaded if adapter is None else dataclasses.replace(loaded, adapter=recorded(str(adapter)))
+    )
 
 
 def _identified(
@@ -269,6 +281,10 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
     ModelError
         When there is no adapter, or it is of another model.
     """
+    return dataclasses.replace(loaded, model=_adapted(loaded.model, loaded.spec, folder))
+
+
+def _adapted(model: Any, spec: str, folder: str | Path) -> Any:  # noqa: ANN401 - transformers' models
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
@@ -284,7 +300,7 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
             warnings.simplefilter("ignore")  # such as of merging, which is not done
             warnings.filterwarnings("error", message=".*missing adapter keys")
             adapted = PeftModel.from_pretrained(
-                loaded.model, folder, autocast_adapter_dtype=False, torch_device=str(loaded.device)
+                model, folder, autocast_adapter_dtype=False, torch_device=str(model.device)
             )
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             saved = set(file.keys())
@@ -294,10 +310,10 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
             raise ValueError(f"{len(other)} layers are in one of them only, such as {other[0]}")
         refuse_steered_by_prompt(adapted)
         compute_unrounded(adapted)
-        return dataclasses.replace(loaded, model=adapted.get_base_model())
+        return adapted.get_base_model()
     except (OSError, RuntimeError, ValueError, UserWarning, SafetensorError) as error:
         raise ModelError(
-            f"{folder}: the adapter does not fit {loaded.spec} "
+            f"{folder}: the adapter does not fit {spec} "
             f"({' '.join(str(error).split())[:200]}). Name the model that it was trained on."
         ) from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from peft import (
@@ -13,10 +15,13 @@ from peft import (
 )
 from transformers import AutoModelForCausalLM
 
+from probekit.activations.store import ActivationStore
+from probekit.cli.main import cli
 from probekit.errors import ModelError
 from probekit.models.load import add_adapter, load_model
 from tests.tiny import save_tiny
 
+ALONE = {"standalone_mode": False}
 LINEAR = {"target_modules": "all-linear", "lora_alpha": 16}
 QUERY = {"target_modules": ["q_proj"]}
 KINDS = {
@@ -82,3 +87,34 @@ def test_an_adapter_that_would_be_passed_over_is_refused(tmp_path, name):
     written(tmp_path, "llama", REFUSED[name])
     with pytest.raises(ModelError, match=f"{name} changes prompts and not layers, expected LoRA"):
         add_adapter(load_model(str(tmp_path / "base"), dtype="float32"), tmp_path / "adapter")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_loaded_with_an_adapter_is_another_model_with_those_activations(tmp_path):
+    peft = written(tmp_path, "llama", LoraConfig(r=4, **LINEAR))
+    base, adapter = str(tmp_path / "base"), tmp_path / "adapter"
+    bare = load_model(base, dtype="float32")
+    tuned = load_model(base, dtype="float32", adapter=adapter)
+    again = load_model(base, dtype="float32", adapter=adapter)
+    assert tuned.fingerprint == again.fingerprint != bare.fingerprint
+    assert tuned.describe()["adapter"] == "adapter"
+    assert "adapter" not in bare.describe()
+
+    rows = [{"text": text, "label": i % 2} for i, text in enumerate(["a b c", "d e f g", "h i"])]
+    found = {}
+    for name, more in (("bare", []), ("tuned", ["--adapter", str(adapter)])):
+        (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+        out = tmp_path / f"{name}.h5"
+        words = ["cache", "--model", base, "--data", str(tmp_path / "rows.json"), "--dtype"]
+        cli.main([*words, "float32", "--positions", "last", "--out", str(out), *more], **ALONE)
+        with ActivationStore.open(out) as store:
+            found[name] = store["resid_post", store.n_layers - 1, "last"]
+            row = store.tokens.row(1)
+    with torch.inference_mode():
+        wanted = peft(torch.from_numpy(row.ids.astype("int64"))[None], output_hidden_states=True)
+    # Hugging Face applies the final norm to its last hidden state, so the one before it is compared.
+    assert abs(found["tuned"] - found["bare"]).max() > 1e-2
+    with ActivationStore.open(tmp_path / "tuned.h5") as store:
+        layer = store["resid_post", store.n_layers - 2, "last"][1]
+    own = wanted.hidden_states[-2][0, row.stop - 1].numpy()
+    assert abs(layer - own).max() < 2**-10 * abs(own).max()  # kept in float16
