@@ -338,6 +338,7 @@ EVERY = 60.0
 UNITS = {
     "tokenising": "rows",
     "capturing": "tokens",
+    "reading": "tokens",
     "writing": "file",
     "fitting": "cells",
     "outer folds": "cells",

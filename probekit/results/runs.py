@@ -25,6 +25,9 @@ COMMANDS = {
     "fit": ("sweep.json", "sweep:SweepRun"),
     "evaluate": ("evaluate.json", "evaluate:EvaluateRun"),
     "dynamics": ("dynamics.json", "dynamics:DynamicsRun"),
+    "tokens": ("tokens.json", "ratings:TokensRun"),
+    "stack": ("stack.json", "ratings:StackRun"),
+    "compare": ("compare.json", "ratings:CompareRun"),
     "rl": ("run.json", "rl:RLRun"),
     "elicit": ("run.json", "elicit:ElicitRun"),
 }

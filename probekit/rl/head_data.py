@@ -40,10 +40,23 @@ class Outputs(NamedTuple):
     """Name of that tag."""
 
 
-def _store(directory: Path, given: str | Path, recorded: str) -> Path:
-    """Return where a fit's store is: what was given, else what its record names, from its folder."""
-    place = directory / recorded
-    return Path(given) if given else place if place.is_file() else Path(recorded)
+def store_of(directory: str | Path, given: str | Path | None = None) -> Path:
+    """Return where a fit's store is: what was given, else what its record names, from its folder.
+
+    Raises
+    ------
+    ProbeError
+        When nothing is there.
+    """
+    known = SweepRun.open(Path(directory)).provenance.get("arguments", {})
+    name = str(given or known.get("store") or "")
+    place = Path(directory) / name
+    path = place if name and not given and place.is_file() else Path(name)
+    if not path.is_file():
+        raise ProbeError(
+            f"{path}: the store that {directory} was fitted on is not there. Name it with --store."
+        )
+    return path
 
 
 @dataclass(frozen=True)
@@ -70,18 +83,12 @@ class HeadData:
         run = SweepRun.open(Path(directory))
         try:
             settings = run.record["provenance"]["fit"]["arguments"]
-            path = _store(
-                Path(directory), store or "", run.provenance["arguments"].get("store", "")
-            )
             settings["seed"], settings["n_boot"], settings["standardize"]
         except (KeyError, TypeError) as error:
             raise ProbeError(
                 f"{directory}: does not say what it was fitted on ({error!r}). Fit again."
             ) from error
-        if not path.is_file():
-            raise ProbeError(
-                f"{path}: the store that {directory} was fitted on is not there. Name it with --store."
-            )
+        path = store_of(directory, store)
         with ActivationStore.open(path) as source:
             if json.dumps(source.provenance, sort_keys=True) != json.dumps(
                 head.provenance, sort_keys=True
