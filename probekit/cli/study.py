@@ -23,6 +23,12 @@ import probekit.cli.options as opt
     type=click.IntRange(min=1),
     help="Answers to each question and side, instead of the study's own number.",
 )
+@click.option("--data", default="", help=f"Rows of a study that takes some: {opt.SOURCE}.")
+@click.option(
+    "--models",
+    default="",
+    help="Further models to compare, with commas, where the study compares models.",
+)
 @click.option("--device", help="Device that every stage runs on: auto, cpu or cuda[:N].")
 @click.option(
     "--batch-tokens",
@@ -49,10 +55,12 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
     \b
     Studies:
       knowledge-awareness  does a model learn to say that it does not know a name?
+      ratings              does a model represent the rating that its text would get?
 
     \b
     Example:
       probekit study knowledge-awareness --quick --out study
+      probekit study ratings --data ratings.jsonl --models gemma3-270m --out study
     """
     from probekit.studies.study import run_study
 
@@ -69,7 +77,11 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
         options=tuple(speed),
         arguments={"study": name, "out": out, **options},
         log=opt.log,
-        **{key: options[key] for key in ("model", "seed", "quick", "samples", "jobs", "force")},
+        **{
+            key: options[key]
+            for key in ("model", "seed", "quick", "samples", "data", "jobs", "force")
+        },
+        models=[name.strip() for name in options["models"].split(",") if name.strip()],
     )
     if options["as_json"]:
         opt.echo_json({"path": str(done.path), "seconds": done.seconds, "stages": done.stages})

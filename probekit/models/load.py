@@ -127,6 +127,7 @@ class LoadedModel(Shown):
             "model": self.spec,
             "revision": self.revision,
             "model_type": self.model.config.model_type,
+            "n_parameters": sum(weight.numel() for weight in self.model.parameters()),
             "weights_fingerprint": self.fingerprint,
             **({"weights_digest": self.weights_digest} if self.weights_digest else {}),
             "config_hash": self.config_hash,

@@ -288,6 +288,7 @@ class SweepResult(Shown):
             "score_range": self.task.score_range,
             "seed": self.task.seed,
             "splits": dict(zip(("fit", "choose", "report"), FRACTIONS, strict=True)),
+            "fitted": self._fitted(),
             "rows": self.cells(),
             "cosine": self._cosine(),
             "reliability": self._reliability(),
@@ -305,6 +306,12 @@ class SweepResult(Shown):
     def splits(self) -> list[SplitRow]:
         """Return where every unit was: its split (None where it is left out), l2 fold, outer fold."""
         return split_rows(self.task, self.folds, self.outer)
+
+    def _fitted(self) -> Mapping[str, float | None]:
+        """Return the primary measure on the rows that the chosen head was fitted to."""
+        units = self.task.splits.fit
+        found = self.task.metrics(self.scores, units, self.task.sampler(units))
+        return found[self.task.primary].to_json()
 
     def _outer(self, outer: Outer) -> OuterRow:
         name, heads = self.task.primary, {probe.kind: probe.head for probe in self.probes}

@@ -103,6 +103,8 @@ class SweepRecord(FitSummary):
     score_range: tuple[float, float] | None
     seed: int
     splits: dict[str, float]
+    fitted: NotRequired[Mapping[str, float | None]]
+    """The primary measure on the rows that the chosen head was fitted to."""
     rows: Annotated[list[CellRow], Field(min_length=1)]
     cosine: Cosine
     reliability: Reliability
@@ -238,6 +240,23 @@ class SweepRun(Run):
         """Return the primary measure of the chosen head, or of a control, on the report split."""
         values: dict[str, Interval] = self.chosen.get(("report", control, part), {})
         return values.get(self.primary.name, NO_VALUE)
+
+    @property
+    def fitted(self) -> Interval:
+        """The primary measure of the chosen head on the rows that it was fitted to."""
+        return Interval.from_json(self.record.get("fitted"))
+
+    @property
+    def gap(self) -> Interval:
+        """How far the primary measure is higher on fitted rows than on held-out ones, whose groups differ.
+
+        The interval is put together from the two (MOVER: Zou and Donner 2008).
+        """
+        seen, held = self.fitted, self.value()
+        below = math.hypot(seen.value - seen.low, held.high - held.value)
+        above = math.hypot(seen.high - seen.value, held.value - held.low)
+        value = seen.value - held.value
+        return Interval(value, value - below, value + above)
 
     @cached_property
     def findings(self) -> dict[str, Finding]:

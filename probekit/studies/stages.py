@@ -115,6 +115,10 @@ class Setting:
     """Recipe of `probekit elicit`, by name or file."""
     options: tuple[str, ...] = ()
     """Options of every command that runs the model, such as `--device cuda`."""
+    data: str | Path = ""
+    """Rows of a study that takes some: `demo:` or `hf:` and a name, or a file."""
+    models: tuple[str, ...] = ()
+    """Further models to compare."""
     stages: list[Stage] = field(default_factory=list)
     """The stages so far, in order."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from probekit.container import RECORD, discard, disk_errors
 from probekit.errors import DataError, OutputError
+from probekit.foreign import recorded
 from probekit.outputs import PARTIAL, claim
 from probekit.parsing import read_json
 from probekit.provenance import run_record
@@ -19,7 +20,10 @@ from probekit.results.study import DOCUMENT, StudyRun
 from probekit.studies.schedule import Schedule, run_in_turn
 from probekit.studies.stages import Progress, Setting, Stage
 
-STUDIES = {"knowledge-awareness": "probekit.studies.knowledge_awareness"}
+STUDIES = {
+    "knowledge-awareness": "probekit.studies.knowledge_awareness",
+    "ratings": "probekit.studies.ratings",
+}
 """Name of a study to the module that declares it as `STUDY`."""
 
 
@@ -41,6 +45,8 @@ class Study:
     """Returns what the template needs beside the study itself: figures, frames, findings."""
     recipe: str = ""
     """Recipe of `probekit elicit`, by name or file, where the data are elicited."""
+    data: str = ""
+    """Data of the study where none are given; empty for a study that takes none."""
 
     def plan(
         self,
@@ -50,6 +56,8 @@ class Study:
         seed: int = 0,
         quick: bool = False,
         samples: int | None = None,
+        data: str = "",
+        models: Sequence[str] = (),
         options: tuple[str, ...] = (),
     ) -> list[Stage]:
         """Return the stages in order.
@@ -66,14 +74,24 @@ class Study:
             Use the size `quick` in place of `full`.
         samples
             Replaces the size's own `samples`.
+        data
+            Rows to use instead of the study's own.
+        models
+            Further models to compare, where the study does.
         options
             Options of every command that runs the model, such as `--device cuda`.
 
         Raises
         ------
         DataError
-            When `samples` is given and the study has no such size.
+            When `samples`, `data` or `models` is given and the study has no use for it.
         """
+        for name, given in (("--data", data), ("--models", ",".join(models))):
+            if given and not self.data:
+                raise DataError(
+                    f"study {self.name}: got {name} {given}, expected none: it makes its own rows. "
+                    "Leave the option out."
+                )
         size = self.quick if quick else self.full
         if samples is not None:
             if not hasattr(size, "samples"):
@@ -82,7 +100,9 @@ class Study:
                     "Leave the option out."
                 )
             size = dataclasses.replace(size, samples=samples)
-        setting = Setting(out, model, seed, size, self.recipe, options)
+        rows = data or self.data
+        source = rows if rows.startswith(("demo:", "hf:")) else Path(rows)
+        setting = Setting(out, model, seed, size, self.recipe, options, source, tuple(models))
         self.stages(setting)
         return setting.stages
 
@@ -122,6 +142,8 @@ def run_study(
     seed: int = 0,
     quick: bool = False,
     samples: int | None = None,
+    data: str = "",
+    models: Sequence[str] = (),
     options: tuple[str, ...] = (),
     jobs: int = 1,
     force: bool = False,
@@ -136,7 +158,7 @@ def run_study(
         A key of `STUDIES`.
     out
         Directory of the study; one of the same study goes on.
-    model, seed, quick, samples, options
+    model, seed, quick, samples, data, models, options
         See `Study.plan`.
     execute
         Runs one command line of probekit in this process; used where `jobs` is 1.
@@ -163,8 +185,9 @@ def run_study(
         out, DOCUMENT.command, force=force, resume=not force, marker=DOCUMENT.file, keeps=True
     ) as path:
         stages = study.plan(
-            path, model=model, seed=seed, quick=quick, samples=samples, options=options
-        )  # what can be refused is, before anything is deleted
+            path, model=model, seed=seed, quick=quick, samples=samples, data=data, models=models,
+            options=options,
+        )  # fmt: skip
         if path.exists() and not force and not (path / DOCUMENT.file).is_file():
             raise OutputError(f"{path}: already exists and is no study. Choose another --out.")
         with disk_errors(path):
@@ -172,6 +195,8 @@ def run_study(
         if force:
             _clear(path)
         identity = {"study": name, "model": model, "seed": seed, "quick": quick, "samples": samples}
+        if study.data:
+            identity |= {"data": recorded(data or study.data), "models": list(models)}
         _check_same(path, identity)
         record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
         progress = Progress(path / DOCUMENT.file, {**record, **identity}, stages)
