@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "probekit.cli.evaluate:evaluate",
     "steer": "probekit.cli.steer:steer",
     "rl": "probekit.cli.rl:rl",
+    "dpo": "probekit.cli.dpo:dpo",
     "dynamics": "probekit.cli.dynamics:dynamics",
     "behaviours": "probekit.cli.behaviours:behaviours",
     "study": "probekit.cli.study:study",
