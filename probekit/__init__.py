@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from probekit.probes.probe import Probe
     from probekit.probes.sweep import fit_sweep
     from probekit.results.runs import open_run
+    from probekit.rl.dpo import train_dpo
     from probekit.rl.embedded import train_policy
     from probekit.steering.intervention import steered
     from probekit.steering.sweep import steer_sweep
@@ -32,6 +33,7 @@ else:
         "probes.probe": "Probe",
         "probes.sweep": "fit_sweep",
         "results.runs": "open_run",
+        "rl.dpo": "train_dpo",
         "rl.embedded": "train_policy",
         "steering.intervention": "steered",
         "steering.sweep": "steer_sweep",
@@ -56,5 +58,6 @@ __all__ = [
     "read_rows",
     "steer_sweep",
     "steered",
+    "train_dpo",
     "train_policy",
 ]

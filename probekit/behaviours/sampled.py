@@ -16,8 +16,8 @@ from probekit.data.rows import Example
 from probekit.digests import SEAL, digest_file, sealed
 from probekit.errors import DataError
 from probekit.models.chat import render, text_of
-from probekit.models.load import LoadedModel, add_adapter, at_date_of, load_model
-from probekit.models.sampling import Batches, Completion, sample
+from probekit.models.load import LoadedModel, adapter_folder, add_adapter, at_date_of, load_model
+from probekit.models.sampling import Batches, Completion, check_drawing, sample
 from probekit.models.sampling_config import SamplingConfig
 from probekit.outputs import claim
 from probekit.parsing import read_jsonl
@@ -35,6 +35,7 @@ def sampled_rows(
     *,
     behaviours: Behaviours | None = None,
     wanted: Wanted | None = None,
+    amplify: float | None = None,
     kept: Batches | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
@@ -57,6 +58,9 @@ def sampled_rows(
     wanted
         Makes label rows: `wanted` for what does it, `other` for what does not. Completions of prompts
         for which nothing is wanted are left out.
+    amplify
+        Draw from base + k (tuned - base), of a model with an adapter in it, and add k as the tag `amplify`;
+        see `probekit.models.amplify`.
     kept
         Where the completions of a batch lie; see `probekit.models.sampling.sample`.
     progress
@@ -71,7 +75,8 @@ def sampled_rows(
     rendered = [render(prompt, loaded.tokenizer) for prompt in prompts]
     rows: list[dict[str, Any]] = []
     seen: set[tuple[int, str]] = set()
-    for done in sample(loaded, rendered, config, kept=kept, progress=progress):
+    drawn = sample(loaded, rendered, config, amplify=amplify, kept=kept, progress=progress)
+    for done in drawn:
         prompt = prompts[done.prompt]
         row = done.rendered(rendered[done.prompt], loaded.turn)
         text = text_of(loaded.tokenizer, row, loaded.turn)
@@ -83,7 +88,7 @@ def sampled_rows(
             "prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt or ()],
             "completion": text,
             "group": prompt.group,
-            "tags": dict(prompt.tags),
+            "tags": {**prompt.tags, **({} if amplify is None else {"amplify": f"{amplify:g}"})},
         }
         again = render(dataclasses.replace(prompt, completion=text), loaded.tokenizer)
         if not row.header and again.ids.tolist() != row.ids.tolist():
@@ -92,7 +97,7 @@ def sampled_rows(
             question = prompt.prompt[-1].content if prompt.prompt else ""
             plain = loaded.tokenizer.decode(done.ids, skip_special_tokens=True)
             category = behaviours.classify(question, plain)
-            record["tags"] = {**prompt.tags, "category": category}
+            record["tags"]["category"] = category
             if wanted is not None:
                 good = wanted.holds(category, prompt.tags)
                 if good is None:
@@ -145,6 +150,7 @@ def write_sampled(
     config: SamplingConfig,
     *,
     adapter: str | Path | None = None,
+    amplify: float | None = None,
     behaviours: Behaviours | None = None,
     wanted: Wanted | None = None,
     resume: bool = False,
@@ -156,12 +162,12 @@ def write_sampled(
 
     Parameters
     ----------
-    loaded, prompts, config, behaviours, wanted, progress
+    loaded, prompts, config, amplify, behaviours, wanted, progress
         See `sampled_rows`.
     out
         The file, `.jsonl`.
     adapter
-        LoRA adapter that is put into the model.
+        LoRA adapter that is put into the model: its folder, or that of the run that wrote it.
     resume, force
         Continue an interrupted run of the same settings, which may label otherwise; replace `out`.
     arguments
@@ -180,13 +186,17 @@ def write_sampled(
         settings = {**loaded.describe(), **dataclasses.asdict(config)}
         if adapter is not None:
             loaded = add_adapter(loaded, adapter)
-            settings["adapter"] = digest_file(Path(adapter) / "adapter_model.safetensors")
-        asked = [[p.id, render(p, loaded.tokenizer).ids.tolist()] for p in prompts]
+            settings["adapter"] = digest_file(adapter_folder(adapter) / "adapter_model.safetensors")
+        if amplify is not None:
+            settings["amplify"] = amplify
+        rendered = [render(prompt, loaded.tokenizer) for prompt in prompts]
+        check_drawing(loaded, rendered, config, amplify)
+        asked = [[p.id, row.ids.tolist()] for p, row in zip(prompts, rendered, strict=True)]
         settings["prompts"] = sealed({"prompts": asked})[SEAL]
         drawn.open(settings, resume=resume, force=force, replaces=path.exists())
         rows = sampled_rows(
             loaded, prompts, config,
-            behaviours=behaviours, wanted=wanted, kept=drawn, progress=progress,
+            behaviours=behaviours, wanted=wanted, amplify=amplify, kept=drawn, progress=progress,
         )  # fmt: skip
         record = {**run_record("sample", dict(arguments or {}), seed=config.seed), **settings}
         write_jsonl(path, rows, replace=force or drawn.replaces, record=record)

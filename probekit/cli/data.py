@@ -67,6 +67,43 @@ def _token_lines(tokens: dict[str, Any]) -> list[str]:
 
 
 @data.command()
+@opt.DATA
+@opt.out_option("File to write the pairs to, .jsonl.")
+@click.option(
+    "--min-gap", type=float, default=0.0, help="Least difference of a pair's ratings; ties make none."
+)
+@opt.COLUMNS
+@opt.ROWS
+@opt.FORCE
+@opt.JSON
+def pairs(out: str, min_gap: float, **options: Any) -> None:  # noqa: ANN401
+    """Make pairs of ratings: of every prompt the best completion against the worst.
+
+    A pair keeps its group, and the tags that both of its rows have.
+
+    \b
+    Example:
+      probekit data pairs --data ratings.jsonl --out pairs.jsonl --min-gap 1
+      probekit dpo --model smollm2-135m --data pairs.jsonl --out tuned
+    """
+    from probekit.data.pairs import write_pairs
+
+    path = opt.claim(out, "data pairs", options)
+    dataset = opt.read_data(options["data"], options)
+    opt.log_rows(dataset)
+    arguments = {"out": out, "min_gap": min_gap, **options}
+    made = write_pairs(
+        dataset, path, min_gap=min_gap, force=options["force"], arguments=arguments
+    )
+    counts = {"n_pairs": len(made.rows), "n_prompts": made.n_prompts, "without": made.without}
+    if options["as_json"]:
+        return opt.echo_json({**counts, "path": str(path)})
+    opt.echo(f"{path}: {len(made.rows)} pairs of {made.n_prompts} prompts")
+    for reason, n in made.without.items():
+        opt.echo(f"  {n:>6} prompts without a pair: {reason}")
+
+
+@data.command()
 @opt.PROBE
 @opt.prompts_option(purpose="to divide")
 @opt.STORE

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "probekit.cli.evaluate:evaluate",
     "steer": "probekit.cli.steer:steer",
     "rl": "probekit.cli.rl:rl",
+    "dpo": "probekit.cli.dpo:dpo",
     "tokens": "probekit.cli.ratings:tokens",
     "stack": "probekit.cli.ratings:stack",
     "compare": "probekit.cli.ratings:compare",

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 @click.option(
     "--adapter",
     type=click.Path(),
-    help="LoRA adapter that probekit rl wrote, put into the model.",
+    help="LoRA adapter, or the run of probekit dpo or rl that wrote it, put into the model.",
+)
+@click.option(
+    "--amplify",
+    type=float,
+    metavar="K",
+    help="Draw from logits base + K (adapted - base): 0 is the model without --adapter, 1 the one with it, "
+    "more goes beyond.",
 )
 @opt.BEHAVIOURS
 @click.option(
@@ -51,6 +58,8 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
     Example:
       probekit sample --model smollm2-135m --prompts demo:sentiment --out rows.jsonl \\
         --behaviours sentiment --behaviour positive
+      probekit sample --model smollm2-135m --adapter tuned --amplify 2 --prompts demo:sentiment \\
+        --out amplified.jsonl
     """
     from probekit.behaviours import Wanted
     from probekit.behaviours.sampled import write_sampled
@@ -65,8 +74,8 @@ def sample(source: str, out: str, config: SamplingConfig, **options: Any) -> Non
     total = len(prompts) * config.samples
     with opt.progress_bar() as progress:
         rows = write_sampled(
-            loaded, prompts, target, config, adapter=options["adapter"], behaviours=behaviours,
-            wanted=wanted, resume=options["resume"], force=options["force"],
+            loaded, prompts, target, config, adapter=options["adapter"], amplify=options["amplify"],
+            behaviours=behaviours, wanted=wanted, resume=options["resume"], force=options["force"],
             arguments={"prompts": source, "out": out, **options, **asdict(config)},
             progress=lambda done: progress("sampling", done, total),
         )  # fmt: skip

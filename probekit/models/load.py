@@ -271,6 +271,17 @@ def at_date_of(loaded: LoadedModel, record: Mapping[str, Any]) -> LoadedModel:
     return dataclasses.replace(loaded, template_date=set_date(loaded.tokenizer, date))
 
 
+ADAPTERS = ("adapter", "checkpoint/adapter")
+"""Where `probekit dpo` and `probekit rl` leave theirs in a run's folder."""
+
+
+def adapter_folder(folder: str | Path) -> Path:
+    """Return the folder that holds an adapter: the one that is given, or that in a run's."""
+    folder = Path(folder)
+    places = (folder, *(folder / name for name in ADAPTERS))
+    return next((place for place in places if (place / "adapter_config.json").is_file()), folder)
+
+
 def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
     """Return the model with the adapter of `folder`, as peft writes it, beside its own weights.
 
@@ -289,7 +300,7 @@ def _adapted(model: Any, spec: str, folder: str | Path) -> Any:  # noqa: ANN401 
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
-    folder = Path(folder)
+    folder = adapter_folder(folder)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise ModelError(

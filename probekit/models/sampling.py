@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import ModelError
+from probekit.models.amplify import check_amplify, mixed, passes
 from probekit.models.chat import Rendered, Turn
 from probekit.models.kv_cache import (
     check_decoding,
@@ -113,6 +114,7 @@ def sample(
     prompts: Sequence[Rendered],
     config: SamplingConfig,
     *,
+    amplify: float | None = None,
     forward: Callable[..., Any] | None = None,
     kept: Batches | None = None,
     progress: Callable[[int], None] = lambda done: None,
@@ -127,6 +129,9 @@ def sample(
         Rendered prompts (`start == stop == len(ids)`), of any lengths.
     config
         How completions are drawn.
+    amplify
+        k of base + k (tuned - base), of a model with an adapter in it; see `probekit.models.amplify`. None
+        draws from the model as it is.
     forward
         Called in place of `loaded.model`, with the same arguments: another backend's forward pass.
     kept
@@ -139,12 +144,13 @@ def sample(
     ModelError
         When a prompt and its completion would not fit the model's context.
     """
-    check_context(loaded, prompts, config)
+    check_drawing(loaded, prompts, config, amplify)
     completions: dict[tuple[int, int], Completion] = {}
     for number, (group, samples) in enumerate(_batches(prompts, config)):
         written = None if kept is None else kept.read(number)
         if written is None:
-            batch = _Batch(loaded, [prompts[i] for i in group], group, samples, config, forward)
+            rows = [prompts[i] for i in group]
+            batch = _Batch(loaded, rows, group, samples, config, forward, amplify)
             written = batch.decode()
             if kept is not None:
                 kept.write(number, written)
@@ -152,6 +158,19 @@ def sample(
             completions[done.prompt, done.sample] = done
         progress(len(completions))
     return [completions[i, j] for i in range(len(prompts)) for j in range(config.samples)]
+
+
+def check_drawing(
+    loaded: LoadedModel,
+    prompts: Sequence[Rendered],
+    config: SamplingConfig,
+    amplify: float | None = None,
+) -> None:
+    """Do `check_context`, and refuse what cannot be amplified; see `sample`."""
+    check_context(loaded, prompts, config)
+    if amplify is not None and prompts:
+        longest = max((prompt.ids for prompt in prompts), key=len)
+        check_amplify(loaded.model, amplify, torch.from_numpy(longest).to(loaded.device).long())
 
 
 def check_context(loaded: LoadedModel, prompts: Sequence[Rendered], config: SamplingConfig) -> None:
@@ -197,7 +216,9 @@ class _Batch:
         samples: list[int],
         config: SamplingConfig,
         forward: Callable[..., Any] | None,
+        amplify: float | None,
     ) -> None:
+        self.amplify, self.passes = amplify, passes(loaded.model, amplify)
         self.model, self.device = forward or loaded.model, loaded.device
         self.loaded, self.prompts, self.config = loaded, prompts, config
         self.names = [(prompt, sample) for prompt in index for sample in samples]
@@ -213,7 +234,7 @@ class _Batch:
     @torch.inference_mode()
     def decode(self) -> list[Completion]:
         """Prefill, then one token a step for every unfinished row."""
-        logits, cache, mask = self._prefill()
+        logits, caches, mask = self._prefill()
         rows = torch.arange(len(self.names), device=self.device)  # the rows still in the batch
         done = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
         lengths = torch.full_like(rows, self.config.max_new_tokens)
@@ -229,27 +250,33 @@ class _Batch:
                 break
             if float(done.float().mean()) >= COMPACT_AT:
                 keep = (~done).nonzero()[:, 0]
-                select_rows(cache, keep)
+                for cache in caches:
+                    select_rows(cache, keep)
                 rows, token, mask, done = rows[keep], token[keep], mask[keep], done[keep]
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-            logits = self._forward(token[:, None], mask, cache)
+            logits = self._forward(token[:, None], mask, caches)
         return self._completions(lengths)
 
-    def _prefill(self) -> tuple[Tensor, Any, Tensor]:
-        """Run every prompt once; return last logits, cache and mask, repeated for the samples."""
+    def _prefill(self) -> tuple[Tensor, list[Any], Tensor]:
+        """Run every prompt once; return last logits, caches and mask, repeated for the samples."""
         ids, mask = left_pad([prompt.ids for prompt in self.prompts], self.device)
-        cache = new_cache(self.loaded.model)
+        caches = [new_cache(self.loaded.model) for _ in self.passes]
         with head_input(self.loaded.model, torch.Tensor.contiguous):
-            logits = self._forward(ids, mask, cache)
-        preallocate(cache, self.samples, self.config.max_new_tokens)
+            logits = self._forward(ids, mask, caches)
+        for cache in caches:
+            preallocate(cache, self.samples, self.config.max_new_tokens)
         repeat = self.samples
-        return logits.repeat_interleave(repeat, 0), cache, mask.repeat_interleave(repeat, 0)
+        return logits.repeat_interleave(repeat, 0), caches, mask.repeat_interleave(repeat, 0)
 
-    def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
+    def _forward(self, ids: Tensor, mask: Tensor, caches: list[Any]) -> Tensor:
         """Return the logits after the last column, (n_rows, n_vocabulary)."""
-        inputs = decode_inputs(self.loaded.model, mask, cache, ids.shape[1])
-        logits = self.model(input_ids=ids, **inputs, logits_to_keep=1).logits
-        return logits[:, -1]  # type: ignore[no-any-return]
+        found = []
+        for cache, switch in zip(caches, self.passes, strict=True):
+            inputs = decode_inputs(self.loaded.model, mask, cache, ids.shape[1])
+            with switch():
+                logits = self.model(input_ids=ids, **inputs, logits_to_keep=1).logits
+            found.append(logits[:, -1])
+        return mixed(found, self.amplify)
 
     def _completions(self, lengths: Tensor) -> list[Completion]:
         stops, completions = set(self.stops.tolist()), []

@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": ("compare.json", "ratings:CompareRun"),
     "rl": ("run.json", "rl:RLRun"),
     "elicit": ("run.json", "elicit:ElicitRun"),
+    "dpo": ("run.json", "dpo:DPORun"),
 }
 """Command to the file at the heart of its output, and the module and class that read it."""
 HEARTS = {command: heart for command, (heart, _) in COMMANDS.items()}
@@ -135,9 +136,9 @@ def command_of(directory: Path) -> str:
 
 
 def open_run(directory: str | Path) -> Run:
-    """Open what `elicit`, `fit`, `evaluate`, `steer`, `rl`, `dynamics` or `study` left in their `--out`.
+    """Open what `elicit`, `fit`, `evaluate`, `steer`, `rl`, `dpo`, `dynamics` or `study` left in their `--out`.
 
-    Returns a run of the class that fits: `ElicitRun`, `SweepRun`, `EvaluateRun`, `SteerRun`, `RLRun`,
+    Returns a run of the class that fits: `ElicitRun`, `SweepRun`, `EvaluateRun`, `SteerRun`, `RLRun`, `DPORun`,
     `DynamicsRun` or `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`. Raises
     ProbeError when the directory is not such an output, or is partial, damaged or newer.
 

@@ -1,4 +1,4 @@
-"""An embedded policy-gradient loop whose reward is a head on a frozen model."""
+"""Training: a policy-gradient loop whose reward is a head on a frozen model, and TRL on preferences."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,8 @@ from probekit.lazy import lazy
 
 if TYPE_CHECKING:
     from probekit.rl.config import RLConfig
+    from probekit.rl.dpo import train_dpo
+    from probekit.rl.dpo_config import DPOConfig
     from probekit.rl.embedded import train_policy
     from probekit.rl.policy import Policy
     from probekit.rl.target import Target
@@ -15,6 +17,8 @@ else:
     __getattr__ = lazy(
         __name__,
         config="RLConfig",
+        dpo="train_dpo",
+        dpo_config="DPOConfig",
         embedded="train_policy",
         policy="Policy",
         target="Target",
@@ -22,4 +26,13 @@ else:
         trl="trl_reward",
     )
 
-__all__ = ["Policy", "RLConfig", "Target", "Trainer", "train_policy", "trl_reward"]
+__all__ = [
+    "DPOConfig",
+    "Policy",
+    "RLConfig",
+    "Target",
+    "Trainer",
+    "train_dpo",
+    "train_policy",
+    "trl_reward",
+]

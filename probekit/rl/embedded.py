@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from probekit.activations.layers import parse_layers
 from probekit.behaviours import Behaviours
-from probekit.errors import ModelError
-from probekit.models.load import LoadedModel, load_model
 from probekit.probes.folder import Fit, fit_folder
 from probekit.probes.result import SweepResult
 from probekit.results.rl import RLRun
 from probekit.rl.config import RLConfig
+from probekit.rl.policy import model_to_train
 from probekit.rl.run import train_run
 from probekit.rl.train import Log
 from probekit.settings import joined
@@ -86,7 +83,7 @@ def train_policy(
     config = RLConfig.of_keys(config, settings)
     if isinstance(behaviours, str):
         behaviours = Behaviours.load(behaviours, allow_code=allow_code)
-    loaded = _copied(model, tokenizer)
+    loaded = model_to_train(model, tokenizer)
     fits: list[Any] = list(probe) if isinstance(probe, (list, tuple)) else [probe]
     if fits and isinstance(fits[0], SweepResult) and fits[0].path and fits[0].path.is_file():
         store = store or fits[0].path  # a temporary one may be gone
@@ -102,17 +99,3 @@ def train_policy(
             finish=lambda folder: write_rl_report(folder, force=True),
         )  # fmt: skip
     return RLRun.open(Path(out))
-
-
-def _copied(model: Any, tokenizer: Any) -> LoadedModel:  # noqa: ANN401
-    """Return a model to train: one that nobody else has."""
-    loaded = load_model(model, tokenizer=tokenizer)
-    names = [name for name, _ in loaded.model.named_modules()]
-    if any("_original_component" in name or name.endswith(".base_layer") for name in names):
-        raise ModelError(
-            "model: is wrapped by TransformerLens or has an adapter already, and takes no other one. Give "
-            "the transformers model below, or merge the adapter (merge_and_unload) and fit again."
-        )
-    if isinstance(model, (str, Path)):
-        return loaded
-    return dataclasses.replace(loaded, model=copy.deepcopy(loaded.model))

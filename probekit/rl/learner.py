@@ -43,6 +43,17 @@ class StepStats(NamedTuple):
     """Weight of the entropy in this step."""
 
 
+def adamw(policy: AnyPolicy, learning_rate: float) -> torch.optim.AdamW:
+    """Return AdamW on a policy's float32 weights; whoever calls it trains the model that computes."""
+    masters = policy.masters
+    optimizer = torch.optim.AdamW(
+        masters.all, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+    )
+    optimizer.register_step_pre_hook(lambda *_: masters.collect())
+    optimizer.register_step_post_hook(lambda *_: masters.publish())
+    return optimizer
+
+
 class Learner:
     """AdamW on the policy's trainable weights.
 
@@ -61,12 +72,7 @@ class Learner:
     ) -> None:
         self.policy, self.config, self._positions = policy, config, tuple(positions)
         self.entropy_weight = EntropyWeight(config.entropy_bonus, config.entropy_target)
-        self.optimizer = torch.optim.AdamW(
-            policy.masters.all, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
-        )
-        # So that any engine which calls the optimiser gets them.
-        self.optimizer.register_step_pre_hook(lambda *_: policy.masters.collect())
-        self.optimizer.register_step_post_hook(lambda *_: policy.masters.publish())
+        self.optimizer = adamw(policy, config.learning_rate)
         self._temperature = config.temperature or 1.0
         self._budget = logit_tokens(policy.loaded, config.batch_tokens)
 

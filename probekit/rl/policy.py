@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from probekit.errors import ModelError, OutputError
-from probekit.models.load import LoadedModel
+from probekit.models.load import LoadedModel, load_model
 from probekit.models.low_rank import ADAPTER, compute_unrounded, parts
 from probekit.parsing import read_tensors
 from probekit.rl.config import RLConfig
@@ -297,3 +299,23 @@ def make_policy(loaded: LoadedModel, config: RLConfig) -> AnyPolicy:
         targets=config.lora_targets,
         seed=config.seed,
     )
+
+
+def model_to_train(model: Any, tokenizer: Any) -> LoadedModel:  # noqa: ANN401
+    """Return a model to train, one that nobody else has: a model in memory is copied.
+
+    Raises
+    ------
+    ModelError
+        When it has an adapter already.
+    """
+    loaded = load_model(model, tokenizer=tokenizer)
+    names = [name for name, _ in loaded.model.named_modules()]
+    if any("_original_component" in name or name.endswith(".base_layer") for name in names):
+        raise ModelError(
+            "model: is wrapped by TransformerLens or has an adapter already, and takes no other one. Give "
+            "the transformers model below, or merge the adapter (merge_and_unload) and fit again."
+        )
+    if isinstance(model, (str, Path)):
+        return loaded
+    return dataclasses.replace(loaded, model=copy.deepcopy(loaded.model))

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import queue
-import random
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import numpy as np
 import torch
 
 from probekit.data.rows import Example
-from probekit.errors import ModelError, with_extra
+from probekit.errors import ModelError
 from probekit.models.chat import render
 from probekit.models.load import LoadedModel
 from probekit.models.sampling import stop_ids
@@ -28,6 +25,7 @@ from probekit.rl.policy import AnyPolicy, Policy
 from probekit.rl.prompts import PromptSampler
 from probekit.rl.rollout import Rollout
 from probekit.rl.trl import Rows
+from probekit.rl.trl_guard import forward_kept, quiet, random_states, require_trl
 
 INDEX = "probekit_index"
 """Dataset column with the prompt's place among those of the run."""
@@ -41,14 +39,7 @@ def check_trl(config: RLConfig) -> None:
     ModelError
         With what to change.
     """
-    try:
-        installed = version("trl")
-    except PackageNotFoundError as error:
-        raise ModelError(f"engine trl: needs the TRL library. {with_extra('trl')}") from error
-    if not (1, 16) <= tuple(int(part) for part in installed.split(".")[:2]) < (2, 0):
-        raise ModelError(
-            f"engine trl: found TRL {installed}, expected 1.16 or newer, below 2. {with_extra('trl')}"
-        )
+    require_trl("engine trl")
     for name, refused, why in (
         ("temperature", config.temperature == 0, "TRL cannot draw without chance"),
         ("kl_in", config.kl_in == "reward", "TRL's GRPOTrainer has the divergence in the loss"),
@@ -179,7 +170,7 @@ class TRLEngine:
         try:
             model, device = self.loaded.model, self.loaded.device
             with (
-                _random_states(device), _forward_kept(model), _plain_generation(self.loaded), _quiet()
+                random_states(device), forward_kept(model), _plain_generation(self.loaded), quiet()
             ):  # fmt: skip
                 trainer = _grpo_trainer(self, first)
                 trainer.add_callback(_watcher(self, first))
@@ -345,27 +336,6 @@ def _text(completion: Any) -> str:  # noqa: ANN401 - text or messages
 
 
 @contextlib.contextmanager
-def _random_states(device: torch.device) -> Iterator[None]:
-    """Put the global random states back that TRL seeds."""
-    python, legacy = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what transformers says of argument names that TRL chose."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* will be removed in v6", FutureWarning)
-        yield
-
-
-@contextlib.contextmanager
 def _plain_generation(loaded: LoadedModel) -> Iterator[None]:
     """Let completions be drawn from the model's own distribution, and end where the embedded loop ends them.
 
@@ -382,15 +352,3 @@ def _plain_generation(loaded: LoadedModel) -> Iterator[None]:
         yield
     finally:
         loaded.model.generation_config = before
-
-
-@contextlib.contextmanager
-def _forward_kept(model: Any) -> Iterator[None]:  # noqa: ANN401 - a transformers model
-    """Take TRL's own forward function off the model again."""
-    before = vars(model).get("forward")
-    try:
-        yield
-    finally:
-        vars(model).pop("forward", None)
-        if before is not None:
-            model.forward = before
