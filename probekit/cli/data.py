@@ -70,8 +70,17 @@ def _token_lines(tokens: dict[str, Any]) -> list[str]:
 @opt.DATA
 @opt.out_option("File to write the pairs to, .jsonl.")
 @click.option(
-    "--min-gap", type=float, default=0.0, help="Least difference of a pair's ratings; ties make none."
+    "--min-gap",
+    type=float,
+    default=0.0,
+    help="Least difference of a pair's ratings; ties make none.",
 )
+@click.option(
+    "--probe",
+    type=click.Path(),
+    help="Fit whose report split is left out, so that it stays unseen.",
+)
+@opt.STORE
 @opt.COLUMNS
 @opt.ROWS
 @opt.FORCE
@@ -91,10 +100,15 @@ def pairs(out: str, min_gap: float, **options: Any) -> None:  # noqa: ANN401
     path = opt.claim(out, "data pairs", options)
     dataset = opt.read_data(options["data"], options)
     opt.log_rows(dataset)
-    arguments = {"out": out, "min_gap": min_gap, **options}
+    left_out: set[str] = set()
+    if options["probe"]:
+        from probekit.studies.held_out import groups_of
+
+        left_out = groups_of(options["probe"], options["store"]).held_out
     made = write_pairs(
-        dataset, path, min_gap=min_gap, force=options["force"], arguments=arguments
-    )
+        dataset, path, min_gap=min_gap, left_out=left_out, force=options["force"],
+        arguments={"out": out, "min_gap": min_gap, **options},
+    )  # fmt: skip
     counts = {"n_pairs": len(made.rows), "n_prompts": made.n_prompts, "without": made.without}
     if options["as_json"]:
         return opt.echo_json({**counts, "path": str(path)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,9 @@ class PairsMade(NamedTuple):
     """Prompts without a pair, by reason."""
 
 
-def pairs_of_ratings(dataset: Dataset, *, min_gap: float = 0.0) -> PairsMade:
+def pairs_of_ratings(
+    dataset: Dataset, *, min_gap: float = 0.0, left_out: Collection[str] = ()
+) -> PairsMade:
     """Return a pair a prompt: its best-rated completion as chosen, its worst-rated one as rejected.
 
     Of equally rated completions the first in the file counts. A pair keeps its group, and the tags that its
@@ -38,6 +40,8 @@ def pairs_of_ratings(dataset: Dataset, *, min_gap: float = 0.0) -> PairsMade:
         Ratings, as `read_rows` gives them.
     min_gap
         Least difference of the two ratings; ties never make a pair.
+    left_out
+        Groups that give no pair.
 
     Raises
     ------
@@ -71,7 +75,9 @@ def pairs_of_ratings(dataset: Dataset, *, min_gap: float = 0.0) -> PairsMade:
     without: dict[str, int] = {}
     for best, worst, n in found.values():
         gap = _score(best) - _score(worst)
-        if n == 1:
+        if best.group in left_out:
+            reason = "in a group that is left out"
+        elif n == 1:
             reason = "one completion"
         elif gap == 0:
             reason = "all rated alike"
@@ -97,6 +103,7 @@ def write_pairs(
     out: str | Path,
     *,
     min_gap: float = 0.0,
+    left_out: Collection[str] = (),
     force: bool = False,
     arguments: Mapping[str, Any] | None = None,
 ) -> PairsMade:
@@ -104,7 +111,7 @@ def write_pairs(
 
     Parameters
     ----------
-    dataset, min_gap
+    dataset, min_gap, left_out
         See `pairs_of_ratings`.
     out, force
         The file; replace it when it is there.
@@ -112,7 +119,7 @@ def write_pairs(
         For the run record.
     """
     with claim(out, "data pairs", force=force, inputs=[dataset.source]) as path:
-        made = pairs_of_ratings(dataset, min_gap=min_gap)
+        made = pairs_of_ratings(dataset, min_gap=min_gap, left_out=left_out)
         record = {
             **run_record("data pairs", dict(arguments or {})),
             "data": dataset.fingerprint,

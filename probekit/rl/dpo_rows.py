@@ -105,9 +105,7 @@ def read_pairs(
     return pairs, dict(left)
 
 
-def split_pairs(
-    pairs: Sequence[Pair], share: float, *, seed: int
-) -> tuple[list[Pair], list[Pair]]:
+def split_pairs(pairs: Sequence[Pair], share: float, *, seed: int) -> tuple[list[Pair], list[Pair]]:
     """Return pairs to train on and pairs that are held out; a group is wholly in one of them.
 
     Raises

@@ -18,7 +18,7 @@ SPEED = ("--device", "--threads", "--batch-tokens")
 """Options that change how fast a stage runs, and not its result."""
 LAST_FILE = {**HEARTS, "rl": "goodhart.json", "data": "held_out.jsonl"}
 """Command to the file of its output directory that it writes last; `run.json` for all others."""
-RESUMABLE = frozenset({"elicit", "cache", "steer", "rl"})
+RESUMABLE = frozenset({"elicit", "sample", "cache", "steer", "dpo", "rl"})
 """Commands that take `--resume`."""
 
 

@@ -21,7 +21,8 @@ def _rows(path, *, prompts=True, several=True, n=90, kind="score"):
     rows = []
     for i in range(n):
         score = i % 5 + 1
-        row = {"completion": " ".join("abcdef"[score] * 2 for _ in range(1 + i % 4)), kind: score}
+        told = score if kind == "score" else score % 2
+        row = {"completion": " ".join("abcdef"[score] * 2 for _ in range(1 + i % 4)), kind: told}
         if prompts:
             row["prompt"] = f"say {i // 2 if several else i}"
         rows.append(row)
