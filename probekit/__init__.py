@@ -12,6 +12,9 @@ from probekit.lazy import lazy
 if TYPE_CHECKING:
     from probekit.activations.cache import cache_activations
     from probekit.activations.store import ActivationStore
+    from probekit.analyses.compare import compare_fits
+    from probekit.analyses.stacking import stack_cells
+    from probekit.analyses.tokens import token_curve
     from probekit.data.open import read_rows
     from probekit.models.load import load_model
     from probekit.probes.evaluation import evaluate
@@ -27,6 +30,9 @@ else:
     _NAMES = {
         "activations.cache": "cache_activations",
         "activations.store": "ActivationStore",
+        "analyses.compare": "compare_fits",
+        "analyses.stacking": "stack_cells",
+        "analyses.tokens": "token_curve",
         "data.open": "read_rows",
         "models.load": "load_model",
         "probes.evaluation": "evaluate",
@@ -51,13 +57,16 @@ __all__ = [
     "Probe",
     "SteeringVector",
     "cache_activations",
+    "compare_fits",
     "evaluate",
     "fit_sweep",
     "load_model",
     "open_run",
     "read_rows",
+    "stack_cells",
     "steer_sweep",
     "steered",
+    "token_curve",
     "train_dpo",
     "train_policy",
 ]

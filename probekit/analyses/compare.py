@@ -10,6 +10,7 @@ import numpy as np
 
 from probekit.activations.store import ActivationStore
 from probekit.errors import ProbeError
+from probekit.probes.folder import Fit, fit_folder, store_given
 from probekit.probes.probe import Probe
 from probekit.probes.task import Task
 from probekit.results.intervals import Interval
@@ -49,8 +50,8 @@ class Compared:
 
 
 def compare_fits(
-    before: str | Path,
-    after: str | Path,
+    before: Fit,
+    after: Fit,
     stores: tuple[str | Path | None, str | Path | None] = (None, None),
 ) -> Compared:
     """Compare two fits of the same rows, one a model, at the cells that they share.
@@ -60,7 +61,7 @@ def compare_fits(
     Parameters
     ----------
     before, after
-        What `probekit fit` left of each.
+        Directories of two fits, or their results.
     stores
         The stores that they were fitted on, where they are not at the places in the fits' records.
 
@@ -69,6 +70,13 @@ def compare_fits(
     ProbeError
         When rows, splits or widths differ, or the second fit lacks the cell.
     """
+    with fit_folder(before) as one, fit_folder(after) as other:
+        return _compare(one, other, (store_given(before, stores[0]), store_given(after, stores[1])))
+
+
+def _compare(
+    before: Path, after: Path, stores: tuple[str | Path | None, str | Path | None]
+) -> Compared:
     first = Probe.load(before)
     stores = (store_of(before, stores[0]), store_of(after, stores[1]))
     tasks = [

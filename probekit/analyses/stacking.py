@@ -15,6 +15,7 @@ from scipy.optimize import nnls
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell
 from probekit.errors import ProbeError
+from probekit.probes.folder import Fit, fit_folder, store_given
 from probekit.probes.heads import KINDS, HeadFitter
 from probekit.probes.probe import Probe
 from probekit.probes.splits import fold_by_group
@@ -89,7 +90,7 @@ class Stacked:
 
 
 def stack_cells(
-    directory: str | Path,
+    fit: Fit,
     store: str | Path | None = None,
     *,
     positions: Sequence[str] | None = None,
@@ -105,8 +106,8 @@ def stack_cells(
 
     Parameters
     ----------
-    directory
-        What `probekit fit` left.
+    fit
+        Directory of a fit, or its result.
     store
         The store that it was fitted on, where it is not at the place in the fit's record.
     positions
@@ -121,6 +122,17 @@ def stack_cells(
     ProbeError
         When fewer than two cells are left.
     """
+    with fit_folder(fit) as directory:
+        return _stack_cells(directory, store_given(fit, store), positions, every, progress)
+
+
+def _stack_cells(
+    directory: Path,
+    store: str | Path | None,
+    positions: Sequence[str] | None,
+    every: int,
+    progress: Progress,
+) -> Stacked:
     probe = Probe.load(directory)
     data = HeadData.open(directory, probe, store)
     task = data.task

@@ -19,7 +19,8 @@ from probekit.activations.table import Cell
 from probekit.errors import ProbeError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered
-from probekit.models.load import LoadedModel
+from probekit.models.load import LoadedModel, load_model
+from probekit.probes.folder import Fit, fit_folder, store_given
 from probekit.probes.metrics import pearson
 from probekit.probes.moments import Moments
 from probekit.probes.probe import Probe
@@ -97,8 +98,8 @@ class TokenCurve:
 
 
 def token_curve(
-    directory: str | Path,
-    loaded: LoadedModel,
+    fit: Fit,
+    model: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
     *,
     store: str | Path | None = None,
     layers: list[int] | None = None,
@@ -113,10 +114,10 @@ def token_curve(
 
     Parameters
     ----------
-    directory
-        What `probekit fit` left of rating rows; its chosen probe is read at every token too.
-    loaded
-        The model that the fit's store was made with.
+    fit
+        Directory of a fit of rating rows, or its result; its chosen probe is read at every token too.
+    model
+        The model that the fit's store was made with, or what `load_model` takes.
     store
         The store that it was fitted on, for the token ids and splits, where its record's place is not right.
     layers
@@ -131,12 +132,26 @@ def token_curve(
     ProbeError
         When the fit is not one of ratings, the model is another, or a layer is not there.
     """
+    with fit_folder(fit) as directory:
+        store = store_given(fit, store)
+        return _token_curve(directory, model, store, layers, batch_tokens, progress)
+
+
+def _token_curve(
+    directory: Path,
+    model: LoadedModel | Any,  # noqa: ANN401 - or any model in memory
+    store: str | Path | None,
+    layers: list[int] | None,
+    batch_tokens: int,
+    progress: Progress,
+) -> TokenCurve:
     probe = Probe.load(directory)
     if probe.data_kind != "rating":
         raise ProbeError(
             f"{directory}: is a fit of {probe.data_kind} rows, expected ratings. A label or preference has "
             "no degree that could be known early: use probekit score --per-token."
         )
+    loaded = load_model(model)
     if different := loaded.difference(probe.provenance):
         key, expected, here = different
         raise ProbeError(

@@ -40,3 +40,8 @@ def fit_folder(fit: Fit) -> Iterator[Path]:
         else:
             save_probes(folder, [fit], 0)
         yield folder
+
+
+def store_given(fit: Fit, store: str | Path | None) -> str | Path | None:
+    """Return the store to read: what was given, else that of a result in memory, else None."""
+    return store or (fit.path if isinstance(fit, SweepResult) else None)
