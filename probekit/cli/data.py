@@ -70,7 +70,10 @@ def _token_lines(tokens: dict[str, Any]) -> list[str]:
 @opt.DATA
 @opt.out_option("File to write the pairs to, .jsonl.")
 @click.option(
-    "--min-gap", type=float, default=0.0, help="Least difference of a pair's ratings; ties make none."
+    "--min-gap",
+    type=float,
+    default=0.0,
+    help="Least difference of a pair's ratings; ties make none.",
 )
 @opt.COLUMNS
 @opt.ROWS
@@ -92,9 +95,7 @@ def pairs(out: str, min_gap: float, **options: Any) -> None:  # noqa: ANN401
     dataset = opt.read_data(options["data"], options)
     opt.log_rows(dataset)
     arguments = {"out": out, "min_gap": min_gap, **options}
-    made = write_pairs(
-        dataset, path, min_gap=min_gap, force=options["force"], arguments=arguments
-    )
+    made = write_pairs(dataset, path, min_gap=min_gap, force=options["force"], arguments=arguments)
     counts = {"n_pairs": len(made.rows), "n_prompts": made.n_prompts, "without": made.without}
     if options["as_json"]:
         return opt.echo_json({**counts, "path": str(path)})

@@ -126,7 +126,9 @@ def _trainer(
         """DPOTrainer that takes token ids as they are, and keeps adapters as everything else does."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401
-            return dataset  # a template that TRL applied might print another header, or other tokens
+            return (
+                dataset  # a template that TRL applied might print another header, or other tokens
+            )
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:  # noqa: FBT001, FBT002
             policy.save(Path(output_dir or folder))  # in float32, which the optimiser goes on from
@@ -164,8 +166,8 @@ def _watcher(log: Log) -> Any:  # noqa: ANN401 - a transformers callback
                 return
             if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
                 raise ModelError(
-                    f"step {row['step']}: loss or gradient are not finite. The last checkpoint is kept; use a "
-                    "smaller --learning-rate, or --dtype float32."
+                    f"step {row['step']}: loss or gradient are not finite. The last checkpoint is kept; use "
+                    "a smaller --learning-rate, or --dtype float32."
                 )
             log({**row, "n_steps": state.max_steps})
 

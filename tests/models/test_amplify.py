@@ -75,7 +75,9 @@ def test_the_distribution_is_that_of_two_models_mixed(tmp_path, kind):
         prompt = rows[done.prompt].ids.tolist()
         whole = torch.tensor([[*prompt, *done.ids.tolist()]])
         with torch.inference_mode():
-            low, high = (m(whole, use_cache=False).logits[0, len(prompt) - 1 : -1] for m in (base, tuned))
+            low, high = (
+                m(whole, use_cache=False).logits[0, len(prompt) - 1 : -1] for m in (base, tuned)
+            )
         logits = low + k * (high - low)
         wanted = logits.log_softmax(-1).gather(1, torch.tensor(done.ids).long()[:, None])[:, 0]
         # Float32 sums of another order, k times as far apart.
