@@ -59,8 +59,7 @@ def sampled_rows(
         Makes label rows: `wanted` for what does it, `other` for what does not. Completions of prompts
         for which nothing is wanted are left out.
     amplify
-        Draw from base + k (tuned - base), of a model with an adapter in it, and add k as the tag `amplify`;
-        see `probekit.models.amplify`.
+        k of `probekit.models.amplify`, of a model with an adapter in it; becomes the tag `amplify`.
     kept
         Where the completions of a batch lie; see `probekit.models.sampling.sample`.
     progress
@@ -73,10 +72,9 @@ def sampled_rows(
     """
     loaded, prompts = load_model(loaded), open_prompts(prompts)
     rendered = [render(prompt, loaded.tokenizer) for prompt in prompts]
-    rows: list[dict[str, Any]] = []
-    seen: set[tuple[int, str]] = set()
-    drawn = sample(loaded, rendered, config, amplify=amplify, kept=kept, progress=progress)
-    for done in drawn:
+    rows, seen = list[dict[str, Any]](), set[tuple[int, str]]()
+    how: dict[str, Any] = {"amplify": amplify, "kept": kept, "progress": progress}
+    for done in sample(loaded, rendered, config, **how):
         prompt = prompts[done.prompt]
         row = done.rendered(rendered[done.prompt], loaded.turn)
         text = text_of(loaded.tokenizer, row, loaded.turn)

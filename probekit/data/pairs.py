@@ -59,8 +59,8 @@ def pairs_of_ratings(
     """
     if dataset.kind != "rating":
         raise DataError(
-            f"{dataset.source}: holds {dataset.kind} rows, expected ratings: a score for every completion. Name "
-            "its column with --score-field."
+            f"{dataset.source}: holds {dataset.kind} rows, expected ratings: a score for every completion. "
+            "Name its column with --score-field."
         )
     if not 0 <= min_gap < float("inf"):
         raise DataError(f"min_gap: got {min_gap:g}, expected a finite number, 0 or more.")

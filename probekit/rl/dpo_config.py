@@ -49,7 +49,7 @@ class DPOConfig(Settings):
     ] = _loss("sigmoid", "Loss", common=True)  # fmt: skip
     """Loss, by TRL's name (loss_type): sigmoid is plain DPO (2305.18290)."""
     beta: float = _loss(0.1, "Beta", gt=0, le=1000, common=True)
-    """How strongly the model is held to where it began; a reward is beta times the log-ratio to it."""
+    """How strongly the model is held to where it began; a reward is beta times the log-ratio."""
     label_smoothing: float = _loss(0.0, "Label smoothing", ge=0, lt=0.5)
     """Share of labels taken to be wrong, of the losses robust and exo_pair (which needs some, as 0.001)."""
     learning_rate: float = _optimiser(5e-5, "Learning rate", gt=0, le=1, common=True)

@@ -166,8 +166,8 @@ def _watcher(log: Log) -> Any:  # noqa: ANN401 - a transformers callback
                 return
             if not all(math.isfinite(row[name]) for name in ("loss", "grad_norm")):
                 raise ModelError(
-                    f"step {row['step']}: loss or gradient are not finite. The last checkpoint is kept; use a "
-                    "smaller --learning-rate, or --dtype float32."
+                    f"step {row['step']}: loss or gradient are not finite. The last checkpoint is kept; use "
+                    "a smaller --learning-rate, or --dtype float32."
                 )
             log({**row, "n_steps": state.max_steps})
 

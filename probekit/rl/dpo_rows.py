@@ -116,8 +116,8 @@ def split_pairs(pairs: Sequence[Pair], share: float, *, seed: int) -> tuple[list
     groups = np.array([pair.example.group for pair in pairs])
     if (n := len(np.unique(groups))) < 2:  # noqa: PLR2004
         raise DataError(
-            f"pairs: {n} group in all, expected two or more, so that some can be held out. Give rows distinct "
-            "prompts or `group` fields."
+            f"pairs: {n} group in all, expected two or more, so that some can be held out. Give rows "
+            "distinct prompts or `group` fields."
         )
     part = parts_by_group(groups, (1 - share, share), seed=seed)
     train, held_out = ([p for p, k in zip(pairs, part, strict=True) if k == i] for i in (0, 1))

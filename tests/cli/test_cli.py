@@ -424,8 +424,8 @@ def test_every_command_has_help_with_an_example(capsys):
             assert "Example:\n" in shown, path
             assert f"probekit {' '.join(path)}" in shown.split("Example:")[1], path
     assert set(COMMANDS) == {
-        "models", "data", "sample", "elicit", "cache", "fit", "score", "evaluate", "steer", "rl", "dynamics",
-        "verify", "behaviours", "study", "report",
+        "models", "data", "sample", "elicit", "cache", "fit", "score", "evaluate", "steer", "rl", "dpo",
+        "dynamics", "verify", "behaviours", "study", "report",
     }  # fmt: skip
 
 

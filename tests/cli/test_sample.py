@@ -101,8 +101,10 @@ def test_an_adapter_of_another_model_is_one_line(tiny_llama, files, capsys):
     other = load_model(str(save_tiny(files / "other", "phi3")), dtype="float32")
     Policy(other, rank=2).save(files / "adapter")
     out = files / "rows.jsonl"
+    (files / "none").mkdir()
     for folder, message in (
-        (files, "holds no adapter_config.json"),
+        (files / "none", "holds no adapter_config.json"),
+        (files, "does not fit"),  # the folder of a run
         (files / "adapter", "does not fit"),
     ):
         assert run(*sample(tiny_llama, files, out, "--adapter", folder)) == 1
@@ -129,3 +131,73 @@ def test_bad_input_is_one_line_and_leaves_nothing(tiny_llama, files, capsys, mor
     out.write_text("mine")
     assert run(*sample(tiny_llama, files, out)) == 1
     assert out.read_text() == "mine"
+
+
+@pytest.fixture
+def adapter(tiny_llama, files):
+    """An adapter that does something."""
+    policy = Policy(load_model(str(tiny_llama), dtype="float32"), rank=2)
+    generator = torch.Generator().manual_seed(0)
+    weights = [0.1 * torch.randn(p.shape, generator=generator) for p in policy.masters.all]
+    policy.masters.set(weights)
+    policy.save(files / "adapter")
+    return files / "adapter"
+
+
+def test_an_amplified_sample_says_so_and_goes_on_where_it_was_cut(
+    tiny_llama, files, adapter, monkeypatch
+):
+    from probekit.behaviours import sampled
+
+    found, more = {}, ("--dtype", "float32", "--batch", "5")
+    for name, options in {
+        "base": [],
+        "0": ["--adapter", adapter, "--amplify", "0"],
+        "1": ["--adapter", adapter, "--amplify", "1"],
+        "tuned": ["--adapter", adapter],
+        "3": ["--adapter", adapter, "--amplify", "3"],
+    }.items():
+        out = files / f"{name}.jsonl"
+        assert run(*sample(tiny_llama, files, out, *more, *options)) == 0
+        rows = [json.loads(line) for line in out.read_bytes().split(b"\n") if line]
+        tags = {row["tags"].get("amplify") for row in rows}
+        assert tags == ({name} if "--amplify" in options else {None})
+        assert all("category" in row["tags"] and "half" in row["tags"] for row in rows)
+        record = json.loads((files / f"{name}.jsonl.run.json").read_text())
+        assert record.get("amplify") == (float(name) if "--amplify" in options else None)
+        found[name] = [row["completion"] for row in rows]
+    assert found["0"] == found["base"] and found["1"] == found["tuned"]
+    assert len({json.dumps(texts) for texts in found.values()}) == 3
+    cut, kept = files / "cut.jsonl", sampled.Drawn.write
+
+    def stop(self, number, completions):
+        kept(self, number, completions)
+        if number == 2:
+            raise KeyboardInterrupt
+
+    command = sample(tiny_llama, files, cut, *more, "--adapter", adapter)
+    monkeypatch.setattr(sampled.Drawn, "write", stop)
+    assert run(*command, "--amplify", "3") == 130
+    monkeypatch.undo()
+    assert run(*command, "--amplify", "2", "--resume") == 1
+    assert run(*command, "--amplify", "3", "--resume") == 0
+    assert cut.read_bytes() == (files / "3.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--amplify", "2"], "amplify: the model has no adapter, so there is no difference"),
+        (["--adapter", "adapter", "--amplify", "-1"], "amplify: got -1, expected a number from 0"),
+        (["--adapter", "adapter", "--amplify", "nan"], "amplify: got nan, expected a number"),
+        (["--adapter", "fresh", "--amplify", "2"], "amplify: the adapter changes nothing"),
+    ],
+)
+def test_what_cannot_be_amplified_is_one_line(tiny_llama, files, adapter, capsys, options, message):
+    Policy(load_model(str(tiny_llama), dtype="float32"), rank=2).save(files / "fresh")
+    options = [files / option if option in ("adapter", "fresh") else option for option in options]
+    out = files / "rows.jsonl"
+    assert run(*sample(tiny_llama, files, out, *options)) == 1
+    shown = capsys.readouterr().err.strip().splitlines()[-1]
+    assert shown.startswith("error: ") and message in shown
+    assert not out.exists() and not out.with_name("rows.jsonl.partial").exists()

@@ -36,7 +36,9 @@ FORCED = (
     "evaluate",
     "steer",
     "rl",
+    "dpo",
     "elicit",
+    "data pairs",
     "data split",
     "report",
     "dynamics",
@@ -53,6 +55,8 @@ def inputs(tiny_llama, tmp_path_factory):
         for k in range(8)
     ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    rated = [{"prompt": f"q{k % 3}", "completion": f"a{k}", "score": k} for k in range(9)]
+    (folder / "rating.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rated))
     for kind in ("label", "pair"):
         data = rows(folder / f"{kind}.jsonl", kind)
         store = folder / f"{kind}.h5"
@@ -90,8 +94,11 @@ def commands(inputs, model):
         "rl": (["rl", *probe, *prompts, "--steps", "1", "--prompts-per-step", "2", "--group", "2",
                 "--max-new-tokens", "3", "--eval-prompts", "2", "--rank", "2", "--placebo-heads", "0"],
                ["prompts.jsonl", "label"]),
+        "dpo": (["dpo", "--model", model, "--data", inputs / "pair.jsonl", "--steps", "1", "--rank", "2"],
+                ["pair.jsonl"]),
         "elicit": (["elicit", "--model", model, *prompts, "--recipe", inputs / "recipe.toml"],
                    ["prompts.jsonl", "recipe.toml"]),
+        "data pairs": (["data", "pairs", "--data", inputs / "rating.jsonl"], ["rating.jsonl"]),
         "data split": (["data", "split", *probe, "--prompts", inputs / "label.jsonl"],
                        ["label.jsonl", "label"]),
         "report": (["report", inputs / "label"], ["label"]),
@@ -100,7 +107,7 @@ def commands(inputs, model):
     return made
 
 
-FOLDERS = {"fit", "evaluate", "steer", "rl", "elicit", "data split", "dynamics"}
+FOLDERS = {"fit", "evaluate", "steer", "rl", "dpo", "elicit", "data split", "dynamics"}
 
 
 def said(capsys):
@@ -124,6 +131,7 @@ def no_work(monkeypatch):
         "activations.cache",
         "steering",
         "rl.run",
+        "rl.dpo",
         "studies",
         "probes.sweep",
     ):
