@@ -49,6 +49,11 @@ def sweep_words(directory: Path) -> str:
     return said("sweep_words.html.j2", "conclusion", SweepRun.open(directory))
 
 
+def beside_words(directory: Path) -> str:
+    """Return what heads of other forms came to, for a terminal; empty where none was fitted."""
+    return said("sweep_words.html.j2", "beside", SweepRun.open(directory))
+
+
 def sweep_figures(run: SweepRun) -> dict[str, go.Figure]:
     """Return the figures of a fit's report by name: `controls`, `scores`, `scores:TAG`, `tag:TAG` ..."""
     shown = _context(run)
