@@ -62,7 +62,7 @@ def evaluate(
       probekit evaluate --probe a --probe b --data x.jsonl --data y.jsonl --out transfer
     """
     from probekit.probes.aggregate import Aggregate
-    from probekit.probes.nonlinear import load_head
+    from probekit.probes.folder import load_head
     from probekit.probes.transfer import evaluate_all
     from probekit.provenance import run_record
 

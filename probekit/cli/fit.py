@@ -69,7 +69,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     if options["as_json"]:
         return opt.echo_json(summary)
     *lines, report = summary_lines(summary)
-    beside = [f"beside   {beside_words(target)}"] if summary.get("beside") else []
+    beside = [f"beside   {words}" for words in beside_words(target)]
     for line in (*lines, *beside, f"verdict  {sweep_words(target)}", report):
         opt.echo(line)
 

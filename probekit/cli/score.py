@@ -55,7 +55,7 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
     """
     from probekit.container import atomic_file
     from probekit.probes.aggregate import Aggregate
-    from probekit.probes.nonlinear import load_head
+    from probekit.probes.folder import load_head
     from probekit.probes.score_file import write_scores
     from probekit.probes.scoring import Scorer, score_examples, score_tokens
     from probekit.provenance import run_record

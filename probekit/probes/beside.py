@@ -21,6 +21,7 @@ from probekit.probes.reference import reference_rows
 from probekit.probes.task import Task
 from probekit.probes.tokens import TokenLogisticProbe, content_tokens, part_of
 from probekit.results.intervals import Array, Interval, Metrics
+from probekit.results.sweep import BesideRow
 
 Made = tuple[Probe | NonlinearProbe, Array]
 """A probe, and its score of every example, shape (n_examples,)."""
@@ -37,6 +38,15 @@ class Beside:
     """How far its primary measure is above that of the chosen linear head there, paired."""
     n_cells: int
     """Cells that it was chosen from, on the choose split."""
+
+    def to_json(self) -> BesideRow:
+        """Return the JSON form."""
+        probe, report = self.probe, {name: value.to_json() for name, value in self.report.items()}
+        return {
+            "kind": probe.kind, "head": probe.head, "site": probe.site, "layer": probe.layer,
+            "position": probe.position, "l2": probe.l2, "cells": self.n_cells, "report": report,
+            "difference": self.difference.to_json(),
+        }  # fmt: skip
 
 
 class Forms(NamedTuple):
@@ -123,6 +133,8 @@ def fit_beside(
     ProbeError
         When a form cannot be fitted; the line names the cell.
     """
+    if not any(forms):
+        return {}
     every = [*(cells if "mlp" in forms.kinds else []), *token_cells(source, cells, forms)]
     best: dict[str, tuple[float, Made]] = {}
     n_cells: dict[str, int] = {}

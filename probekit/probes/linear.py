@@ -46,7 +46,7 @@ class CellHead(Shown):
 
     @property
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Weights by the names they are stored under."""
+        """Weights by the names they are stored under, of any shape."""
         raise NotImplementedError
 
     def score(self, acts: NDArray[Any]) -> Array:
@@ -118,7 +118,7 @@ class LinearHead(CellHead):
 
     @property
     def tensors(self) -> dict[str, Array]:
-        """Weights by the names they are stored under."""
+        """`coef`, shape (d_model,), and `bias`, shape (1,)."""
         return {"coef": self.coef, "bias": np.array([self.bias])}
 
     @property

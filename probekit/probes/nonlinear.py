@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from probekit.activations.table import Cell
 from probekit.errors import ProbeError
-from probekit.probes.linear import ALONE, CellHead
-from probekit.probes.probe import Probe
+from probekit.probes.linear import CellHead
 from probekit.probes.probe_file import of_shapes, read_header
 from probekit.probes.splits import fold_by_group
 from probekit.results.intervals import Array
@@ -254,6 +253,48 @@ class NonlinearProbe(CellHead):
         kind = "mlp" if isinstance(fitted, MLPProbe) else "attention"
         return cls(kind, cell, weights, **{"classes": (first, second), **more})
 
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        kind: str,
+        *,
+        layer: int | None = None,
+        position: str | None = None,
+    ) -> NonlinearProbe:
+        """Load the probe of a kind that a fit saved, which is one.
+
+        Raises
+        ------
+        ProbeError
+            When the directory is not a fit's, or has none there.
+        """
+        header = read_header(Path(directory))
+        rows = [row for row in header.get("beside", []) if row["kind"] == kind]
+        fits = [
+            r for r in rows if layer in (None, r["layer"]) and position in (None, r["position"])
+        ]
+        if not fits:
+            held = ", ".join(f"one at layer {r['layer']}, position {r['position']}" for r in rows)
+            raise ProbeError(
+                f"{directory}: holds no such {kind} probe, but {held or 'none'}. Fit with --kind {kind}."
+            )
+        row, d = fits[0], header["d_model"]
+        shapes: dict[str, tuple[int, ...]] = {
+            "mean": (d,),
+            "scale": (d,),
+            "0": (d,),
+            "1": (d,),
+            "2": (1,),
+        }
+        if kind == "mlp":
+            shapes |= {"0": (d, -1), "1": (-1,), "2": (-1,), "3": (1,)}
+        cell = Cell(row["site"], row["layer"], row["position"])
+        weights = of_shapes(Path(directory), row, shapes)
+        more = {name: row[name] for name in ("metrics", "reference")}
+        known = {name: header[name] for name in ("classes", "provenance")}
+        return cls(kind, cell, weights, **known, **more)
+
     @cached_property
     def estimator(self) -> MLPProbe | AttentionProbe:
         """The fitted estimator."""
@@ -271,12 +312,12 @@ class NonlinearProbe(CellHead):
 
     @property
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Weights by the names they are stored under."""
+        """Weights by the names they are stored under, of the shapes that `load` checks."""
         return self.weights
 
     @property
     def direction(self) -> Array:
-        """Raise: there is none."""
+        """Raise: there is none, of any shape."""
         raise ProbeError(
             f"probe {self.kind} at {self.cell}: is not linear, so it has no direction. Steer and train with "
             "the linear probe of the same fit."
@@ -320,44 +361,3 @@ class NonlinearProbe(CellHead):
         """Return what `repr` shows."""
         cell = {**self.cell._asdict(), "d_model": self.d_model, "classes": self.classes}
         return {"kind": self.kind, **cell, "model": self.provenance.get("model")}
-
-
-def load_head(
-    directory: str | Path,
-    *,
-    kind: str | None = None,
-    layer: int | None = None,
-    position: str | None = None,
-) -> Probe | NonlinearProbe:
-    """Load a probe of a fit that scores: as `Probe.load`, and those of kind `mlp` and `attention`.
-
-    Raises
-    ------
-    ProbeError
-        When the directory is not a fit's, or has no such probe.
-    """
-    if kind not in ALONE:
-        return Probe.load(directory, kind=kind, layer=layer, position=position)
-    header = read_header(Path(directory))
-    rows = [row for row in header.get("beside", []) if row["kind"] == kind]
-    fits = [r for r in rows if layer in (None, r["layer"]) and position in (None, r["position"])]
-    if not fits:
-        held = ", ".join(f"one at layer {r['layer']}, position {r['position']}" for r in rows)
-        raise ProbeError(
-            f"{directory}: holds no such {kind} probe, but {held or 'none'}. Fit with --kind {kind}."
-        )
-    row, d = fits[0], header["d_model"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "mean": (d,),
-        "scale": (d,),
-        "0": (d,),
-        "1": (d,),
-        "2": (1,),
-    }
-    if kind == "mlp":
-        shapes |= {"0": (d, -1), "1": (-1,), "2": (-1,), "3": (1,)}
-    cell = Cell(row["site"], row["layer"], row["position"])
-    more = {"metrics": row["metrics"], "reference": row["reference"]}
-    weights = of_shapes(Path(directory), row, shapes)
-    known = {"classes": header["classes"], "provenance": header["provenance"]}
-    return NonlinearProbe(str(kind), cell, weights, **known, **more)

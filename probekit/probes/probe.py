@@ -206,7 +206,7 @@ class Probe(LinearHead):
                 if row["kind"] in ALONE:
                     raise ProbeError(
                         f"{directory}: its {kind} probe is not linear, so it has no direction. Load it with "
-                        "probekit.probes.nonlinear.load_head, to score and evaluate."
+                        "probekit.probes.folder.load_head, to score and evaluate."
                     )
                 if row["position"] == position:
                     return _from_row(directory, header, row)

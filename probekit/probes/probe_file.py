@@ -32,7 +32,7 @@ class _Row(HeadRow):
     metrics: dict[str, Any]
 
 
-class BesideRow(_Row):
+class _Beside(_Row):
     """A probe of another form, which stands beside the linear ones."""
 
     reference: dict[str, Any] | None
@@ -47,7 +47,7 @@ class Header(TypedDict):
     d_model: int
     chosen: int
     probes: list[_Row]
-    beside: NotRequired[list[BesideRow]]
+    beside: NotRequired[list[_Beside]]
     distributions: dict[str, Any]
     reference: dict[str, Any] | None
     provenance: dict[str, Any]

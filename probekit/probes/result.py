@@ -13,11 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from probekit.activations.table import Cell
-from probekit.container import (
-    atomic_directory,
-    disk_errors,
-    write_json,
-)
+from probekit.container import atomic_directory, disk_errors, write_json
 from probekit.digests import write_digests
 from probekit.errors import ProbeError
 from probekit.foreign import Shown, beside, recorded
@@ -281,15 +277,7 @@ class SweepResult(Shown):
             "n": self.task.counts(),
         }
         if self.beside:
-            summary["beside"] = {
-                name: {
-                    **_head(one.probe.kind, None, one.probe.cell, one.probe.l2),
-                    "cells": one.n_cells,
-                    "report": _metrics(one.report),
-                    "difference": one.difference.to_json(),
-                }
-                for name, one in self.beside.items()
-            }
+            summary["beside"] = {name: one.to_json() for name, one in self.beside.items()}
         if self.outer:
             summary["outer"] = self._outer(self.outer)
         return summary

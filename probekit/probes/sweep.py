@@ -117,12 +117,9 @@ def fit_sweep(
         raise StoreError(f"store: got a {type(source).__name__}, expected a store or its path.")
     config = SweepConfig.of_keys(config, settings)
     task = Task.of(
-        source.examples,
-        seed=config.seed,
-        n_boot=config.n_boot,
-        stratify=config.stratify,
+        source.examples, seed=config.seed, n_boot=config.n_boot, stratify=config.stratify,
         group_cap=config.group_cap,
-    )
+    )  # fmt: skip
     folds = task.outer_folds(config.outer_folds, config.stratify) if config.outer_folds else []
     kinds, others = resolve_kinds(config.kinds, task.kind)
     forms = Forms.of(others, config.aggregates, task.kind)
@@ -147,11 +144,8 @@ def fit_sweep(
     outer = None
     if folds:
         outer = outer_folds(folds, cells, source.read, fitters_of, rivals_of, progress)
-    found: dict[str, Beside] = {}
-    if any(forms):
-        chosen = fitted[best]
-        linear = chosen.head.scores(source.read(chosen.cell))
-        found = fit_beside(source, task, cells, forms, linear, progress)
+    linear = fitted[best].head.scores(source.read(fitted[best].cell))
+    found = fit_beside(source, task, cells, forms, linear, progress)
     result = _Report(source, task, config, fitters, fitted, best, outer, found).result()
     if isinstance(source, ActivationStore) and source.tokens.lengths.any():
         return result.with_reference(reference_rows(source, result.probe))

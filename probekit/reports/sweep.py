@@ -49,9 +49,10 @@ def sweep_words(directory: Path) -> str:
     return said("sweep_words.html.j2", "conclusion", SweepRun.open(directory))
 
 
-def beside_words(directory: Path) -> str:
-    """Return what heads of other forms came to, for a terminal; empty where none was fitted."""
-    return said("sweep_words.html.j2", "beside", SweepRun.open(directory))
+def beside_words(directory: Path) -> list[str]:
+    """Return what each head of another form came to, for a terminal."""
+    run = SweepRun.open(directory)
+    return [said("sweep_words.html.j2", "beside", run, form) for form in run.beside]
 
 
 def sweep_figures(run: SweepRun) -> dict[str, go.Figure]:

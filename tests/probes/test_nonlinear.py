@@ -17,8 +17,8 @@ from probekit.data.prompts import open_texts
 from probekit.errors import ProbeError
 from probekit.models.load import load_model
 from probekit.probes import LogisticProbe, Probe, evaluate, fit_sweep
-from probekit.probes.folder import fit_folder
-from probekit.probes.nonlinear import AttentionProbe, MLPProbe, load_head
+from probekit.probes.folder import fit_folder, load_head
+from probekit.probes.nonlinear import AttentionProbe, MLPProbe
 from probekit.probes.scoring import Scorer, score_examples
 from probekit.probes.tokens import content_tokens, stored_scores
 from probekit.reports.sweep import beside_words
@@ -235,7 +235,7 @@ def test_a_head_that_leaves_something_behind_is_a_finding(rng, tmp_path):
         store = ActivationStore.from_arrays(acts, labels=label.astype(int), position="mean")
         fit_sweep(store, kinds="mlp", n_boot=50).save(tmp_path / name)
         keys[name] = open_run(tmp_path / name).beside["mlp"].key
-        words[name] = beside_words(tmp_path / name)
+        (words[name],) = beside_words(tmp_path / name)
     assert keys["product"] == "above" and "leaves something behind" in words["product"]
     assert keys["line"] != "above" and "a linear head suffices" in words["line"]
 
