@@ -23,9 +23,9 @@ LEVEL = {
 """A room imports only rooms of a lower level, inside functions too."""
 REPORTS_KNOW = {"results", "container", "outputs", "errors", "lazy", "foreign"}
 BUDGET = {
-    "activations": 3_180, "analyses": 1_080, "behaviours": 1_030, "cli": 2_820, "data": 3_090,
-    "models": 3_110, "probes": 5_830, "reports": 4_880, "results": 4_140, "rl": 5_670, "steering": 2_840,
-    "studies": 2_170,
+    "activations": 3_180, "analyses": 1_930, "behaviours": 1_030, "cli": 3_150, "data": 3_110,
+    "models": 3_150, "probes": 6_760, "reports": 5_240, "results": 4_700, "rl": 5_670, "steering": 2_840,
+    "studies": 2_330,
 }  # fmt: skip
 """Lines of a room (of reports and results templates, style and tables too). A budget is raised only in a
 commit that says why; `reports` and `results` are to come down to 4,200 together."""

@@ -42,7 +42,7 @@ L2_FACTORS = tuple(10.0 ** (k / 2) for k in range(-8, 5))
 READERS = ("all tokens", "probe")
 
 
-class Point(NamedTuple):
+class TokenPoint(NamedTuple):
     """How well ratings are read at one place of the completions that reach it."""
 
     reader: str
@@ -66,7 +66,7 @@ class TokenCurve:
     l2_at_edge: bool
     choose_error: dict[int, float]
     """Layer to the mean squared error on the choose split, in parts of the ratings' variance there."""
-    points: list[Point]
+    points: list[TokenPoint]
     known_from: dict[str, Interval]
     """Reader to the tenth of a completion from which r stays within `KNOWN` of r at its end."""
     n: dict[str, int]
@@ -179,9 +179,7 @@ def _token_curve(
     known = {name: _known_from(at.part, ratings, sample) for name, at in read.items()}
     n = {f"{name}_rows": len(units) for name, units in task.splits._asdict().items()}
     n |= {"groups": sample.n_groups, "tokens": reader.n_tokens}
-    return TokenCurve(
-        best.layer, best.l2, best.at_edge, best.errors, points, known, n, probe
-    )  # fmt: skip
+    return TokenCurve(best.layer, best.l2, best.at_edge, best.errors, points, known, n, probe)
 
 
 def _fitted(reader: _Reader, task: Task, layers: list[int]) -> _Best:
@@ -333,7 +331,9 @@ def _place(found: _Scores, row: int, scores: Array) -> None:
         )
 
 
-def _points(reader: str, scores: _Scores, ratings: Array, sample: Resampler) -> Iterator[Point]:
+def _points(
+    reader: str, scores: _Scores, ratings: Array, sample: Resampler
+) -> Iterator[TokenPoint]:
     places: list[tuple[str, bool, Array, tuple[float, ...]]] = [
         ("start", False, scores.start, (0, *STARTS)),
         ("start", True, scores.start_binned, (0, *STARTS)),
@@ -353,7 +353,7 @@ def _points(reader: str, scores: _Scores, ratings: Array, sample: Resampler) -> 
                 else Resampler(sample.groups[known], sample.n_boot, sample.seed)
             )
             x, y = values[known, k], ratings[known]
-            yield Point(
+            yield TokenPoint(
                 reader,
                 measured,
                 binned,

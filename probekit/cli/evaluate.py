@@ -38,8 +38,7 @@ import probekit.cli.options as opt
     "--positive", "positives", multiple=True, metavar="CLASS",
     help="Class that should score higher: once for all data, or once for each --data.",
 )  # fmt: skip
-@click.option("--layer", type=int, help="Evaluate the probe of this layer of each fit.")
-@click.option("--position", help="Evaluate the probe of this position of each fit.")
+@opt.HEAD
 @click.option(
     "--skip-refused", is_flag=True, help="Leave out rows that the model's chat template refuses."
 )
@@ -63,16 +62,15 @@ def evaluate(
       probekit evaluate --probe sweep --data held_out.jsonl --out judged
       probekit evaluate --probe a --probe b --data x.jsonl --data y.jsonl --out transfer
     """
-    from probekit.probes import Probe
     from probekit.probes.aggregate import Aggregate
+    from probekit.probes.folder import load_head
     from probekit.probes.transfer import evaluate_all
     from probekit.provenance import run_record
 
     target = opt.claim(out, "evaluate", options)
     rule = None if options["aggregate"] is None else Aggregate.parse(options["aggregate"])
-    loaded = [
-        Probe.load(path, layer=options["layer"], position=options["position"]) for path in probes
-    ]
+    head = {name: options[name] for name in ("kind", "layer", "position")}
+    loaded = [load_head(path, **head) for path in probes]
     fitted = dict(zip(_names(probes), loaded, strict=True))
     chosen = _positives(options["positives"], sources)
     data = {

@@ -41,7 +41,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
 
     from probekit.activations.store import ActivationStore
     from probekit.probes import fit_sweep
-    from probekit.reports.sweep import sweep_words
+    from probekit.reports.sweep import beside_words, sweep_words
     from probekit.results.sweep import close, l2_ends
 
     target = opt.claim(out, "fit", options)
@@ -69,7 +69,8 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     if options["as_json"]:
         return opt.echo_json(summary)
     *lines, report = summary_lines(summary)
-    for line in (*lines, f"verdict  {sweep_words(target)}", report):
+    beside = [f"beside   {words}" for words in beside_words(target)]
+    for line in (*lines, *beside, f"verdict  {sweep_words(target)}", report):
         opt.echo(line)
 
 

@@ -190,9 +190,15 @@ LOADING = with_options(
     THREADS,
 )
 """How a model is loaded."""
-ADAPTER = click.option(
-    "--adapter", help="LoRA adapter put into the model, as probekit dpo and rl write it."
+ADAPTER = click.option("--adapter", help="LoRA adapter put into the model, as dpo and rl write it.")
+HEAD = with_options(
+    click.option("--kind", help="Read with the probe of this kind of the same fit, as mlp."),
+    click.option("--layer", type=int, help="Read with the probe of this layer of the same fit."),
+    click.option(
+        "--position", help="Read with the probe of this position of the same fit, or rule, as max."
+    ),
 )
+"""Which probe of a fit."""
 SAME_MODEL = with_options(
     click.option("--model", help="Model to run, instead of the one that the probe was fitted on."),
     click.option(
@@ -336,19 +342,11 @@ def quiet_libraries(threads: int | None = None) -> None:
 EVERY = 60.0
 """Seconds between two lines of progress where stderr is no terminal."""
 UNITS = {
-    "tokenising": "rows",
-    "capturing": "tokens",
-    "reading": "tokens",
-    "writing": "file",
-    "fitting": "cells",
-    "outer folds": "cells",
-    "scoring": "rows",
-    "evaluating": "results",
-    "steering": "completions",
-    "sampling": "completions",
-    "reranking": "completions",
-    "training": "runs",
-}
+    "tokenising": "rows", "capturing": "tokens", "reading": "tokens", "writing": "file", "fitting": "cells",
+    "fitting beside": "cells", "outer folds": "cells", "scoring": "rows",
+    "evaluating": "results", "steering": "completions",
+    "sampling": "completions", "reranking": "completions", "training": "runs",
+}  # fmt: skip
 """What a step of the work counts."""
 
 

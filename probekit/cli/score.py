@@ -17,8 +17,7 @@ from probekit.foreign import escaped
 @click.option(
     "-o", "--out", type=click.Path(), help="File to write the scores to, instead of stdout."
 )
-@click.option("--layer", type=int, help="Score with the probe of this layer of the same fit.")
-@click.option("--position", help="Score with the probe of this position of the same fit.")
+@opt.HEAD
 @click.option(
     "--skip-refused",
     is_flag=True,
@@ -56,8 +55,8 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
       probekit score --probe sweep --data texts.txt --per-token --out tokens.parquet
     """
     from probekit.container import atomic_file
-    from probekit.probes import Probe
     from probekit.probes.aggregate import Aggregate
+    from probekit.probes.folder import load_head
     from probekit.probes.score_file import write_scores
     from probekit.probes.scoring import Scorer, score_examples, score_tokens
     from probekit.provenance import run_record
@@ -67,7 +66,9 @@ def score(probe: str, data: str, out: str | None, **options: Any) -> None:  # no
         raise click.UsageError("--per-token writes the scores that --aggregate joins: give one.")
     aggregate = None if rule is None else Aggregate.parse(rule)
     path = None if out is None else opt.claim(out, "score", options)
-    fitted = Probe.load(probe, layer=options["layer"], position=options["position"])
+    fitted = load_head(
+        probe, kind=options["kind"], layer=options["layer"], position=options["position"]
+    )
     texts = _texts(data, options)
     loaded = opt.open_model(options, fitted, adapter=options["adapter"])
     for line in opt.positive_line(fitted.positive_class):

@@ -200,15 +200,9 @@ def load_model(
     if isinstance(spec, LoadedModel) and tokenizer is None:
         return spec
     if isinstance(spec, (str, Path)):
-        name, place = str(spec), resolve_device(device)
-        where, options = place_of(name, revision, trust_remote_code=trust_remote_code, log=log)
-        options["dtype"] = resolve_dtype(dtype, place)
-        if "gguf_file" in options:
-            model, own = read_gguf(Path(where) / options["gguf_file"], dtype=options["dtype"])
-        else:
-            model, own = from_pretrained(where, **options)
-        model = model.to(place).eval()
-        model.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+        how = {"revision": revision, "trust_remote_code": trust_remote_code}
+        name = str(spec)
+        model, own = _read(name, dtype, resolve_device(device), log, **how)
         tokenizer = own if tokenizer is None else tokenizer
     else:
         if (dtype, device) != ("auto", "auto"):
@@ -224,6 +218,23 @@ def load_model(
     return (
         loaded if adapter is None else dataclasses.replace(loaded, adapter=recorded(str(adapter)))
     )
+
+
+def _read(
+    name: str, dtype: str, place: torch.device, log: Callable[[str], None], **how: Any  # noqa: ANN401
+) -> tuple[Any, Any]:  # fmt: skip
+    """Return a model on its device, without gradients, and its tokenizer."""
+    where, options = place_of(
+        name, how["revision"], trust_remote_code=how["trust_remote_code"], log=log
+    )
+    options["dtype"] = resolve_dtype(dtype, place)
+    if "gguf_file" in options:
+        model, tokenizer = read_gguf(Path(where) / options["gguf_file"], dtype=options["dtype"])
+    else:
+        model, tokenizer = from_pretrained(where, **options)
+    model = model.to(place).eval()
+    model.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    return model, tokenizer
 
 
 def _identified(

@@ -40,7 +40,10 @@ class SweepConfig(Settings):
     error: ClassVar[type[ProbekitError]] = ProbeError
     kinds: Listed = _heads("auto", "Kinds of probe", common=True, option="--kind")
     """Kinds of probe with commas: logistic, mean-difference, ridge, bradley-terry, or auto for those
-    that fit the data."""
+    that fit the data; mlp and attention (which reads position all) stand beside them."""
+    aggregates: Listed | None = _heads(None, "Aggregates", option="--aggregate")
+    """Rules with commas by which a head beside the others is fitted and read over all tokens: max, rolling:K,
+    ema[:A] or softmax[:T]; the store needs position all."""
     head: Literal["linear", "projection"] = _heads("linear", "Bradley-Terry head", common=True)
     """How a bradley-terry head is solved: exact and convex (linear), or a trained matrix (projection)."""
     layers: Listed = _cells("all", "Layers", common=True)

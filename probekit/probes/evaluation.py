@@ -18,7 +18,7 @@ from probekit.data.rows import Example
 from probekit.errors import DataError, ProbeError
 from probekit.foreign import Shown
 from probekit.probes.aggregate import Aggregate
-from probekit.probes.linear import LinearHead
+from probekit.probes.linear import CellHead
 from probekit.probes.metrics import (
     PRIMARY,
     auroc,
@@ -31,6 +31,7 @@ from probekit.probes.metrics import (
     tag_values,
     within_group_accuracy,
 )
+from probekit.probes.tokens import stored_scores
 from probekit.results.intervals import Array, Interval, Metrics, Resampler
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class ProbeEvaluation(Shown):
     True
     """
 
-    probe: LinearHead
+    probe: CellHead
     kind: str
     """`label`, `rating` or `pair`: of the data."""
     metrics: Metrics
@@ -144,7 +145,7 @@ class ProbeEvaluation(Shown):
 
 
 def evaluate(
-    probe: LinearHead,
+    probe: CellHead,
     data: Any,  # noqa: ANN401 - any source of rows, or a store
     *,
     model: Any = None,  # noqa: ANN401 - any model
@@ -225,7 +226,7 @@ def evaluate(
 
 
 def _read(
-    probe: LinearHead,
+    probe: CellHead,
     data: Any,  # noqa: ANN401
     model: tuple[Any, Any],
     positive: str | None,
@@ -238,7 +239,7 @@ def _read(
     if more["rule"] is not None:
         raise ProbeError("aggregate: a store holds no score a token. Give the rows themselves.")
     fingerprint = data.provenance.get("data", {}).get("fingerprint")
-    return data.examples, probe.score(data.read(probe.cell)), 0, fingerprint
+    return data.examples, stored_scores(probe, data), 0, fingerprint
 
 
 def _step(examples: Examples) -> int:
@@ -246,7 +247,7 @@ def _step(examples: Examples) -> int:
 
 
 def _scored(
-    probe: LinearHead,
+    probe: CellHead,
     dataset: Any,  # noqa: ANN401 - a Dataset
     model: Any,  # noqa: ANN401
     tokenizer: Any,  # noqa: ANN401
@@ -305,7 +306,7 @@ def columns(rows: list[Example], kind: str, classes: tuple[str, ...] | None) -> 
 
 
 def _oriented(
-    known: Examples, scores: Array, probe: LinearHead, positive: str | None
+    known: Examples, scores: Array, probe: CellHead, positive: str | None
 ) -> tuple[Examples, Array]:
     """Return rows whose class 1 is the one that should score higher."""
     if known.label is None or known.classes is None:
@@ -346,7 +347,7 @@ def _different(known: Examples, scores: Array) -> tuple[Examples, Array, int]:
 
 
 def _metrics(
-    probe: LinearHead,
+    probe: CellHead,
     known: Examples,
     scores: Array,
     units: NDArray[np.int64],
@@ -377,7 +378,7 @@ def _metrics(
     return {name: x for name, x in found.items() if own or name not in OF_ITS_OWN_KIND}
 
 
-def _reliability(probe: LinearHead, known: Examples, scores: Array) -> list[dict[str, float]]:
+def _reliability(probe: CellHead, known: Examples, scores: Array) -> list[dict[str, float]]:
     if known.kind != probe.data_kind or known.kind == "pair":
         return []
     if known.label is not None:

@@ -13,6 +13,7 @@ from probekit.errors import ProbeError
 from probekit.probes.bradley_terry import BradleyTerryProbe
 from probekit.probes.classifiers import calibrate
 from probekit.probes.config import L2_FACTORS
+from probekit.probes.linear import ALONE
 from probekit.probes.solvers import (
     Choice,
     choose_l2,
@@ -171,24 +172,26 @@ class HeadFitter:
         return Head(coef, bias)
 
 
-def resolve_kinds(text: str, data_kind: str) -> tuple[str, ...]:
-    """Return the head kinds that `text` (`auto` or a comma-separated list) names for the data.
+def resolve_kinds(text: str, data_kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the linear kinds and the others that `text` (`auto` or a comma-separated list) names.
+
+    Others stand beside linear heads: where none is named, these are those of `auto`.
 
     Raises
     ------
     ProbeError
         When a kind is unknown or does not fit the data.
     """
-    possible = KINDS[data_kind]
-    if text == "auto":
-        return possible[:1]
+    linear, others = KINDS[data_kind], ALONE if data_kind == "label" else ()
     kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    words = " or ".join(("auto", *linear, *others))
     for kind in kinds:
-        if kind not in possible:
+        if kind not in ("auto", *linear, *others):
             raise ProbeError(
-                f"kind {kind!r}: does not fit a store of {data_kind} rows. Expected auto or "
-                f"{' or '.join(possible)}."
+                f"kind {kind!r}: does not fit a store of {data_kind} rows. Expected {words}."
             )
     if not kinds:
-        raise ProbeError(f"kind {text!r}: names none. Expected auto or {' or '.join(possible)}.")
-    return kinds
+        raise ProbeError(f"kind {text!r}: names none. Expected {words}.")
+    swept = tuple(kind for kind in kinds if kind in linear)
+    swept = swept if swept and "auto" not in kinds else linear[:1]
+    return swept, tuple(kind for kind in kinds if kind in others)

@@ -21,8 +21,69 @@ if TYPE_CHECKING:
     Acts = NDArray[Any] | torch.Tensor
 
 
+ALONE = ("mlp", "attention")
+"""Kinds of head that are not linear: they have a score and no direction."""
+
+
+class CellHead(Shown):
+    """What every fitted head says of itself: where it reads, and what its score stands for."""
+
+    kind: str
+    head: str | None
+    cell: Cell
+    l2: float | None
+    data_kind: str
+    classes: tuple[str, str] | None
+    score_range: tuple[float, float] | None
+    metrics: dict[str, Any]
+    reference: dict[str, Any] | None
+    provenance: dict[str, Any]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activations that it reads."""
+        raise NotImplementedError
+
+    @property
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Weights by the names they are stored under, of any shape."""
+        raise NotImplementedError
+
+    def score(self, acts: NDArray[Any]) -> Array:
+        """Return the score of activations (n, d_model), shape (n,)."""
+        raise NotImplementedError
+
+    @property
+    def positive_class(self) -> str | None:
+        """Name of class 1, whose rows score higher; None for other kinds than labels."""
+        return self.classes and self.classes[1]
+
+    @property
+    def site(self) -> str:
+        """Site it reads."""
+        return self.cell.site
+
+    @property
+    def layer(self) -> int:
+        """0-based block index it reads."""
+        return self.cell.layer
+
+    @property
+    def position(self) -> str:
+        """Position rule it reads, or the rule from its tokens' scores to one (`max`, ...)."""
+        return self.cell.position
+
+    def rating(self, score: Array) -> Array | None:
+        """Return scores (n,) as ratings (n,) in the data's own units; None for other kinds."""
+        return None if self.score_range is None else from_unit(score, self.score_range)
+
+    def probability(self, score: Array) -> Array | None:
+        """Return P(class 1), shape (n,), of scores (n,); None for other kinds."""
+        return None if self.classes is None else np.asarray(expit(score))
+
+
 @dataclass(frozen=True, repr=False)
-class LinearHead(Shown):
+class LinearHead(CellHead):
     """A linear head on one cell: score = acts @ coef + bias, normalisation folded in."""
 
     kind: str
@@ -51,24 +112,14 @@ class LinearHead(Shown):
     """The store's provenance (model, data, settings) and the fit's."""
 
     @property
-    def positive_class(self) -> str | None:
-        """Name of class 1, whose rows score higher; None for other kinds than labels."""
-        return self.classes and self.classes[1]
+    def d_model(self) -> int:
+        """Width of the activations that it reads."""
+        return len(self.coef)
 
     @property
-    def site(self) -> str:
-        """Site it reads."""
-        return self.cell.site
-
-    @property
-    def layer(self) -> int:
-        """0-based block index it reads."""
-        return self.cell.layer
-
-    @property
-    def position(self) -> str:
-        """Position rule it reads."""
-        return self.cell.position
+    def tensors(self) -> dict[str, Array]:
+        """`coef`, shape (d_model,), and `bias`, shape (1,)."""
+        return {"coef": self.coef, "bias": np.array([self.bias])}
 
     @property
     def direction(self) -> Array:
@@ -105,14 +156,6 @@ class LinearHead(Shown):
         """
         self._check(acts.shape, position, "n" if acts.ndim == 2 else "")  # noqa: PLR2004
         return np.asarray(acts.astype(np.float64) @ self.coef + self.bias)
-
-    def rating(self, score: Array) -> Array | None:
-        """Return scores (n,) as ratings (n,) in the data's own units; None for other kinds."""
-        return None if self.score_range is None else from_unit(score, self.score_range)
-
-    def probability(self, score: Array) -> Array | None:
-        """Return P(class 1), shape (n,), of scores (n,); None for other kinds."""
-        return None if self.classes is None else np.asarray(expit(score))
 
     def __call__(self, acts: Acts, *, position: str | None = None) -> Any:  # noqa: ANN401 - as given
         """Return the score of activations of any shape (..., d_model), shape (...), as what they came as.

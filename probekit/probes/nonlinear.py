@@ -1,9 +1,11 @@
-"""`MLPProbe` and `AttentionProbe`, to see whether a linear head leaves anything behind; `beside_linear`."""
+"""`MLPProbe` and `AttentionProbe`, to see whether a linear head leaves anything behind; their files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,12 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
-from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell
 from probekit.errors import ProbeError
-from probekit.probes.heads import HeadFitter
+from probekit.probes.linear import CellHead
+from probekit.probes.probe_file import of_shapes, read_header
 from probekit.probes.splits import fold_by_group
-from probekit.probes.task import Task
-from probekit.results.intervals import Array, Interval, Metrics
+from probekit.results.intervals import Array
 
 STEPS, PATIENCE = 1500, 100
 """Most steps of training, and how many may pass without a smaller loss on the rows kept aside."""
@@ -205,84 +206,158 @@ class AttentionProbe(_Trained):
         return torch.zeros(int(text[-1]) + 1).index_add(0, text, share * (x @ value)) + shift
 
 
-def content_tokens(store: ActivationStore, cell: Cell) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the tokens of every text, (n_tokens, d_model), and where each begins, (n_examples + 1,).
-
-    The first token of a text without a prompt is left out, as of position `mean`: whatever the text, its
-    residual is many times as large as that of any other.
-    """
-    acts, offsets = store.read_ragged(cell)
-    keep = np.ones(len(acts), dtype=bool)
-    for i, (begin, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
-        keep[begin] = end - begin == 1 or store.tokens.row(i).start > 0
-    return acts[keep], np.concatenate([[0], np.cumsum(keep)])[offsets]
-
-
 def _texts(offsets: NDArray[np.integer]) -> Tensor:
     lengths = np.diff(offsets)
     return torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
 
 
-@dataclass(frozen=True)
-class Beside:
-    """A linear head and others on the same report split."""
+@dataclass(frozen=True, repr=False)
+class NonlinearProbe(CellHead):
+    """A fitted MLP or attention probe with where it reads: it scores, and has no direction.
 
-    metrics: dict[str, Metrics]
-    """Of `linear`, `mlp` and, where tokens are stored, `attention`."""
-    differences: dict[str, Interval]
-    """How far each is above the linear head, paired, in the primary measure."""
-    n: int
-    """Rows of the report split."""
-
-
-def beside_linear(
-    store: ActivationStore, layer: int, *, position: str = "mean", seed: int = 0, n_boot: int = 1000
-) -> Beside:
-    """Fit a logistic head, an MLP and an attention probe to one layer; judge them on the report split.
-
-    All are fitted to the fit and choose splits together: the others keep groups of them aside, the logistic
-    head has folds of them for its penalty.
-
-    Parameters
-    ----------
-    store
-        Label rows; `attention` needs position `all` beside the other.
-    layer, position
-        What the logistic head and the MLP read.
-    seed, n_boot
-        Of splits, weights and draws.
-
-    Raises
-    ------
-    ProbeError
-        When the rows have no labels.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.activations.table import Cell
+    >>> from probekit.probes.nonlinear import MLPProbe, NonlinearProbe
+    >>> X = np.random.default_rng(0).standard_normal((300, 2))
+    >>> fitted = MLPProbe(hidden=8).fit(X, np.where(X[:, 0] > 0, "yes", "no"))
+    >>> probe = NonlinearProbe.of(fitted, Cell("resid_post", 2, "mean"))
+    >>> probe.score(np.array([[2.0, 0], [-2.0, 0]])) > 0, probe.positive_class
+    (array([ True, False]), 'yes')
     """
-    examples = store.examples
-    if examples.label is None:
-        raise ProbeError(f"beside_linear: the store has {store.kind} rows, expected labels.")
-    task = Task.of(examples, seed=seed, n_boot=n_boot)
-    learn = np.sort(np.concatenate([task.splits.fit, task.splits.choose]))
-    whole = Task(examples, task.splits._replace(fit=learn), seed, n_boot)
-    acts = store.read(Cell("resid_post", layer, position)).astype(np.float64)
-    label, groups = examples.label, examples.group
-    scores = {"linear": HeadFitter(whole, "logistic").scores(acts)}
-    mlp = MLPProbe(seed=seed).fit(acts[learn], label[learn], groups[learn])
-    scores["mlp"] = mlp.decision_function(acts)
-    tokens = Cell("resid_post", layer, "all")
-    if tokens in store.ragged_cells():
-        ragged, offsets = content_tokens(store, tokens)
-        parts = [ragged[offsets[i] : offsets[i + 1]] for i in learn]
-        ends = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-        probe = AttentionProbe(seed=seed)
-        probe.fit(np.concatenate(parts), ends, label[learn], groups[learn])
-        scores["attention"] = probe.decision_function(ragged, offsets)
-    report, sample = task.splits.report, task.sampler(task.splits.report)
-    return Beside(
-        {name: task.metrics(found, report, sample) for name, found in scores.items()},
-        {
-            name: task.difference(found, scores["linear"], report, sample)
-            for name, found in scores.items()
-            if name != "linear"
-        },
-        len(report),
-    )
+
+    kind: str
+    """mlp or attention."""
+    cell: Cell
+    """Site, layer and position rule it reads; `all` for attention."""
+    weights: dict[str, NDArray[Any]]
+    """`mean` and `scale`, (d_model,) each, and those of the estimator, by number."""
+    classes: tuple[str, str] | None
+    """Names of class 0 and 1; the score is the log-odds of class 1."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Metrics of the choose split."""
+    reference: dict[str, Any] | None = None
+    """Tokens of a few rows with their scores, to check a loaded model against."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """The store's provenance."""
+    head = l2 = score_range = None
+    data_kind = "label"
+
+    @classmethod
+    def of(cls, fitted: MLPProbe | AttentionProbe, cell: Cell, **more: Any) -> NonlinearProbe:  # noqa: ANN401
+        """Return the probe of an estimator that was fitted at a cell."""
+        weights = {"mean": fitted.mean_, "scale": fitted.scale_}
+        weights |= {str(k): weight.numpy() for k, weight in enumerate(fitted.weights_)}
+        first, second = map(str, fitted.classes_)
+        kind = "mlp" if isinstance(fitted, MLPProbe) else "attention"
+        return cls(kind, cell, weights, **{"classes": (first, second), **more})
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        kind: str,
+        *,
+        layer: int | None = None,
+        position: str | None = None,
+    ) -> NonlinearProbe:
+        """Load the probe of a kind that a fit saved, which is one.
+
+        Raises
+        ------
+        ProbeError
+            When the directory is not a fit's, or has none there.
+        """
+        header = read_header(Path(directory))
+        rows = [row for row in header.get("beside", []) if row["kind"] == kind]
+        fits = [
+            r for r in rows if layer in (None, r["layer"]) and position in (None, r["position"])
+        ]
+        if not fits:
+            held = ", ".join(f"one at layer {r['layer']}, position {r['position']}" for r in rows)
+            raise ProbeError(
+                f"{directory}: holds no such {kind} probe, but {held or 'none'}. Fit with --kind {kind}."
+            )
+        row, d = fits[0], header["d_model"]
+        shapes: dict[str, tuple[int, ...]] = {
+            "mean": (d,),
+            "scale": (d,),
+            "0": (d,),
+            "1": (d,),
+            "2": (1,),
+        }
+        if kind == "mlp":
+            shapes |= {"0": (d, -1), "1": (-1,), "2": (-1,), "3": (1,)}
+        cell = Cell(row["site"], row["layer"], row["position"])
+        weights = of_shapes(Path(directory), row, shapes)
+        more = {name: row[name] for name in ("metrics", "reference")}
+        known = {name: header[name] for name in ("classes", "provenance")}
+        return cls(kind, cell, weights, **known, **more)
+
+    @cached_property
+    def estimator(self) -> MLPProbe | AttentionProbe:
+        """The fitted estimator."""
+        made: MLPProbe | AttentionProbe = MLPProbe() if self.kind == "mlp" else AttentionProbe()
+        made.mean_, made.scale_ = self.weights["mean"], self.weights["scale"]
+        numbered = (self.weights[str(k)] for k in range(len(self.weights) - 2))
+        made.weights_ = [torch.from_numpy(weight) for weight in numbered]
+        made.classes_ = np.array(self.classes or ("0", "1"))
+        return made
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activations that it reads."""
+        return len(self.weights["mean"])
+
+    @property
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Weights by the names they are stored under, of the shapes that `load` checks."""
+        return self.weights
+
+    @property
+    def direction(self) -> Array:
+        """Raise: there is none, of any shape."""
+        raise ProbeError(
+            f"probe {self.kind} at {self.cell}: is not linear, so it has no direction. Steer and train with "
+            "the linear probe of the same fit."
+        )
+
+    coef = direction
+
+    def score(self, acts: NDArray[Any], offsets: NDArray[np.integer] | None = None) -> Array:
+        """Return the log-odds of class 1, shape (n,).
+
+        Parameters
+        ----------
+        acts
+            Raw activations of the probe's site and layer, shape (n, d_model); of attention all tokens of n
+            texts, (n_tokens, d_model).
+        offsets
+            Where the tokens of each text begin and end, shape (n + 1,); of attention alone.
+
+        Raises
+        ------
+        ProbeError
+            When the shape is another, or offsets are missing.
+        """
+        if acts.ndim != 2 or acts.shape[1] != self.d_model:  # noqa: PLR2004
+            raise ProbeError(
+                f"activations: shape is {acts.shape}, the probe expects (n, {self.d_model}). Were they "
+                "cached from another model?"
+            )
+        if isinstance(self.estimator, MLPProbe):
+            return self.estimator.decision_function(acts)
+        if offsets is None:
+            raise ProbeError(
+                "probe attention: has one score a text, from all of its tokens, and none a token. Give a "
+                "linear or mlp probe."
+            )
+        return self.estimator.decision_function(acts, offsets)
+
+    __call__ = score
+
+    def facts(self) -> dict[str, object]:
+        """Return what `repr` shows."""
+        cell = {**self.cell._asdict(), "d_model": self.d_model, "classes": self.classes}
+        return {"kind": self.kind, **cell, "model": self.provenance.get("model")}

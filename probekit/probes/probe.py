@@ -9,46 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
 
 from probekit.activations.positions import PositionRule
 from probekit.activations.table import Cell
-from probekit.container import write_json
 from probekit.data.prompts import open_texts
-from probekit.digests import check_file
 from probekit.errors import ProbeError
-from probekit.parsing import read_json, tensor_errors
-from probekit.probes.linear import LinearHead
+from probekit.probes.linear import ALONE, CellHead, LinearHead
+from probekit.probes.probe_file import (
+    SHUFFLED,
+    key_of,
+    of_shapes,
+    read_header,
+    read_tensors,
+    write_probes,
+)
 from probekit.results.intervals import Array
-from probekit.results.sweep import HeadRow
-from probekit.results.table import reason
-
-FORMAT = "probekit.probes"
-FORMAT_VERSION = 1
-WEIGHTS, HEADER = "probes.safetensors", "probes.json"
-SHUFFLED = "shuffled/coef"
-AGAIN = "Fit again."
-
-
-class _Row(HeadRow):
-    """A probe in probes.json."""
-
-    metrics: dict[str, Any]
-
-
-class _Header(TypedDict):
-    """Keys of probes.json that a probe is made of."""
-
-    data_kind: str
-    classes: tuple[str, str] | None
-    score_range: tuple[float, float] | None
-    d_model: int
-    chosen: int
-    probes: list[_Row]
-    distributions: dict[str, Any]
-    reference: dict[str, Any] | None
-    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True, repr=False)
@@ -217,17 +192,27 @@ class Probe(LinearHead):
             When the directory is not a fit's, is damaged or newer, or has no such probe.
         """
         directory = Path(directory)
-        header = _read_header(directory)
-        chosen = header["probes"][header["chosen"]]
+        header = read_header(directory)
+        chosen, beside = header["probes"][header["chosen"]], header.get("beside", [])
         wanted = {
             "kind": kind or chosen["kind"],
             "site": site or chosen["site"],
             "layer": chosen["layer"] if layer is None else layer,
             "position": position or chosen["position"],
         }
+        one = kind in ALONE or position in {row["position"] for row in beside}
+        for row in beside if one else ():  # of each there is one, at a layer of its own
+            if row["kind"] == wanted["kind"] and layer in (None, row["layer"]):
+                if row["kind"] in ALONE:
+                    raise ProbeError(
+                        f"{directory}: its {kind} probe is not linear, so it has no direction. Load it with "
+                        "probekit.probes.folder.load_head, to score and evaluate."
+                    )
+                if row["position"] == position:
+                    return _from_row(directory, header, row)
         for row in header["probes"]:
             if all(row[key] == value for key, value in wanted.items()):
-                return _from_row(directory, header, row, is_chosen=row is chosen)
+                return _from_row(directory, header, row)
         words = " ".join(f"{key}={value}" for key, value in wanted.items())
         raise ProbeError(
             f"{directory}: holds no probe with {words}. It has {len(header['probes'])} probes; "
@@ -238,26 +223,17 @@ class Probe(LinearHead):
     def load_all(cls, directory: str | Path) -> list[Probe]:
         """Load every probe of a fit, ordered by layer."""
         directory = Path(directory)
-        header = _read_header(directory)
-        chosen = header["probes"][header["chosen"]]
+        header = read_header(directory)
         return [
-            _from_row(directory, header, row, is_chosen=row is chosen)
+            _from_row(directory, header, row)
             for row in sorted(header["probes"], key=lambda row: int(row["layer"]))
         ]
 
     @staticmethod
     def load_shuffled(directory: str | Path) -> Array:
         """Load the weights of the chosen cell's heads on shuffled targets, (n, d_model); n may be 0."""
-        from safetensors import safe_open
-
-        path = Path(directory) / WEIGHTS
-        check_file(path, ProbeError, AGAIN)
-        with (
-            tensor_errors(path, ProbeError, AGAIN),
-            safe_open(path, framework="numpy") as file,
-        ):
-            known = SHUFFLED in file.keys()  # noqa: SIM118 - not a dictionary
-            return np.asarray(file.get_tensor(SHUFFLED) if known else np.empty((0, 0)))
+        found = read_tensors(Path(directory), [SHUFFLED])
+        return np.asarray(found.get(SHUFFLED, np.empty((0, 0))))
 
     @classmethod
     def load_layers(cls, directory: str | Path) -> list[Probe]:
@@ -291,109 +267,63 @@ def _identity(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a store, a model,
 
 
 def save_probes(
-    directory: Path, probes: Sequence[Probe], chosen: int, shuffled: Array | None = None
+    directory: Path,
+    probes: Sequence[Probe],
+    chosen: int,
+    shuffled: Array | None = None,
+    beside: Sequence[CellHead] = (),
 ) -> None:
     """Write all probes of a sweep into an existing directory.
 
-    `shuffled`, (n, d_model), are the weights of heads of the chosen cell on shuffled targets.
+    `shuffled`, (n, d_model), are the weights of heads of the chosen cell on shuffled targets; `beside` are
+    probes of other forms.
     """
-    from safetensors.numpy import save_file
-
-    tensors = {f"{_key(probe)}/coef": probe.coef for probe in probes}
-    tensors |= {f"{_key(probe)}/bias": np.array([probe.bias]) for probe in probes}
+    tensors = {
+        f"{key_of(_row(probe))}/{name}": value
+        for probe in (*probes, *beside)
+        for name, value in probe.tensors.items()
+    }
     if shuffled is not None:
-        tensors[SHUFFLED] = np.ascontiguousarray(shuffled)
-    save_file(tensors, directory / WEIGHTS)
+        tensors[SHUFFLED] = shuffled
     best = probes[chosen]
-    write_json(
-        directory / HEADER,
-        {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "complete": True,
-            "data_kind": best.data_kind,
-            "classes": best.classes,
-            "positive_class": best.positive_class,
-            "score_range": best.score_range,
-            "d_model": len(best.coef),
-            "chosen": chosen,
-            "probes": [
-                {
-                    "kind": probe.kind,
-                    "head": probe.head,
-                    **probe.cell._asdict(),
-                    "l2": probe.l2,
-                    "metrics": probe.metrics,
-                }
-                for probe in probes
-            ],
-            "distributions": best.distributions,
-            "reference": best.reference,
-            "provenance": best.provenance,
-        },
-    )
+    header = {
+        "data_kind": best.data_kind,
+        "classes": best.classes,
+        "positive_class": best.positive_class,
+        "score_range": best.score_range,
+        "d_model": best.d_model,
+        "chosen": chosen,
+        "probes": [_row(probe) for probe in probes],
+        "distributions": best.distributions,
+        "reference": best.reference,
+        "provenance": best.provenance,
+    }
+    if beside:
+        header["beside"] = [{**_row(probe), "reference": probe.reference} for probe in beside]
+    write_probes(directory, header, tensors)
 
 
-def _read_header(directory: Path) -> dict[str, Any]:
-    path = directory / HEADER
-    if not path.is_file():
-        what = "no such directory" if not directory.exists() else f"has no {HEADER}"
-        raise ProbeError(
-            f"{directory}: is not a probe ({what}). Expected a directory written by probekit fit."
-        )
-    header = read_json(path, ProbeError, AGAIN)
-    if header.get("format") != FORMAT or header.get("complete") is not True:
-        raise ProbeError(f"{path}: is not a complete probekit probe file. {AGAIN}")
-    version = header.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ProbeError(
-            f"{path}: has format version {version}, this probekit reads up to "
-            f"{FORMAT_VERSION}. Update probekit."
-        )
-    try:
-        checked: dict[str, Any] = dict(TypeAdapter(_Header).validate_python(header))
-    except ValidationError as error:
-        raise ProbeError(f"{path}: {reason(error)}. {AGAIN}") from error
-    if not 0 <= checked["chosen"] < len(checked["probes"]):
-        raise ProbeError(
-            f"{path}: chosen is {checked['chosen']}, expected one of {len(checked['probes'])} probes. "
-            f"{AGAIN}"
-        )
-    check_file(directory / WEIGHTS, ProbeError, AGAIN)
-    return checked
+def _row(probe: CellHead) -> dict[str, Any]:
+    cell = probe.cell._asdict()
+    head = {"kind": probe.kind, "head": probe.head, **cell, "l2": probe.l2}
+    return {**head, "metrics": probe.metrics}
 
 
-def _from_row(
-    directory: Path, header: dict[str, Any], row: dict[str, Any], *, is_chosen: bool
-) -> Probe:
-    from safetensors import safe_open
-
-    path = directory / WEIGHTS
-    cell = Cell(row["site"], row["layer"], row["position"])
-    name = f"{row['kind']}/{cell}"
-    with tensor_errors(path, ProbeError, AGAIN), safe_open(path, framework="numpy") as file:
-        coef, bias = file.get_tensor(f"{name}/coef"), file.get_tensor(f"{name}/bias")
-    if coef.shape != (header["d_model"],) or bias.shape != (1,):
-        raise ProbeError(
-            f"{path}: {name} has weights of shape {coef.shape} and {bias.shape}, expected "
-            f"({header['d_model']},) and (1,). {AGAIN}"
-        )
+def _from_row(directory: Path, header: dict[str, Any], row: dict[str, Any]) -> Probe:
+    found = of_shapes(directory, row, {"coef": (header["d_model"],), "bias": (1,)})
+    is_chosen = row is header["probes"][header["chosen"]]
     return Probe(
         kind=row["kind"],
         head=row["head"],
-        cell=cell,
-        coef=coef,
-        bias=float(bias[0]),
+        cell=Cell(row["site"], row["layer"], row["position"]),
+        coef=found["coef"],
+        bias=float(found["bias"][0]),
         l2=row["l2"],
         data_kind=header["data_kind"],
         classes=header["classes"],
         score_range=header["score_range"],
         metrics=row["metrics"],
         distributions=header["distributions"] if is_chosen else {},
-        reference=header["reference"] if is_chosen else None,
+        reference=header["reference"] if is_chosen else row.get("reference"),
         provenance=header["provenance"],
     )
-
-
-def _key(probe: Probe) -> str:
-    return f"{probe.kind}/{probe.cell}"

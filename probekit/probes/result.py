@@ -13,18 +13,16 @@ import numpy as np
 from scipy.special import expit
 
 from probekit.activations.table import Cell
-from probekit.container import (
-    atomic_directory,
-    disk_errors,
-    write_json,
-)
+from probekit.container import atomic_directory, disk_errors, write_json
 from probekit.digests import write_digests
 from probekit.errors import ProbeError
 from probekit.foreign import Shown, beside, recorded
 from probekit.outputs import claim
+from probekit.probes.beside import Beside
 from probekit.probes.metrics import rating_reliability, reliability
 from probekit.probes.outer import Outer
-from probekit.probes.probe import WEIGHTS, Probe, save_probes
+from probekit.probes.probe import Probe, save_probes
+from probekit.probes.probe_file import WEIGHTS
 from probekit.probes.rows import prediction_rows, split_rows
 from probekit.probes.solvers import End
 from probekit.probes.splits import FRACTIONS, Index
@@ -113,6 +111,8 @@ class SweepResult(Shown):
     """The fit's run record."""
     path: Path | None = None
     """File of the store."""
+    beside: dict[str, Beside] = dataclasses.field(default_factory=dict)
+    """Heads of other forms, by kind or rule, where asked for; see `probekit.probes.beside`."""
 
     @property
     def probe(self) -> Probe:
@@ -185,7 +185,8 @@ class SweepResult(Shown):
     def _write(self, folder: Path, target: Path, arguments: Mapping[str, Any] | None) -> None:
         from probekit.reports import write_sweep_report
 
-        save_probes(folder, self.probes, self.chosen, self.shuffled)
+        others = [found.probe for found in self.beside.values()]
+        save_probes(folder, self.probes, self.chosen, self.shuffled, others)
         PREDICTIONS.write(folder, self.predictions())
         SPLITS.write(folder, self.splits())
         write_json(folder / DOCUMENT.file, {**DOCUMENT.header, **self.record()})
@@ -275,6 +276,8 @@ class SweepResult(Shown):
             },
             "n": self.task.counts(),
         }
+        if self.beside:
+            summary["beside"] = {name: one.to_json() for name, one in self.beside.items()}
         if self.outer:
             summary["outer"] = self._outer(self.outer)
         return summary

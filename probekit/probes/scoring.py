@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probekit.activations.backends import make_backend
 from probekit.activations.gather import plan_batches, read_batch
@@ -19,7 +20,8 @@ from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel, at_date_of, load_model
 from probekit.probes.aggregate import Aggregate
-from probekit.probes.linear import LinearHead
+from probekit.probes.linear import CellHead, LinearHead
+from probekit.probes.nonlinear import NonlinearProbe
 from probekit.probes.reference import reference_rows
 from probekit.results.intervals import Array
 
@@ -40,17 +42,20 @@ class Scorer:
         of the probe's reference rows.
     """
 
-    def __init__(self, probe: LinearHead, loaded: LoadedModel, *, batch_tokens: int = 4096) -> None:
+    def __init__(self, probe: CellHead, loaded: LoadedModel, *, batch_tokens: int = 4096) -> None:
         self.probe, self.loaded, self.batch_tokens = probe, loaded, batch_tokens
         blocks = probe.provenance.get("settings", {}).get("blocks")
         names = BlockNames.parse(blocks) if blocks else None
         self._backend = make_backend("hooks", loaded, names=names)
-        self._rule = PositionRule.parse(probe.position)
+        self._aggregate = Aggregate.of(probe.position)
+        self.rule = PositionRule("all") if self._aggregate else PositionRule.parse(probe.position)
         self._check_identity()
         self._check_reference()
 
     def score(self, rows: Sequence[Rendered]) -> Array:
         """Return the score of every row, shape (n_rows,), in the order given."""
+        if self._aggregate is not None:
+            return read_out(self._aggregate, rows, self.token_scores(rows))
         scores = np.empty(len(rows))
         lengths = np.array([len(row.ids) for row in rows])
         for batch in plan_batches(lengths, self.batch_tokens):
@@ -58,17 +63,31 @@ class Scorer:
                 self._backend,
                 [rows[i] for i in batch],
                 [(self.probe.site, self.probe.layer)],
-                [self._rule],
+                [self.rule],
                 self.loaded.device,
+            )[self.probe.cell]
+            scores[batch] = (
+                self._of_texts([rows[i] for i in batch], acts)
+                if self.rule.ragged
+                else self.probe.score(acts)
             )
-            scores[batch] = self.probe.score(acts[self.probe.cell])
         return scores
+
+    def _of_texts(self, rows: Sequence[Rendered], acts: NDArray[Any]) -> Array:
+        """Return the score of every text by a head that reads its tokens, (n_tokens, d_model), at once."""
+        assert isinstance(self.probe, NonlinearProbe)
+        parts = np.split(acts, np.cumsum([row.stop - row.start for row in rows])[:-1])
+        kept = [counted(row, part) for row, part in zip(rows, parts, strict=True)]
+        ends = np.cumsum([0, *map(len, kept)])
+        return self.probe.score(np.concatenate(kept), ends)
 
     def token_scores(self, rows: Sequence[Rendered]) -> list[Array]:
         """Return the score of every content token of each row, shapes (n_tokens,), in the order given.
 
         Of rows that end with their prompt all tokens are read.
         """
+        if not isinstance(self.probe, LinearHead) and self.rule.ragged:
+            self.probe.score(np.zeros((1, self.probe.d_model)))  # says that it has none a token
         read = [content(row) for row in rows]
         cell = Cell(self.probe.site, self.probe.layer, "all")
         found: list[Array] = [np.empty(0)] * len(rows)
@@ -88,11 +107,11 @@ class Scorer:
 
     def _check_identity(self) -> None:
         probe, backend = self.probe, self._backend
-        if len(probe.coef) != backend.d_model or not probe.layer < backend.n_layers:
+        if probe.d_model != backend.d_model or not probe.layer < backend.n_layers:
             raise ProbeError(
                 f"model {self.loaded.spec!r}: has {backend.n_layers} layers of width "
                 f"{backend.d_model}, the probe was fitted at layer {probe.layer} of width "
-                f"{len(probe.coef)}. Give the model it was fitted on: "
+                f"{probe.d_model}. Give the model it was fitted on: "
                 f"{probe.provenance.get('model')!r}."
             )
         if different := self.loaded.difference(probe.provenance):
@@ -120,7 +139,7 @@ class Scorer:
             )
 
 
-def model_of(probe: LinearHead, model: Any, tokenizer: Any = None) -> LoadedModel:  # noqa: ANN401
+def model_of(probe: CellHead, model: Any, tokenizer: Any = None) -> LoadedModel:  # noqa: ANN401
     """Return a model as `load_model` does, at the date of the probe; without one that of its record.
 
     Raises
@@ -174,8 +193,7 @@ def score_examples(
     for kept in found:
         rows = [row for _, row in kept]
         if aggregate is not None:
-            texts = zip(rows, scorer.token_scores(rows), strict=True)
-            scores = np.array([aggregate(counted(row, tokens)) for row, tokens in texts])
+            scores = read_out(aggregate, rows, scorer.token_scores(rows))
             ratings = chances = None  # an aggregate is on no scale of the fit
         else:
             scores = scorer.score(rows)
@@ -224,8 +242,16 @@ def content(row: Rendered) -> Rendered:
     return row if row.stop > row.start else dataclasses.replace(row, start=0, stop=len(row.ids))
 
 
-def counted(row: Rendered, scores: Array) -> Array:
-    """Return the token scores (n_tokens,) that an aggregate takes: not that of token 0 of a text.
+def read_out(aggregate: Aggregate, rows: Sequence[Rendered], scores: Sequence[Array]) -> Array:
+    """Return the score of every text, shape (n_rows,), from those of its tokens, (n_tokens,) each."""
+    kept = [counted(row, found) for row, found in zip(rows, scores, strict=True)]
+    if not kept:
+        return np.empty(0)
+    return aggregate.read_out(np.concatenate(kept), np.cumsum([0, *map(len, kept)]))[0]
+
+
+def counted(row: Rendered, scores: NDArray[Any]) -> NDArray[Any]:
+    """Return what an aggregate takes of tokens (n_tokens, ...): all but token 0 of a text.
 
     Whatever the text, its residual is many times as large as that of any other token.
     """
@@ -273,7 +299,7 @@ def _checked(
     if aggregate is not None:
         return row  # tokens are read whatever the position of the probe
     try:
-        PositionRule.parse(scorer.probe.position).resolve(row)
+        scorer.rule.resolve(row)
     except DataError as error:
         raise DataError(f"{where}: the probe reads {scorer.probe.position}: {error}.") from error
     return row

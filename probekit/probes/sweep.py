@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.activations.layers import parse_layers
-from probekit.activations.positions import parse_positions
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell, Examples
 from probekit.errors import ProbeError, StoreError
+from probekit.probes.beside import Beside, Forms, fit_beside, token_cells
+from probekit.probes.cells import wanted_cells
 from probekit.probes.config import SweepConfig
 from probekit.probes.controls import (
     N_SHUFFLES,
@@ -117,15 +117,14 @@ def fit_sweep(
         raise StoreError(f"store: got a {type(source).__name__}, expected a store or its path.")
     config = SweepConfig.of_keys(config, settings)
     task = Task.of(
-        source.examples,
-        seed=config.seed,
-        n_boot=config.n_boot,
-        stratify=config.stratify,
+        source.examples, seed=config.seed, n_boot=config.n_boot, stratify=config.stratify,
         group_cap=config.group_cap,
-    )
+    )  # fmt: skip
     folds = task.outer_folds(config.outer_folds, config.stratify) if config.outer_folds else []
-    kinds = resolve_kinds(config.kinds, task.kind)
-    cells = _wanted_cells(source, config)
+    kinds, others = resolve_kinds(config.kinds, task.kind)
+    forms = Forms.of(others, config.aggregates, task.kind)
+    cells = wanted_cells(source, config)
+    token_cells(source, cells, forms)
 
     def fitters_of(task: Task) -> dict[str, HeadFitter]:
         return {kind: _fitter(task, kind, config) for kind in kinds}
@@ -145,7 +144,9 @@ def fit_sweep(
     outer = None
     if folds:
         outer = outer_folds(folds, cells, source.read, fitters_of, rivals_of, progress)
-    result = _Report(source, task, config, fitters, fitted, best, outer).result()
+    linear = fitted[best].head.scores(source.read(fitted[best].cell))
+    found = fit_beside(source, task, cells, forms, linear, progress)
+    result = _Report(source, task, config, fitters, fitted, best, outer, found).result()
     if isinstance(source, ActivationStore) and source.tokens.lengths.any():
         return result.with_reference(reference_rows(source, result.probe))
     return result
@@ -185,6 +186,7 @@ class _Report:
     fitted: list[_Fitted]
     best: int
     outer: Outer | None
+    beside: dict[str, Beside]
 
     def result(self) -> SweepResult:
         """Measure the chosen cell and its controls on the report split."""
@@ -207,6 +209,7 @@ class _Report:
             shuffled=np.stack([twin.coef for twin in twins]),
             folds=next(iter(self.fitters.values())).folds,
             outer=self.outer,
+            beside=self.beside,
             store=self.source.provenance,
             fit=run_record("fit", asdict(self.config), seed=self.config.seed),
             path=getattr(self.source, "path", None),
@@ -341,59 +344,3 @@ def _choose(fitted: list[_Fitted], primary: str) -> int:
             f"choose split: {primary} is not defined for any cell. Give more groups or rows."
         )
     return int(np.nanargmax(values))
-
-
-def _wanted_cells(source: ActivationSource, config: SweepConfig) -> list[Cell]:
-    in_store = source.cells()
-    sites = _named(config.sites, "sites") or sorted(
-        {cell.site for cell in in_store if cell.site != "resid_pre"}
-        or {cell.site for cell in in_store}
-    )
-    layers = set(parse_layers(config.layers, source.n_layers))
-    positions = {cell.position for cell in in_store}
-    wanted = (
-        [rule.name for rule in parse_positions(config.positions)]
-        if config.positions
-        else sorted(positions)
-    )
-    if source.examples.kind == "pair" and "prompt_end" in wanted:
-        # Before the answer both sides read the same: a head there would be fitted to rounding.
-        wanted.remove("prompt_end")
-        if config.positions or not wanted:
-            raise ProbeError(
-                "position prompt_end: stands before the answer, where both sides of a pair are the same. "
-                "Cache a position in the answer: last, turn_end or mean."
-            )
-    for name, asked, stored in (
-        ("position", wanted, positions),
-        ("site", sites, {cell.site for cell in in_store}),
-        (
-            "layer",
-            sorted(layers) if config.layers != "all" else [],
-            {cell.layer for cell in in_store if cell.site in sites},
-        ),
-    ):
-        if missing := [item for item in asked if item not in stored]:
-            held_words = ", ".join(
-                map(str, sorted(stored, key=lambda item: (str(type(item)), item)))
-            )
-            raise ProbeError(
-                f"{name} {missing[0]}: is not in the store. It holds {held_words}. Cache it first."
-            )
-    cells = [
-        cell
-        for cell in in_store
-        if cell.site in sites and cell.layer in layers and cell.position in wanted
-    ]
-    if not cells:
-        raise ProbeError("store: holds no cell to fit. Cache layers with one row an example.")
-    return cells
-
-
-def _named(text: str | None, what: str) -> list[str]:
-    if text is None:
-        return []
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    if not names:
-        raise ProbeError(f"{what} {text!r}: names none.")
-    return names

@@ -18,10 +18,11 @@ from probekit.probes.aggregate import Aggregate
 from probekit.probes.controls import length_scores, text_scores
 from probekit.probes.evaluation import ProbeEvaluation, evaluate
 from probekit.probes.heads import KINDS, HeadFitter
-from probekit.probes.linear import LinearHead
+from probekit.probes.linear import CellHead
 from probekit.probes.monitor import Monitor, thresholds
 from probekit.probes.outer import Fold, judged
 from probekit.probes.task import Task
+from probekit.probes.tokens import stored_scores
 from probekit.results.evaluate import DOCUMENT, SCORES, EvaluateRun, ScoreRow
 from probekit.results.intervals import Array, Interval
 
@@ -105,10 +106,10 @@ class Evaluations:
 
 
 def evaluate_all(
-    probes: Mapping[str, LinearHead],
+    probes: Mapping[str, CellHead],
     data: Mapping[str, Any],
     *,
-    model: Callable[[LinearHead], Any] = lambda probe: None,
+    model: Callable[[CellHead], Any] = lambda probe: None,
     control: Any = None,  # noqa: ANN401 - any source of rows
     fpr: Sequence[float] = (0.01, 0.05),
     aggregate: Aggregate | None = None,
@@ -190,13 +191,13 @@ def _all_stores(sources: Sequence[Any]) -> bool:
     return all(source is None or isinstance(source, ActivationStore) for source in sources)
 
 
-def _of(probe: LinearHead) -> dict[str, Any]:
+def _of(probe: CellHead) -> dict[str, Any]:
     cell = {"kind": probe.kind, **probe.cell._asdict(), "data_kind": probe.data_kind}
     return {**cell, "classes": probe.classes, "model": probe.provenance.get("model")}
 
 
 def _control_scores(
-    probe: LinearHead,
+    probe: CellHead,
     control: Any,  # noqa: ANN401
     loaded: Any,  # noqa: ANN401
     aggregate: Aggregate | None,
@@ -205,7 +206,7 @@ def _control_scores(
     from probekit.probes.scoring import Scorer, model_of, score_examples
 
     if isinstance(control, ActivationStore):
-        return probe.score(control.read(probe.cell)), control.examples.group
+        return stored_scores(probe, control), control.examples.group
     scorer = Scorer(probe, model_of(probe, loaded))
     groups = np.array([example.group for example in control.examples()], dtype=object)
     rows = score_examples(scorer, control.examples(), source=control.source, aggregate=aggregate)

@@ -16,7 +16,7 @@ from probekit.reports.sweep import heatmap_of, sweep_figures
 from probekit.results.findings import standing
 from probekit.results.intervals import Interval
 from probekit.results.measures import measure
-from probekit.results.ratings_study import KNOWN_MEASURES, POSITIONS, RatingsStudy
+from probekit.results.ratings_study import KNOWN_MEASURES, POSITIONS, RatingsStudy, gap
 from probekit.results.study import StudyRun
 
 CONTROLS = ("length", "tfidf", "tfidf_prompt", "layer_0")
@@ -51,7 +51,7 @@ def context(run: StudyRun) -> dict[str, Any]:
         "s": found, "figures": figures, "standing": standing, "positions": POSITIONS,
         "controls": [name for name in CONTROLS if _has(found, name)], "over": "prompts",
         "names": lambda controls: [measure("control", name).label for name in controls],
-        "ends": Interval.from_json,
+        "ends": Interval.from_json, "gap": gap,
     }  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def _compared(found: RatingsStudy) -> go.Figure:
     layers = [row["layer"] for row in rows]
     parts.append(points(layers, cosines, [f"layer {layer}" for layer in layers], **more))
     return lines(
-        parts, title="The same rows before and after tuning", x_title="Layer", across=2,
+        parts, title="Before and after tuning", x_title="Layer", across=2,
         subtitle=f"n = {run.record['n']['rows']} held-out completions of {run.record['n']['groups']} prompts",
     )  # fmt: skip
 
@@ -117,7 +117,7 @@ def _amplified(found: RatingsStudy) -> go.Figure:
         hover = [f"k = {row.k:g}, n = {row.n}" for row in rows]
         parts.append(points(at, values, hover, panel=panel, axis=axis, name="", share=share))
     return lines(
-        parts, title="From the base model to the tuned one and beyond",
+        parts, title="Base, tuned, amplified",
         x_title="k of base + k (tuned − base)",
         subtitle=f"n = {rows[0].n} completions of {rows[0].prompts} held-out prompts at k = 0", across=2,
     )  # fmt: skip

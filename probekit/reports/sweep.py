@@ -49,6 +49,12 @@ def sweep_words(directory: Path) -> str:
     return said("sweep_words.html.j2", "conclusion", SweepRun.open(directory))
 
 
+def beside_words(directory: Path) -> list[str]:
+    """Return what each head of another form came to, for a terminal."""
+    run = SweepRun.open(directory)
+    return [said("sweep_words.html.j2", "beside", run, form) for form in run.beside]
+
+
 def sweep_figures(run: SweepRun) -> dict[str, go.Figure]:
     """Return the figures of a fit's report by name: `controls`, `scores`, `scores:TAG`, `tag:TAG` ..."""
     shown = _context(run)

@@ -19,7 +19,7 @@ Ends = dict[str, float | None]
 
 
 class PointRow(TypedDict):
-    """How well ratings are read at one place of completions; see `probekit.analyses.tokens.Point`."""
+    """How well ratings are read at one place of completions; see `probekit.analyses.tokens.TokenPoint`."""
 
     reader: str
     measured: str

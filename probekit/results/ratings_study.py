@@ -41,7 +41,7 @@ KNOWN_MEASURES = ("score", "perplexity", "distinct_2")
 NOT_RUN = "not run"
 
 
-class AnswerRow(TypedDict):
+class SampledAnswer(TypedDict):
     """A completion of the base, the tuned or an amplified model."""
 
     id: str
@@ -58,7 +58,7 @@ class ScoredRow(TypedDict):
     rating: NotRequired[float]
 
 
-class Claim(NamedTuple):
+class RatingClaim(NamedTuple):
     """A published claim, by what was measured here."""
 
     id: str
@@ -138,7 +138,7 @@ class RatingsStudy:
             scores = place.with_name(f"{k:g}.scores.jsonl")
             if not (place.is_file() and scores.is_file()):
                 continue
-            rows = self._read(place, AnswerRow).merge(self._read(scores, ScoredRow), on="id")
+            rows = self._read(place, SampledAnswer).merge(self._read(scores, ScoredRow), on="id")
             rows = rows.assign(
                 distinct=[_distinct(text) for text in rows["completion"]],
                 words=[float(len(words(text))) for text in rows["completion"]],
@@ -173,76 +173,78 @@ class RatingsStudy:
         return next((a.k for a in self.amplified if a.k and a.damage.side() == -1), None)
 
     @cached_property
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[RatingClaim]:
         """The published claims in their order."""
         return [
             self._reading(), self._layers(), self._early(), self._same_after(), self._rises(),
             self._beyond(), self._steering(),
         ]  # fmt: skip
 
-    def _reading(self) -> Claim:
+    def _reading(self) -> RatingClaim:
         run = self.positions.get("last")
         if run is None:
-            return Claim("reading")
+            return RatingClaim("reading")
         rivals = run.rivals
         key = run.findings["chance"].key
         if key == ABOVE and (rivals[INCLUDES] or rivals[BELOW]):
             key = INCLUDES
         more = {"rivals": [finding.id for finding in (*rivals[INCLUDES], *rivals[BELOW])]}
-        return Claim("reading", key, run.value(), more)
+        return RatingClaim("reading", key, run.value(), more)
 
-    def _layers(self) -> Claim:
+    def _layers(self) -> RatingClaim:
         run = self.positions.get("last")
         if run is None:
-            return Claim("layers")
+            return RatingClaim("layers")
         first = MIDDLE * max(row["layer"] for row in run.record["rows"])
         later = [row for row in run.record["rows"] if row["layer"] >= first]
         gaps = [Interval.from_json(row.get("below")) for row in later]
         known = [gap for gap in gaps if gap.has_interval]
         if not known:
-            return Claim("layers", UNKNOWN)
+            return RatingClaim("layers", UNKNOWN)
         close = sum(gap.side() < 1 for gap in known)
         worst = max(known, key=lambda gap: gap.value)
         key = ABOVE if close == len(known) else BELOW if close < len(known) / 2 else INCLUDES
-        return Claim(
+        return RatingClaim(
             "layers",
             key,
             worst,
             {"close": close, "cells": len(known), "first": int(np.ceil(first))},
         )
 
-    def _early(self) -> Claim:
+    def _early(self) -> RatingClaim:
         run = self.runs.get("tokens")
         if run is None:
-            return Claim("early")
+            return RatingClaim("early")
         from_ = run.known_from("all tokens")
         if not from_.known:
-            return Claim("early", UNKNOWN)
+            return RatingClaim("early", UNKNOWN)
         key = ABOVE if from_.high <= EARLY else BELOW if from_.low > EARLY else INCLUDES
-        return Claim("early", key, from_)
+        return RatingClaim("early", key, from_)
 
-    def _same_after(self) -> Claim:
+    def _same_after(self) -> RatingClaim:
         run = self.runs.get("compare")
         if run is None:
-            return Claim("same after")
+            return RatingClaim("same after")
         change = Interval.from_json(run.record["change"])
         if not change.has_interval:
-            return Claim("same after", UNKNOWN, change)
+            return RatingClaim("same after", UNKNOWN, change)
         inside = max(abs(change.low), abs(change.high)) <= SAME
         outside = change.low > SAME or change.high < -SAME
-        return Claim("same after", ABOVE if inside else BELOW if outside else INCLUDES, change)
+        return RatingClaim(
+            "same after", ABOVE if inside else BELOW if outside else INCLUDES, change
+        )
 
-    def _rises(self) -> Claim:
+    def _rises(self) -> RatingClaim:
         return self._shown("rises", next((a.change for a in self.amplified if a.k == 1), None))
 
-    def _beyond(self) -> Claim:
+    def _beyond(self) -> RatingClaim:
         """Amplification raises the score from the tuned model to the last k before damage begins."""
         whole = [a for a in self.amplified if self.damaged_from is None or a.k < self.damaged_from]
         beyond = [a for a in whole if a.k > 1]
         if not self.amplified:
-            return Claim("beyond")
+            return RatingClaim("beyond")
         if not beyond:
-            return Claim("beyond", UNKNOWN, NO_VALUE, {"damaged_from": self.damaged_from})
+            return RatingClaim("beyond", UNKNOWN, NO_VALUE, {"damaged_from": self.damaged_from})
         steps = [a.step for a in beyond]
         keys = {standing(step, 0.0) for step in steps}
         last = beyond[-1]
@@ -250,21 +252,23 @@ class RatingsStudy:
         key = standing(change, 0.0)
         if key == ABOVE and BELOW in keys:
             key = INCLUDES  # it falls on the way
-        return Claim("beyond", key, change, {"to": last.k, "damaged_from": self.damaged_from})
+        return RatingClaim("beyond", key, change, {"to": last.k, "damaged_from": self.damaged_from})
 
-    def _steering(self) -> Claim:
+    def _steering(self) -> RatingClaim:
         run: SteerRun | None = self.runs.get("steer")
         if run is None:
-            return Claim("steering")
+            return RatingClaim("steering")
         change = run.change("score")
         # There the effect was negative: what lies below 0 reproduces it.
         key = {ABOVE: BELOW, BELOW: ABOVE}.get(
             standing(change.interval, 0.0), standing(change.interval, 0.0)
         )
-        return Claim("steering", key, change.interval, {"verdict": change.verdict})
+        return RatingClaim("steering", key, change.interval, {"verdict": change.verdict})
 
-    def _shown(self, name: str, value: Interval | None) -> Claim:
-        return Claim(name) if value is None else Claim(name, standing(value, 0.0), value)
+    def _shown(self, name: str, value: Interval | None) -> RatingClaim:
+        return (
+            RatingClaim(name) if value is None else RatingClaim(name, standing(value, 0.0), value)
+        )
 
     def _read(self, place: Any, row: type) -> pd.DataFrame:  # noqa: ANN401 - a path
         return Table(place.name, row, "a completion or score").read(place.parent, DOCUMENT.again)
@@ -288,6 +292,17 @@ def _shift(before: pd.DataFrame | None, after: pd.DataFrame, name: str) -> Inter
         sides.append(np.concatenate([values, gap] if own is before else [gap, values]))
     groups = np.concatenate([before["group"].to_numpy(), after["group"].to_numpy()])
     return paired.shift(groups, *sides)
+
+
+def gap(run: SweepRun) -> Interval:
+    """Return how much higher the primary measure is on fitted rows than on held-out ones.
+
+    Their groups differ, so the interval is put together from the two (MOVER: Zou and Donner 2008).
+    """
+    seen, held = run.fitted, run.value()
+    value, below = seen.value - held.value, np.hypot(seen.value - seen.low, held.high - held.value)
+    above = np.hypot(seen.high - seen.value, held.value - held.low)
+    return Interval(value, float(value - below), float(value + above))
 
 
 def model_name(model: str) -> str:

@@ -80,6 +80,14 @@ class OuterRow(TypedDict):
     folds: list[FoldRow]
 
 
+class BesideRow(HeadRow):
+    """A head of another form, the best of its `cells`, and how far it is above the linear one, paired."""
+
+    cells: int
+    report: Values
+    difference: Mapping[str, float | None]
+
+
 class FitSummary(TypedDict):
     """What `probekit fit --json` prints."""
 
@@ -93,6 +101,7 @@ class FitSummary(TypedDict):
     by_tag: dict[str, dict[str, Values]]
     n: dict[str, int]
     outer: NotRequired[OuterRow]
+    beside: NotRequired[dict[str, BesideRow]]
 
 
 class SweepRecord(FitSummary):
@@ -104,7 +113,6 @@ class SweepRecord(FitSummary):
     seed: int
     splits: dict[str, float]
     fitted: NotRequired[Mapping[str, float | None]]
-    """The primary measure on the rows that the chosen head was fitted to."""
     rows: Annotated[list[CellRow], Field(min_length=1)]
     cosine: Cosine
     reliability: Reliability
@@ -246,18 +254,6 @@ class SweepRun(Run):
         """The primary measure of the chosen head on the rows that it was fitted to."""
         return Interval.from_json(self.record.get("fitted"))
 
-    @property
-    def gap(self) -> Interval:
-        """How far the primary measure is higher on fitted rows than on held-out ones, whose groups differ.
-
-        The interval is put together from the two (MOVER: Zou and Donner 2008).
-        """
-        seen, held = self.fitted, self.value()
-        below = math.hypot(seen.value - seen.low, held.high - held.value)
-        above = math.hypot(seen.high - seen.value, held.value - held.low)
-        value = seen.value - held.value
-        return Interval(value, value - below, value + above)
-
     @cached_property
     def findings(self) -> dict[str, Finding]:
         """Where the primary measure lies against chance and every control, by their names.
@@ -300,6 +296,22 @@ class SweepRun(Run):
             level = Interval.from_json(values[name]).value
             found[control] = Finding(control, standing(paired, 0.0), name, paired, level)
         return found
+
+    @property
+    def beside(self) -> dict[str, Finding]:
+        """Whether a head of another form does better than the linear one, paired, by its kind or rule.
+
+        A finding's value is the difference, its reference the head's own measure.
+        """
+        found = {}
+        for form, row in self.record.get("beside", {}).items():
+            gap, own = Interval.from_json(row["difference"]), self.beside_value(form).value
+            found[form] = Finding(form, standing(gap, 0.0), self.primary.name, gap, own)
+        return found
+
+    def beside_value(self, form: str) -> Interval:
+        """Return the primary measure of a head of another form on the report split."""
+        return Interval.from_json(self.record["beside"][form]["report"][self.primary.name])
 
     @property
     def heavy(self) -> dict[str, float]:

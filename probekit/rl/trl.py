@@ -15,6 +15,7 @@ from probekit.models.blocks import BlockNames, block_list, block_names
 from probekit.models.chat import Rendered, render
 from probekit.models.load import LoadedModel, load_model
 from probekit.models.sampling import Completion, stop_ids
+from probekit.probes.folder import steerable
 from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.rl.frozen import FrozenReader
@@ -239,8 +240,8 @@ def trl_reward(
     """
     if target not in TARGETS:
         raise ModelError(f"target {target!r}: unknown. Expected {', '.join(TARGETS)}.")
-    several = [probes] if isinstance(probes, (str, Path, Probe)) else list(probes)
-    heads = [each if isinstance(each, Probe) else Probe.load(each) for each in several]
+    several: list[Any] = [*probes] if isinstance(probes, (list, tuple)) else [probes]
+    heads = [p if isinstance(p, Probe) else Probe.load(p) for p in map(steerable, several)]
     if not heads:
         raise DataError("probes: there are none. Expected one at least.")
     ensemble = Ensemble(heads, ensemble_penalty)

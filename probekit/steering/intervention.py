@@ -21,7 +21,7 @@ from probekit.models.chat import Rendered, render
 from probekit.models.kv_cache import check_decoding, has_keys
 from probekit.models.load import LoadedModel
 from probekit.models.memory import bare
-from probekit.probes.linear import LinearHead
+from probekit.probes.linear import CellHead, LinearHead
 from probekit.steering.operators import MODES, ablate, add, clamp
 from probekit.steering.vector import SteeringVector
 from probekit.steering.vector_file import IDENTITY
@@ -228,7 +228,7 @@ def steered(
         raise SteeringError(f"mode {mode!r}: unknown. Expected {', '.join(MODES)}.")
     if not torch.isfinite(torch.tensor(float(coeff))):
         raise SteeringError(f"coeff {coeff}: expected a finite number.")
-    vector = in_residual_norms(vector, model) if isinstance(vector, LinearHead) else vector
+    vector = in_residual_norms(vector, model) if isinstance(vector, CellHead) else vector
     backend = backend or HooksBackend(model)
     check_fits(vector, backend)
     place = Where.parse(where)

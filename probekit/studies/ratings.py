@@ -17,7 +17,7 @@ from probekit.studies.study import Study
 
 
 @dataclass(frozen=True)
-class Size:
+class RatingsSize:
     """How much of everything."""
 
     rows: int
@@ -36,10 +36,10 @@ class Size:
     new_tokens: int
 
 
-FULL = Size(
+FULL = RatingsSize(
     rows=0, every=2, steps=60, prompts=64, samples=4, controls=9, coeffs="-0.2:0.2:0.1", new_tokens=72,
 )  # fmt: skip
-QUICK = Size(
+QUICK = RatingsSize(
     rows=600, every=4, steps=16, prompts=16, samples=2, controls=3, coeffs="-0.2:0.2:0.2", new_tokens=32,
 )  # fmt: skip
 
