@@ -132,6 +132,6 @@ def _distributions(found: RatingsStudy) -> go.Figure:
     ]
     sizes = ", ".join(f"{count(len(rows))}" for rows in found.answers.values())
     return histograms(
-        pd.concat(frames), title="Ratings that the probe gives to completions", subtitle=f"n = {sizes}",
+        pd.concat(frames), title="Predicted ratings", subtitle=f"n = {sizes}",
         x_title="Predicted rating (rating units)",
     )  # fmt: skip
