@@ -29,6 +29,9 @@ import probekit.cli.options as opt
     default="",
     help="Further models to compare, with commas, where the study compares models.",
 )
+@click.option(
+    "--scale", default="", help="Ends of the ratings' scale, LOW:HIGH, of a study of ratings."
+)
 @click.option("--device", help="Device that every stage runs on: auto, cpu or cuda[:N].")
 @click.option(
     "--batch-tokens",
@@ -79,7 +82,7 @@ def study(name: str, out: str, **options: Any) -> None:  # noqa: ANN401
         log=opt.log,
         **{
             key: options[key]
-            for key in ("model", "seed", "quick", "samples", "data", "jobs", "force")
+            for key in ("model", "seed", "quick", "samples", "data", "scale", "jobs", "force")
         },
         models=[name.strip() for name in options["models"].split(",") if name.strip()],
     )

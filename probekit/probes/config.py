@@ -54,6 +54,9 @@ class SweepConfig(Settings):
     """Sites of the store, with commas; without it all but the embedding."""
     seed: int = _splits(0, "Seed", common=True)
     """Seed of splits, folds, controls and intervals."""
+    scale: str | None = _heads(None, "Scale of ratings", common=True)
+    """Ends of the ratings' scale as LOW:HIGH, which scores of -1 and 1 stand for; others are refused.
+    Without it they stand for the range of the fit split."""
     stratify: str | None = _splits(None, "Stratified by", common=True)
     """Tag whose values are spread evenly over the splits."""
     n_boot: int = _splits(1000, "Bootstrap draws", ge=1)

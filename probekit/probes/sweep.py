@@ -30,7 +30,8 @@ from probekit.probes.outer import Outer, outer_folds
 from probekit.probes.probe import Probe
 from probekit.probes.reference import reference_rows
 from probekit.probes.result import SweepResult, SweepRow
-from probekit.probes.task import Task, score_distributions
+from probekit.probes.rows import score_distributions
+from probekit.probes.task import Task
 from probekit.provenance import run_record
 from probekit.results.intervals import Array, Interval, Metrics, Resampler
 
@@ -118,7 +119,7 @@ def fit_sweep(
     config = SweepConfig.of_keys(config, settings)
     task = Task.of(
         source.examples, seed=config.seed, n_boot=config.n_boot, stratify=config.stratify,
-        group_cap=config.group_cap,
+        group_cap=config.group_cap, scale=config.scale,
     )  # fmt: skip
     folds = task.outer_folds(config.outer_folds, config.stratify) if config.outer_folds else []
     kinds, others = resolve_kinds(config.kinds, task.kind)

@@ -32,7 +32,7 @@ from probekit.probes.splits import (
     split_by_group,
     within_cap,
 )
-from probekit.probes.units import from_unit, target_range, to_unit
+from probekit.probes.units import from_unit, on_scale, target_range, to_unit
 from probekit.results.intervals import Array, Interval, Metrics, Resampler, change
 
 
@@ -48,6 +48,8 @@ class Task:
     """Indices of units."""
     seed: int
     n_boot: int
+    scale: tuple[float, float] | None = None
+    """Ends of the ratings' scale, where it is stated."""
 
     @classmethod
     def of(
@@ -59,21 +61,23 @@ class Task:
         fractions: tuple[float, float, float] = FRACTIONS,
         stratify: str | None = None,
         group_cap: int | None = 0,
+        scale: str | None = None,
     ) -> Task:
         """Check the targets and split the units by group.
 
         Labels are spread evenly over the splits, and so are the values of the tag `stratify`. At most
         `group_cap` units of a group are in its split, drawn at random; 0 takes all, None as many as
         `fair_cap` says. Pairs with one text on both sides are in none: they prefer nothing, and would
-        count as half a win for every head.
+        count as half a win for every head. `scale` is LOW:HIGH, the ends of the ratings' scale.
 
         Raises
         ------
         DataError
-            With fewer than 3 groups, one class, or one rating; when every pair has identical sides, or a
-            row lacks the tag.
+            With a rating outside of its scale, fewer than 3 groups, one class, or one rating; when every
+            pair has identical sides, or a row lacks the tag.
         """
         _check_targets(examples)
+        bounds = on_scale(examples, scale)
         step = 2 if examples.kind == "pair" else 1
         strata, groups = _strata(examples, stratify), examples.group[::step]
         known = np.arange(len(groups))
@@ -91,7 +95,7 @@ class Task:
         if group_cap:
             kept = within_cap(groups, group_cap, seed=seed)
             splits = Splits(*(units[kept[units]] for units in splits))
-        task = cls(examples, Splits(*(known[units] for units in splits)), seed, n_boot)
+        task = cls(examples, Splits(*(known[units] for units in splits)), seed, n_boot, bounds)
         task._check_splits()
         return task
 
@@ -174,9 +178,9 @@ class Task:
 
     @cached_property
     def score_range(self) -> tuple[float, float] | None:
-        """Ratings that map to -1 and 1: the range of the fit split."""
-        if self.examples.score is None:
-            return None
+        """Ratings that map to -1 and 1: the ends of the scale, else the range of the fit split."""
+        if self.examples.score is None or self.scale:
+            return self.scale
         return target_range(self.examples.score[self.splits.fit], option=True)
 
     @cached_property
@@ -348,50 +352,3 @@ def _check_targets(examples: Examples) -> None:
         raise DataError(
             f"ratings: every score is {examples.score[0]:g}. Cache rows with different scores."
         )
-
-
-def upper_half(ratings: Array) -> NDArray[np.bool_]:
-    """Return which ratings (n,) are in the upper half, as near to half of them as ties allow."""
-    cuts, counts = np.unique(ratings, return_counts=True)
-    if len(cuts) < 2:
-        return np.zeros(len(ratings), dtype=bool)
-    shares = (len(ratings) - np.cumsum(counts)[:-1]) / len(ratings)  # at or above every later cut
-    return np.asarray(ratings >= cuts[1:][np.argmin(np.abs(shares - 0.5))])
-
-
-def score_distributions(task: Task, scores: Array) -> dict[str, Any]:
-    """Return the choose split's scores by side or class, in all and by every value of every tag.
-
-    Rated rows have all their scores, and those of the rows rated in the lower and in the upper half.
-
-    Parameters
-    ----------
-    task
-        The rows and their splits.
-    scores
-        Score of each example row, shape (n_examples,).
-    """
-    examples = task.examples
-    rows = task.rows[task.splits.choose]
-
-    def of(rows: NDArray[np.int64]) -> dict[str, list[float]]:
-        if task.kind == "pair":
-            parts = {"chosen": scores[rows], "rejected": scores[rows + 1]}
-        elif examples.label is not None and examples.classes is not None:
-            label = examples.label[rows]
-            parts = {name: scores[rows[label == k]] for k, name in enumerate(examples.classes)}
-        else:
-            assert examples.score is not None
-            upper = upper_half(examples.score[rows])
-            parts = {
-                "score": scores[rows],
-                "lower": scores[rows[~upper]],
-                "upper": scores[rows[upper]],
-            }
-        return {name: np.round(part, 6).tolist() for name, part in parts.items()}
-
-    tags = {
-        tag: {str(v): of(rows[values[rows] == v]) for v in np.unique(values[rows]) if v}
-        for tag, values in examples.tags.items()
-    }
-    return {"split": "choose", "all": of(rows), "by_tag": tags}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 from probekit.errors import DataError
 from probekit.results.intervals import Array
+
+if TYPE_CHECKING:
+    from probekit.activations.table import Examples
 
 
 def target_range(
@@ -33,3 +39,34 @@ def from_unit(score: Array, bounds: tuple[float, float] | None) -> Array:
         return score
     low, high = bounds
     return (score + 1) / 2 * (high - low) + low
+
+
+def on_scale(examples: Examples, scale: str | None) -> tuple[float, float] | None:
+    """Return the ends of a scale LOW:HIGH that all ratings lie on; None without one.
+
+    Raises
+    ------
+    DataError
+        When it is no scale, rows are no ratings, or one lies outside of it.
+    """
+    if not scale:
+        return None
+    low, _, high = scale.partition(":")
+    try:
+        bounds = float(low), float(high)
+    except ValueError:
+        bounds = math.nan, math.nan
+    if not (bounds[0] < bounds[1] and all(map(math.isfinite, bounds))):
+        raise DataError(f"scale {scale!r}: expected LOW:HIGH, such as 1:10.")
+    if examples.score is None:
+        raise DataError(
+            f"scale {scale}: the store has {examples.kind} rows, which have no ratings. Leave it out."
+        )
+    outside = (examples.score < bounds[0]) | (examples.score > bounds[1])
+    if outside.any():
+        row = int(outside.argmax())
+        raise DataError(
+            f"row {str(examples.id[row])!r}: rating {examples.score[row]:g} is outside of the scale {scale}, as "
+            f"{int(outside.sum())} of {len(examples)} are. Correct the rows or the scale."
+        )
+    return bounds

@@ -19,7 +19,8 @@ from probekit.probes.bradley_terry import BradleyTerryProbe
 from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe, calibrate
 from probekit.probes.probe import Probe
 from probekit.probes.ridge import RidgeProbe
-from probekit.probes.task import Task, score_distributions
+from probekit.probes.rows import score_distributions
+from probekit.probes.task import Task
 from probekit.results.intervals import Array
 from probekit.results.sweep import SweepRun
 
@@ -103,6 +104,7 @@ class HeadData:
                 n_boot=settings["n_boot"],
                 stratify=settings.get("stratify"),
                 group_cap=settings.get("group_cap", 0),  # an earlier version took all
+                scale=settings.get("scale"),
             )
             return cls(
                 head, _facing(task, head), source.read(head.cell), bool(settings["standardize"])

@@ -27,7 +27,9 @@ class RatingsSize:
     steps: int
     """Steps of preference tuning."""
     prompts: int
-    """Held-out prompts that the tuned and amplified models answer, and that are steered."""
+    """Held-out prompts that the tuned and amplified models answer."""
+    steered: int
+    """Those that are steered."""
     samples: int
     """Answers to each of these."""
     controls: int
@@ -37,10 +39,12 @@ class RatingsSize:
 
 
 FULL = RatingsSize(
-    rows=0, every=2, steps=60, prompts=64, samples=4, controls=9, coeffs="-0.2:0.2:0.1", new_tokens=72,
+    rows=0, every=2, steps=60, prompts=64, steered=24, samples=4, controls=9,
+    coeffs="-0.2:0.2:0.1", new_tokens=72,
 )  # fmt: skip
 QUICK = RatingsSize(
-    rows=600, every=4, steps=16, prompts=16, samples=2, controls=3, coeffs="-0.2:0.2:0.2", new_tokens=32,
+    rows=600, every=4, steps=16, prompts=16, steered=8, samples=2, controls=3,
+    coeffs="-0.2:0.2:0.2", new_tokens=32,
 )  # fmt: skip
 
 
@@ -54,10 +58,10 @@ def stages(s: Setting) -> None:
         "cache", "cache", *read, "--positions", ",".join(rules), "--too-long", "drop", *s.with_model,
         output="acts.h5",
     )  # fmt: skip
-    fit = s.stage("fit", "fit", store, "--positions", ",".join(reading), *s.with_seed)
+    fit = s.stage("fit", "fit", store, "--positions", ",".join(reading), *_fitted(s))
     for rule in rules:
         s.stage(
-            f"positions/{rule}", "fit", store, "--positions", rule, *s.with_seed,
+            f"positions/{rule}", "fit", store, "--positions", rule, *_fitted(s),
             output=f"positions/{rule.replace(':', '-')}",
         )  # fmt: skip
     s.stage("tokens", "tokens", "--probe", fit, "--store", store, *s.options)
@@ -76,13 +80,18 @@ def stages(s: Setting) -> None:
             f"scaling/{name}/cache", "cache", *read, "--positions", "last", "--too-long", "drop",
             "--model", model, *s.options, output=f"scaling/{name}.h5",
         )  # fmt: skip
-        s.stage(f"scaling/{name}", "fit", own, *s.with_seed, output=f"scaling/{name}")
+        s.stage(f"scaling/{name}", "fit", own, *_fitted(s), output=f"scaling/{name}")
+
+
+def _fitted(s: Setting) -> list[str]:
+    """Return the options of every fit."""
+    return [*s.with_seed, *(("--scale", s.scale) if s.scale else ())]
 
 
 def _steer(s: Setting, fit: Stage, prompts: Stage) -> None:
     s.stage(
         "steer", "steer", "--probe", fit, "--prompts", prompts / "held_out.jsonl",
-        "--coeff", s.size.coeffs, "--limit", str(s.size.prompts),
+        "--coeff", s.size.coeffs, "--limit", str(s.size.steered),
         "--max-new-tokens", str(s.size.new_tokens),
         "--random-controls", str(s.size.controls), "--shuffled-controls", str(s.size.controls),
         "--placebo-controls", str(min(6, s.size.controls)), "--temperature", "0.8",
@@ -104,7 +113,7 @@ def _tune(s: Setting, fit: Stage, store: Stage, read: list[Word], rules: list[st
     )  # fmt: skip
     again = s.stage(
         "after/fit", "fit", after, "--positions", ",".join(r for r in rules if r != "prompt_end"),
-        *s.with_seed, output="after/fit",
+        *_fitted(s), output="after/fit",
     )  # fmt: skip
     s.stage("compare", "compare", fit, again, "--store", store, "--store", after)
     return tuned

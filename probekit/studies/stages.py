@@ -119,6 +119,8 @@ class Setting:
     """Rows of a study that takes some: `demo:` or `hf:` and a name, or a file."""
     models: tuple[str, ...] = ()
     """Further models to compare."""
+    scale: str = ""
+    """Ends of the ratings' scale, LOW:HIGH."""
     stages: list[Stage] = field(default_factory=list)
     """The stages so far, in order."""
 

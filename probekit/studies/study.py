@@ -58,6 +58,7 @@ class Study:
         samples: int | None = None,
         data: str = "",
         models: Sequence[str] = (),
+        scale: str = "",
         options: tuple[str, ...] = (),
     ) -> list[Stage]:
         """Return the stages in order.
@@ -78,15 +79,17 @@ class Study:
             Rows to use instead of the study's own.
         models
             Further models to compare, where the study does.
+        scale
+            Ends of the ratings' scale, LOW:HIGH, where the study's rows are ratings.
         options
             Options of every command that runs the model, such as `--device cuda`.
 
         Raises
         ------
         DataError
-            When `samples`, `data` or `models` is given and the study has no use for it.
+            When `samples`, `data`, `models` or `scale` is given and the study has no use for it.
         """
-        for name, given in (("--data", data), ("--models", ",".join(models))):
+        for name, given in (("--data", data), ("--models", ",".join(models)), ("--scale", scale)):
             if given and not self.data:
                 raise DataError(
                     f"study {self.name}: got {name} {given}, expected none: it makes its own rows. "
@@ -102,7 +105,9 @@ class Study:
             size = dataclasses.replace(size, samples=samples)
         rows = data or self.data
         source = rows if rows.startswith(("demo:", "hf:")) else Path(rows)
-        setting = Setting(out, model, seed, size, self.recipe, options, source, tuple(models))
+        setting = Setting(
+            out, model, seed, size, self.recipe, options, source, tuple(models), scale
+        )
         self.stages(setting)
         return setting.stages
 
@@ -144,6 +149,7 @@ def run_study(
     samples: int | None = None,
     data: str = "",
     models: Sequence[str] = (),
+    scale: str = "",
     options: tuple[str, ...] = (),
     jobs: int = 1,
     force: bool = False,
@@ -158,7 +164,7 @@ def run_study(
         A key of `STUDIES`.
     out
         Directory of the study; one of the same study goes on.
-    model, seed, quick, samples, data, models, options
+    model, seed, quick, samples, data, models, scale, options
         See `Study.plan`.
     execute
         Runs one command line of probekit in this process; used where `jobs` is 1.
@@ -185,7 +191,7 @@ def run_study(
         out, DOCUMENT.command, force=force, resume=not force, marker=DOCUMENT.file, keeps=True
     ) as path:
         stages = study.plan(
-            path, model=model, seed=seed, quick=quick, samples=samples, data=data, models=models,
+            path, model=model, seed=seed, quick=quick, samples=samples, data=data, models=models, scale=scale,
             options=options,
         )  # fmt: skip
         if path.exists() and not force and not (path / DOCUMENT.file).is_file():
@@ -196,7 +202,11 @@ def run_study(
             _clear(path)
         identity = {"study": name, "model": model, "seed": seed, "quick": quick, "samples": samples}
         if study.data:
-            identity |= {"data": recorded(data or study.data), "models": list(models)}
+            identity |= {
+                "data": recorded(data or study.data),
+                "models": list(models),
+                "scale": scale,
+            }
         _check_same(path, identity)
         record = run_record(DOCUMENT.command, dict(arguments or {}), seed=seed)
         progress = Progress(path / DOCUMENT.file, {**record, **identity}, stages)

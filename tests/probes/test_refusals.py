@@ -85,3 +85,26 @@ def test_pairs_of_one_text_are_in_no_split():
         assert marked.id[one.rows[own]].tolist() == rest.id[other.rows[theirs]].tolist()
     with pytest.raises(DataError, match="pairs: the sides of all 90 are the same text"):
         Task.of(dataclasses.replace(made.examples, identical=np.ones(90, dtype=bool)))
+
+
+def test_a_stated_scale_is_what_scores_stand_for_and_ratings_outside_are_refused():
+    made, _ = source("rating", n=120, d=6, layers=2)  # ratings about 5, of spread 2
+    stated = fit_sweep(made, n_boot=20, scale="-10:20")
+    own = fit_sweep(made, n_boot=20)
+    assert stated.probe.score_range == (-10.0, 20.0)
+    acts = made.acts[stated.probe.cell]
+    # The same ratings, on another scale of scores.
+    assert np.allclose(
+        stated.probe.rating(stated.probe.score(acts)), own.probe.rating(own.probe.score(acts))
+    )
+    assert stated.report["pearson"].value == pytest.approx(own.report["pearson"].value)
+    with pytest.raises(
+        DataError, match=r"row 'r\d+': rating .* is outside of the scale 4:6, as \d+ of 120"
+    ):
+        fit_sweep(made, n_boot=20, scale="4:6")
+    for scale in ("1", "5:1", "a:b", "0:inf"):
+        with pytest.raises(DataError, match="expected LOW:HIGH, such as 1:10"):
+            fit_sweep(made, n_boot=20, scale=scale)
+    labels, _ = source("label", n=80, d=6, layers=1, positions=("last",))
+    with pytest.raises(DataError, match="the store has label rows, which have no ratings"):
+        fit_sweep(labels, n_boot=20, scale="1:10")
