@@ -66,7 +66,7 @@ def on_scale(examples: Examples, scale: str | None) -> tuple[float, float] | Non
     if outside.any():
         row = int(outside.argmax())
         raise DataError(
-            f"row {str(examples.id[row])!r}: rating {examples.score[row]:g} is outside of the scale {scale}, as "
-            f"{int(outside.sum())} of {len(examples)} are. Correct the rows or the scale."
+            f"row {str(examples.id[row])!r}: rating {examples.score[row]:g} is outside of the scale {scale}, "
+            f"as {int(outside.sum())} of {len(examples)} are. Correct the rows or the scale."
         )
     return bounds
