@@ -136,8 +136,8 @@ def open_run(directory: str | Path) -> Run:
     """Open what `elicit`, `fit`, `evaluate`, `steer`, `rl`, `dpo`, `dynamics` or `study` left in `--out`.
 
     Returns a run of the class that fits: `ElicitRun`, `SweepRun`, `EvaluateRun`, `SteerRun`, `RLRun`,
-    `DPORun`, `DynamicsRun` or `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as `record`. Raises
-    ProbeError when the directory is not such an output, or is partial, damaged or newer.
+    `DPORun`, `DynamicsRun` or `StudyRun`, with the frames `metrics` and `rows` and the file's JSON as
+    `record`. Raises ProbeError when the directory is not such an output, or is partial, damaged or newer.
 
     Examples
     --------
