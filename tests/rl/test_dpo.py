@@ -392,3 +392,15 @@ def test_a_template_with_a_header_is_trained_on_with_it(tmp_path):
         text = loaded.tokenizer.decode(trl["chosen_ids"])
         assert text == "<think></think>" + (pair.example.completion or "") + "<|im_end|>"
         assert loaded.tokenizer.decode(trl["prompt_ids"]).endswith("assistant\n")
+
+
+def test_without_trl_one_line_says_how_to_get_it(tiny_llama, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("probekit.rl.trl_guard.version", lambda name: "1.15.2")
+    data = write(tmp_path / "pairs.jsonl", planted(4))
+    command = ["dpo", "--model", tiny_llama, "--data", data, "--out", tmp_path / "out"]
+    assert run_command(*command) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: dpo: found TRL 1.15.2") and "pip install -e '.[trl]'" in shown
+    assert shown.count("\n") == 1 and not (tmp_path / "out").exists()
+    with pytest.raises(ModelError, match="train_dpo: found TRL 1.15.2"):
+        pk.train_dpo(str(tiny_llama), planted(4), tmp_path / "out")

@@ -550,7 +550,7 @@ def test_without_trl_one_line_says_how_to_get_it(monkeypatch, swept, tmp_path, c
 
     check_trl(CONFIG)
     for found in (None, "1.15.2", "2.0.0"):
-        monkeypatch.setattr("probekit.rl.trl_engine.version", version(found))
+        monkeypatch.setattr("probekit.rl.trl_guard.version", version(found))
         with pytest.raises(
             ModelError, match=r"checkout of probekit run: pip install -e '.\[trl\]'"
         ):
