@@ -70,11 +70,11 @@ def evaluate(
     rule = None if options["aggregate"] is None else Aggregate.parse(options["aggregate"])
     head = {name: options[name] for name in ("kind", "layer", "position")}
     loaded = [load_head(path, **head) for path in probes]
-    fitted = dict(zip(_names(probes), loaded, strict=True))
+    fitted = dict(zip(names_of(probes), loaded, strict=True))
     chosen = _positives(options["positives"], sources)
     data = {
         name: _open(source, {**options, "positive": positive})
-        for name, source, positive in zip(_names(sources), sources, chosen, strict=True)
+        for name, source, positive in zip(names_of(sources), sources, chosen, strict=True)
     }
     control = options["control"] and _open(options["control"], options, labelled=False)
     with opt.progress_bar() as progress:
@@ -123,7 +123,7 @@ def _seen(fit: str) -> set[tuple[str, str]]:
     return set(zip(rows["id"], rows["group"], strict=True))
 
 
-def _names(paths: Sequence[str]) -> list[str]:
+def names_of(paths: Sequence[str]) -> list[str]:
     """Return short names, different from each other: the last part of a path, then a number."""
     found: list[str] = []
     for path in paths:
