@@ -30,6 +30,18 @@ import probekit.cli.options as opt
     help="Share of false alarms at which recall is given; may be repeated.",
 )  # fmt: skip
 @click.option(
+    "--judge-cost", type=float, metavar="COST",
+    help="Cost of a row for a judge that reads what the probe flags: says what both cost and find.",
+)  # fmt: skip
+@click.option(
+    "--probe-cost", type=float, default=0.0, show_default=True, metavar="COST",
+    help="Cost of a row for the probe, in the unit of --judge-cost.",
+)  # fmt: skip
+@click.option(
+    "--base-rate", type=float, metavar="SHARE",
+    help="Share of positive rows where the cascade is used, instead of that of the data.",
+)  # fmt: skip
+@click.option(
     "--aggregate",
     metavar="RULE",
     help="Score a text by its tokens' scores: mean, max, last, rolling:K, ema[:A] or softmax[:T].",
@@ -67,6 +79,7 @@ def evaluate(
     from probekit.provenance import run_record
 
     target = opt.claim(out, "evaluate", options)
+    costs = _costs(options)
     rule = None if options["aggregate"] is None else Aggregate.parse(options["aggregate"])
     head = {name: options[name] for name in ("kind", "layer", "position")}
     loaded = [load_head(path, **head) for path in probes]
@@ -84,6 +97,7 @@ def evaluate(
             model=lambda probe: opt.open_model(options, probe),
             control=control,
             fpr=options["rates"],
+            costs=costs,
             aggregate=rule,
             positive=dict(zip(data, chosen, strict=True)),
             seed=options["seed"],
@@ -108,6 +122,18 @@ def evaluate(
         for line in _lines(result):
             opt.echo(line)
     opt.echo(f"report   {paths['report']}")
+
+
+def _costs(options: dict[str, Any]) -> Any:  # noqa: ANN401 - Costs or None
+    from probekit.probes.monitor import Costs
+
+    if options["judge_cost"] is not None:
+        return Costs(options["judge_cost"], options["probe_cost"], options["base_rate"])
+    if options["probe_cost"] or options["base_rate"] is not None:
+        raise click.UsageError(
+            "--probe-cost and --base-rate are of a cascade: give --judge-cost too."
+        )
+    return None
 
 
 def _seen(fit: str) -> set[tuple[str, str]]:
@@ -173,3 +199,10 @@ def _lines(result: Any) -> Iterator[str]:  # noqa: ANN401 - a Judged
             continue
         recall = spanned(monitor.recall, "share", digits=0)
         yield f"  {rate}: {recall}, threshold {monitor.threshold:.3f} from {monitor.source}"
+    for one in result.cascade:
+        if one.fpr is not None:
+            sent, recall = (spanned(v, "share", digits=1) for v in (one.sent, one.recall))
+            yield (
+                f"  cascade at {percent(one.fpr, 1)} false alarms: {sent} of rows to the judge, recall "
+                f"{recall}, cost {spanned(one.cost)} of 1,000 rows"
+            )
