@@ -170,10 +170,7 @@ def evaluate_all(
                 probe, source, model=loaded, positive=(positive or {}).get(title), n_boot=n_boot,
                 seed=seed, aggregate=aggregate, **more,
             )  # fmt: skip
-            columns = (found.examples.label, found.scores, found.examples.group)
-            drawn: dict[str, Any] = {"n_boot": n_boot, "seed": seed}
-            monitors = list(thresholds(*columns, fpr, control=bounds, **drawn))
-            passed = cascades(*columns, monitors, costs, **drawn) if costs else []
+            watched = _monitored(found, fpr, bounds, costs, n_boot=n_boot, seed=seed)
             key = (title, found.examples.classes, len(found.examples))
             if controls and key not in fits:
                 fits[key] = _rivals(found, seed)
@@ -181,7 +178,7 @@ def evaluate_all(
             rows, own = found.examples, seen.get(name, ())
             step = len(rows) // max(1, found.n["rows"])  # 2 of pairs: a row a side
             again = sum(row in own for row in zip(rows.id[::step], rows.group[::step], strict=True))
-            results.append(Judged(name, title, found, monitors, above, again, passed))
+            results.append(Judged(name, title, found, watched[0], above, again, watched[1]))
     progress("evaluating", total, total)
     record = {
         "probes": [{"name": name, **_of(probe)} for name, probe in probes.items()],
@@ -191,6 +188,15 @@ def evaluate_all(
         "seed": seed, **({"costs": vars(costs)} if costs else {}),
     }  # fmt: skip
     return Evaluations(results, record)
+
+
+def _monitored(
+    found: ProbeEvaluation, fpr: Sequence[float], control: Any, costs: Costs | None, **drawn: Any  # noqa: ANN401
+) -> tuple[list[Monitor], list[Cascade]]:  # fmt: skip
+    """Return the monitors at every rate of false alarms and, with costs, the cascades."""
+    columns = (found.examples.label, found.scores, found.examples.group)
+    monitors = list(thresholds(*columns, fpr, control=control, **drawn))
+    return monitors, cascades(*columns, monitors, costs, **drawn) if costs else []
 
 
 def _all_stores(sources: Sequence[Any]) -> bool:
