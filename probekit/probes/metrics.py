@@ -70,7 +70,7 @@ def label_metrics(label: NDArray[Any], score: Array, sample: Resampler) -> Metri
 
 
 def class_metrics(label: NDArray[Any], logits: Array, sample: Resampler) -> Metrics:
-    """Return macro AUROC (each class against the rest), macro F1, accuracy and log loss of several classes.
+    """Return macro AUROC (each class against the rest), macro F1, accuracy, log loss and ECE of several.
 
     Parameters
     ----------
@@ -96,6 +96,7 @@ def class_metrics(label: NDArray[Any], logits: Array, sample: Resampler) -> Metr
         "macro_f1": sample.interval(rows, f1),
         "accuracy": sample.share((truth * guess).sum(axis=1)),
         "log_loss": sample.mean(-told[np.arange(len(label)), label]),
+        "ece": ece((truth * guess).sum(axis=1), np.exp(told.max(axis=1)), sample),
     }
 
 

@@ -26,6 +26,7 @@ def prediction_rows(task: Task, scores: Array) -> list[PredictionRow]:
                 target = examples.score[i]
                 prediction = from_unit(score, task.score_range)[0]
             if examples.label is not None:
+                # Of several classes the score is the log-odds of the true one.
                 target, prediction = examples.label[i], expit(score)[0]
             row: PredictionRow = {
                 "id": examples.id[i],

@@ -59,13 +59,14 @@ class Task:
         fractions: tuple[float, float, float] = FRACTIONS,
         stratify: str | None = None,
         group_cap: int | None = 0,
+        several: bool = False,
     ) -> Task:
         """Check the targets and split the units by group.
 
         Labels are spread evenly over the splits, and so are the values of the tag `stratify`. At most
         `group_cap` units of a group are in its split, drawn at random; 0 takes all, None as many as
         `fair_cap` says. Pairs with one text on both sides are in none: they prefer nothing, and would
-        count as half a win for every head.
+        count as half a win for every head. Three or more classes are refused but with `several`.
 
         Raises
         ------
@@ -74,6 +75,11 @@ class Task:
             row lacks the tag.
         """
         _check_targets(examples)
+        if examples.several and not several:
+            raise DataError(
+                f"labels: the store has {len(examples.several)} classes, expected two. Cache it with "
+                "--positive NAME to tell one from the rest."
+            )
         step = 2 if examples.kind == "pair" else 1
         strata, groups = _strata(examples, stratify), examples.group[::step]
         known = np.arange(len(groups))
@@ -312,7 +318,14 @@ class Task:
         if self.examples.label is None:
             return
         for name, units in self.splits._asdict().items():
-            if len(np.unique(self.examples.label[units])) < 2:
+            n = len(self.examples.several) or 2
+            if len(found := np.unique(self.examples.label[units])) < n:
+                if n > 2:
+                    missing = next(k for k in range(n) if k not in found)
+                    raise DataError(
+                        f"labels: the {name} split has no row of {self.examples.several[missing]!r}. Every "
+                        "class needs at least 3 groups."
+                    )
                 raise DataError(
                     f"labels: the {name} split has one class only ({len(units)} rows). Both classes "
                     "need at least 3 groups."
@@ -348,50 +361,3 @@ def _check_targets(examples: Examples) -> None:
         raise DataError(
             f"ratings: every score is {examples.score[0]:g}. Cache rows with different scores."
         )
-
-
-def upper_half(ratings: Array) -> NDArray[np.bool_]:
-    """Return which ratings (n,) are in the upper half, as near to half of them as ties allow."""
-    cuts, counts = np.unique(ratings, return_counts=True)
-    if len(cuts) < 2:
-        return np.zeros(len(ratings), dtype=bool)
-    shares = (len(ratings) - np.cumsum(counts)[:-1]) / len(ratings)  # at or above every later cut
-    return np.asarray(ratings >= cuts[1:][np.argmin(np.abs(shares - 0.5))])
-
-
-def score_distributions(task: Task, scores: Array) -> dict[str, Any]:
-    """Return the choose split's scores by side or class, in all and by every value of every tag.
-
-    Rated rows have all their scores, and those of the rows rated in the lower and in the upper half.
-
-    Parameters
-    ----------
-    task
-        The rows and their splits.
-    scores
-        Score of each example row, shape (n_examples,).
-    """
-    examples = task.examples
-    rows = task.rows[task.splits.choose]
-
-    def of(rows: NDArray[np.int64]) -> dict[str, list[float]]:
-        if task.kind == "pair":
-            parts = {"chosen": scores[rows], "rejected": scores[rows + 1]}
-        elif examples.label is not None and examples.classes is not None:
-            label = examples.label[rows]
-            parts = {name: scores[rows[label == k]] for k, name in enumerate(examples.classes)}
-        else:
-            assert examples.score is not None
-            upper = upper_half(examples.score[rows])
-            parts = {
-                "score": scores[rows],
-                "lower": scores[rows[~upper]],
-                "upper": scores[rows[upper]],
-            }
-        return {name: np.round(part, 6).tolist() for name, part in parts.items()}
-
-    tags = {
-        tag: {str(v): of(rows[values[rows] == v]) for v in np.unique(values[rows]) if v}
-        for tag, values in examples.tags.items()
-    }
-    return {"split": "choose", "all": of(rows), "by_tag": tags}
