@@ -67,7 +67,7 @@ class ArrayRows:
                 "arrays: expected one of rows, labels and scores, to say what they are of."
             )
         if self.rows is not None:
-            return open_dataset(self.rows)
+            return open_dataset(self.rows, several=True)
         name, values = ("label", self.labels) if self.labels is not None else ("score", self.scores)
         told = np.asarray(values)
         groups = range(len(told)) if self.groups is None else np.asarray(self.groups).tolist()
@@ -75,7 +75,9 @@ class ArrayRows:
             raise DataError(f"groups: {len(groups)} for {len(told)} {name}s, expected one each.")
         targets = (told.astype(int) if told.dtype == bool else told).tolist()
         both = zip(targets, groups, strict=True)
-        return open_dataset([{"text": "none", name: v, "group": f"{g}"} for v, g in both])
+        return open_dataset(
+            [{"text": "none", name: v, "group": f"{g}"} for v, g in both], several=True
+        )
 
 
 def write_arrays(path: Path, arrays: Any, frame: ArrayRows) -> None:  # noqa: ANN401

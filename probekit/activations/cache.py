@@ -95,7 +95,7 @@ def cache_activations(
     ...     len(store), store["resid_post", 2, "mean"].shape == (2, store.d_model)
     (3, True)
     """
-    loaded, dataset = load_model(loaded, tokenizer=tokenizer), open_dataset(dataset)
+    loaded, dataset = load_model(loaded, tokenizer=tokenizer), open_dataset(dataset, several=True)
     config = CacheConfig.of_keys(config, settings)
     if out is None:
         return ActivationStore.temporary(

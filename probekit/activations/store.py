@@ -122,10 +122,10 @@ class ActivationStore(Shown):
         import pandas as pd
 
         found, label = self.examples, self.examples.label
-        names = np.array(found.classes, dtype=object) if found.classes else None
+        names = np.array(found.classes or found.several or (), dtype=object)
         columns = {
             "id": found.id, "group": found.group, "prompt": found.prompt, "completion": found.completion,
-            "label": None if label is None or names is None else names[label], "score": found.score,
+            "label": None if label is None else names[label], "score": found.score,
             "side": found.side, "n_tokens": found.n_tokens, "surprisal": found.surprisal,
         }  # fmt: skip
         tags = {f"tag:{name}": values for name, values in found.tags.items()}

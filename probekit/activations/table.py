@@ -52,7 +52,7 @@ class Examples(Shown):
     label: NDArray[np.int64] | None = None
     """0 or 1, an index into `classes`; only for kind `label`."""
     classes: tuple[str, str] | None = None
-    """Names of class 0 and class 1."""
+    """Names of class 0 and class 1; None of three or more."""
     score: NDArray[np.float64] | None = None
     """The rating in the row's own units; only for kind `rating`."""
     side: NDArray[np.object_] | None = None
@@ -61,6 +61,8 @@ class Examples(Shown):
     """Which pairs have one text on both sides, shape (n_pairs,); None where that is not known."""
     surprisal: NDArray[np.float64] | None = None
     """−log p of the name in a row's tag `name` or `entity` under the model, nats; NaN without one."""
+    several: tuple[str, ...] = ()
+    """Names of three or more classes, which `label` is an index into."""
     tags: dict[str, NDArray[np.object_]] = field(default_factory=dict)
     """Tag name to values, the empty string where a row has none."""
 
@@ -70,7 +72,7 @@ class Examples(Shown):
     def facts(self) -> dict[str, object]:
         """Return what `repr` shows."""
         rows = {"kind": self.kind, "rows": len(self), "groups": len(set(self.group))}
-        return {**rows, "classes": self.classes, "tags": list(self.tags)}
+        return {**rows, "classes": self.classes or self.several, "tags": list(self.tags)}
 
 
 Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
@@ -112,7 +114,8 @@ def read_examples(group: h5py.Group, read: Callable[[h5py.Dataset], NDArray[Any]
         prompt=prompt,
         completion=completion,
         label=read(group["label"]).astype(np.int64) if "label" in group else None,
-        classes=names if names is None else (names[0], names[-1]),
+        classes=None if names is None or len(names) > 2 else (names[0], names[-1]),
+        several=names if names is not None and len(names) > 2 else (),
         score=read(group["score"]) if "score" in group else None,
         side=side,
         identical=identical,

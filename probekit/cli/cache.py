@@ -38,7 +38,7 @@ def cache(data: str, out: str, config: CacheConfig, **options: Any) -> None:  # 
 
     opt.refuse_both(options)
     path = opt.claim(out, "cache", options, own=is_store)
-    dataset = opt.read_data(data, options)
+    dataset = opt.read_data(data, options, several=True)
     loaded = opt.open_model(options, adapter=options["adapter"])
     with opt.progress_bar() as progress:
         store = cache_activations(
@@ -88,5 +88,5 @@ def _print(store: Any, *, as_json: bool) -> None:  # noqa: ANN401 - an Activatio
 
 def _classes(store: Any) -> dict[str, int] | None:  # noqa: ANN401 - an ActivationStore
     """Return the rows of every class, class 0 first; None for other kinds."""
-    names, label = store.examples.classes, store.examples.label
-    return names and {name: int((label == k).sum()) for k, name in enumerate(dict.fromkeys(names))}
+    names, label = store.examples.classes or store.examples.several, store.examples.label
+    return {name: int((label == k).sum()) for k, name in enumerate(dict.fromkeys(names))}

@@ -30,7 +30,7 @@ def check(file: str, model: str | None, **options: Any) -> None:  # noqa: ANN401
     """
     from probekit.data import check as check_dataset
 
-    dataset = opt.read_data(file, options)
+    dataset = opt.read_data(file, options, several=True)
     report = check_dataset(dataset)
     opt.log_rows(dataset)
     tokens = None if model is None else _tokens(model, dataset)

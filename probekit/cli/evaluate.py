@@ -30,6 +30,18 @@ import probekit.cli.options as opt
     help="Share of false alarms at which recall is given; may be repeated.",
 )  # fmt: skip
 @click.option(
+    "--judge-cost", type=float, metavar="COST",
+    help="Cost of a row for a judge that reads what the probe flags: says what both cost and find.",
+)  # fmt: skip
+@click.option(
+    "--probe-cost", type=float, default=0.0, show_default=True, metavar="COST",
+    help="Cost of a row for the probe, in the unit of --judge-cost.",
+)  # fmt: skip
+@click.option(
+    "--base-rate", type=float, metavar="SHARE",
+    help="Share of positive rows where the cascade is used, instead of that of the data.",
+)  # fmt: skip
+@click.option(
     "--aggregate",
     metavar="RULE",
     help="Score a text by its tokens' scores: mean, max, last, rolling:K, ema[:A] or softmax[:T].",
@@ -68,14 +80,15 @@ def evaluate(
     from probekit.provenance import run_record
 
     target = opt.claim(out, "evaluate", options)
+    costs = _costs(options)
     rule = None if options["aggregate"] is None else Aggregate.parse(options["aggregate"])
     head = {name: options[name] for name in ("kind", "layer", "position")}
     loaded = [load_head(path, **head) for path in probes]
-    fitted = dict(zip(_names(probes), loaded, strict=True))
+    fitted = dict(zip(names_of(probes), loaded, strict=True))
     chosen = _positives(options["positives"], sources)
     data = {
         name: _open(source, {**options, "positive": positive})
-        for name, source, positive in zip(_names(sources), sources, chosen, strict=True)
+        for name, source, positive in zip(names_of(sources), sources, chosen, strict=True)
     }
     control = options["control"] and _open(options["control"], options, labelled=False)
     with opt.progress_bar() as progress:
@@ -85,6 +98,7 @@ def evaluate(
             model=lambda probe: opt.open_model(options, probe, adapter=options["adapter"]),
             control=control,
             fpr=options["rates"],
+            costs=costs,
             aggregate=rule,
             positive=dict(zip(data, chosen, strict=True)),
             seed=options["seed"],
@@ -111,6 +125,18 @@ def evaluate(
     opt.echo(f"report   {paths['report']}")
 
 
+def _costs(options: dict[str, Any]) -> Any:  # noqa: ANN401 - Costs or None
+    from probekit.probes.monitor import Costs
+
+    if options["judge_cost"] is not None:
+        return Costs(options["judge_cost"], options["probe_cost"], options["base_rate"])
+    if options["probe_cost"] or options["base_rate"] is not None:
+        raise click.UsageError(
+            "--probe-cost and --base-rate are of a cascade: give --judge-cost too."
+        )
+    return None
+
+
 def _seen(fit: str) -> set[tuple[str, str]]:
     """Return id and group of the rows that a fit did not hold out; rows without own ids are not known."""
     from probekit.errors import ProbeError
@@ -124,7 +150,7 @@ def _seen(fit: str) -> set[tuple[str, str]]:
     return set(zip(rows["id"], rows["group"], strict=True))
 
 
-def _names(paths: Sequence[str]) -> list[str]:
+def names_of(paths: Sequence[str]) -> list[str]:
     """Return short names, different from each other: the last part of a path, then a number."""
     found: list[str] = []
     for path in paths:
@@ -174,3 +200,10 @@ def _lines(result: Any) -> Iterator[str]:  # noqa: ANN401 - a Judged
             continue
         recall = spanned(monitor.recall, "share", digits=0)
         yield f"  {rate}: {recall}, threshold {monitor.threshold:.3f} from {monitor.source}"
+    for one in result.cascade:
+        if one.fpr is not None:
+            sent, recall = (spanned(v, "share", digits=1) for v in (one.sent, one.recall))
+            yield (
+                f"  cascade at {percent(one.fpr, 1)} false alarms: {sent} of rows to the judge, recall "
+                f"{recall}, cost {spanned(one.cost)} of 1,000 rows"
+            )

@@ -41,6 +41,7 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
 
     from probekit.activations.store import ActivationStore
     from probekit.probes import fit_sweep
+    from probekit.probes.classes import fit_classes
     from probekit.reports.sweep import beside_words, sweep_words
     from probekit.results.sweep import close, l2_ends
 
@@ -48,10 +49,11 @@ def fit(store: str, out: str, config: SweepConfig, **options: Any) -> None:  # n
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     with ActivationStore.open(store) as source, opt.progress_bar() as progress:
-        result = fit_sweep(source, config, progress=progress)
+        fitted: Any = fit_classes if source.examples.several else fit_sweep
+        result = fitted(source, config, progress=progress)
     arguments = {"out": out, **options, **asdict(config)}
     result.save(target, force=options["force"], arguments=arguments)
-    rows = result.cells()
+    rows = result.record()["rows"]
     summary = {
         **result.summary(),
         "l2_ends": l2_ends(rows),
@@ -100,6 +102,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"  {metric + ':':<24}{written(summary['report'])}",
     ]
     lines += _control_lines(summary, metric)
+    lines += _confusion_lines(summary)
     if outer:
         rows = Counter(row["layer"] for row in outer["folds"]).most_common()
         layers = ", ".join(
@@ -147,6 +150,21 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
             words = ", ".join(f"{value} {written(m)}" for value, m in values.items())
             lines.append(f"by {tag}: {words}")
     return [*lines, f"report   {summary['paths']['report']}"]
+
+
+def _confusion_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """Yield the other measures and the confusion matrix of three or more classes."""
+    from probekit.reports.formats import shorten, spanned
+
+    if "confusion" not in summary:
+        return
+    for name in ("macro_f1", "accuracy"):
+        yield f"  {name + ':':<24}{spanned(summary['report'][name], digits=3)}"
+    names = [shorten(name, 12) for name in summary["classes"]]
+    yield "confusion (true class down, predicted across)"
+    yield f"  {'':<13}" + "".join(f"{name:>13}" for name in names)
+    for name, counts in zip(names, summary["confusion"], strict=True):
+        yield f"  {name:<13}" + "".join(f"{count:>13,}" for count in counts)
 
 
 def _control_lines(found: dict[str, Any], metric: str) -> Iterator[str]:

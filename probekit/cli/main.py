@@ -22,6 +22,7 @@ COMMANDS = {
     "fit": "probekit.cli.fit:fit",
     "score": "probekit.cli.score:score",
     "evaluate": "probekit.cli.evaluate:evaluate",
+    "view": "probekit.cli.view:view",
     "steer": "probekit.cli.steer:steer",
     "rl": "probekit.cli.rl:rl",
     "dpo": "probekit.cli.dpo:dpo",

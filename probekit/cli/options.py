@@ -144,7 +144,7 @@ READING = with_options(
     click.option(
         "--positive",
         metavar="CLASS",
-        help="Class that is told from the others, needed where there are three or more.",
+        help="Class that is told from the others, or from the rest, of three or more.",
     ),
     ROWS,
 )
@@ -246,7 +246,7 @@ def refuse_both(options: dict[str, Any]) -> None:
         raise click.UsageError("--force starts again and --resume continues: give one of them.")
 
 
-def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a Dataset
+def read_data(source: str, options: dict[str, Any], *, several: bool = False) -> Any:  # noqa: ANN401 - a Dataset
     """Open a data source as the options of `READING` say."""
     from probekit.data import open_dataset
 
@@ -258,6 +258,7 @@ def read_data(source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
         split=options["split"],
         limit=options["limit"],
         positive=options.get("positive"),
+        several=several,
         **columns(options),
     )
 

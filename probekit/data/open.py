@@ -71,7 +71,7 @@ class Dataset(Shown):
         parts = [f if f == column else f"{f} = {column}" for f, column in self.fields.items()]
         layout = "" if self.layout == "probekit" else f", layout {self.layout}"
         classes = f"; classes {', '.join(self.classes)}" if self.classes else ""
-        if self.classes and len(self.classes) > 1:
+        if self.classes and len(self.classes) == 2:  # noqa: PLR2004
             classes += f" (positive: {self.classes[1]})"
         rows = f"{self.n_rows:,} rows in {self.n_groups:,} groups"
         return f"{self.kind}{layout}: {', '.join(parts)}{classes}; {rows}"
@@ -111,6 +111,7 @@ def open_dataset(
     split: str = "train",
     limit: int | None = None,
     positive: str | None = None,
+    several: bool = False,
     text_field: str | None = None,
     label_field: str | None = None,
     prompt_field: str | None = None,
@@ -141,6 +142,8 @@ def open_dataset(
     positive
         Class that is told from the others, class 1; needed where there are three or more. Those are one
         class then, `not NAME`.
+    several
+        Keep three or more classes as they are, in place of refusing them.
     text_field, label_field, prompt_field, completion_field
         Columns that hold these fields, where they have other names than the usual ones.
     score_field, chosen_field, rejected_field, group_field
@@ -175,14 +178,16 @@ def open_dataset(
         }
     )  # fmt: skip
     return _survey(
-        reader_of(source, names, kind, layout, tags=tags, split=split, limit=limit), positive
+        reader_of(source, names, kind, layout, tags=tags, split=split, limit=limit),
+        positive,
+        several=several,
     )
 
 
 read_rows = open_dataset  # the name it has in `import probekit as pk`
 
 
-def _survey(reader: RowReader, positive: str | None) -> Dataset:
+def _survey(reader: RowReader, positive: str | None, *, several: bool) -> Dataset:
     """Validate every row and collect what is true of all of them."""
     digest, ids, groups = hashlib.sha256(), set[bytes](), set[bytes]()
     classes: dict[str, str] = {}
@@ -203,7 +208,11 @@ def _survey(reader: RowReader, positive: str | None) -> Dataset:
         if example.score is not None:
             low, high = min(low, example.score), max(high, example.score)
     reader.check_read(n_rows)
-    names, rest = _classes(classes, positive, name_of(reader.source), reader.kind)
+    if several and positive is None and 2 < len(classes) <= SHOWN:  # noqa: PLR2004
+        known: tuple[tuple[str, ...] | None, str | None] = (tuple(in_order(classes)), None)
+    else:
+        known = _classes(classes, positive, name_of(reader.source), reader.kind)
+    names, rest = known
     if positive is not None:
         digest.update(positive.encode())
     placed = reader.units if rest is None else _against_rest(reader.units, str(positive), rest)

@@ -1,4 +1,4 @@
-"""`LogisticProbe` and `MeanDifferenceProbe`: two classes, log-odds of the second."""
+"""`LogisticProbe` and `MeanDifferenceProbe`: log-odds of classes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probekit.probes.ridge import LinearScore
-from probekit.probes.solvers import solve_logistic
+from probekit.probes.solvers import solve_logistic, solve_multinomial
 from probekit.probes.spectrum import Array, Scaling, Spectrum
 
 
@@ -20,31 +20,39 @@ class _TwoClasses(LinearScore, ClassifierMixin, BaseEstimator):  # type: ignore[
     """What two-class probes share."""
 
     classes_: NDArray[Any]
+    _several = False
+    """Whether there may be more than two classes."""
 
     def decision_function(self, X: NDArray[Any]) -> Array:  # noqa: N803
-        """Return the log-odds of `classes_[1]`, shape (n,)."""
+        """Return the log-odds of `classes_[1]`, shape (n,), or the logits of several, (n, n_classes)."""
         return self.raw_score(X)
 
     def predict_proba(self, X: NDArray[Any]) -> Array:  # noqa: N803
-        """Return the probabilities of both classes, shape (n, 2)."""
-        one = expit(self.decision_function(X))
+        """Return the probabilities of the classes, shape (n, n_classes)."""
+        one = self.decision_function(X)
+        if one.ndim > 1:
+            return np.asarray(softmax(one, axis=1))
+        one = expit(one)
         return np.column_stack([1 - one, one])
 
     def predict(self, X: NDArray[Any]) -> NDArray[Any]:  # noqa: N803
         """Return the class of every row, shape (n,)."""
         check_is_fitted(self)
-        return np.asarray(self.classes_[(self.decision_function(X) > 0).astype(int)])
+        scores = self.decision_function(X)
+        return np.asarray(
+            self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+        )
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's Tags
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
+        tags.classifier_tags.multi_class = self._several
         return tags
 
     def _validated(self, X: NDArray[Any], y: NDArray[Any]) -> tuple[Array, Array]:  # noqa: N803
         X, y = validate_data(self, X, y, dtype=np.float64)  # noqa: N806
         check_classification_targets(y)
         self.classes_, code = np.unique(y, return_inverse=True)
-        if len(self.classes_) != 2:
+        if len(self.classes_) < 2 or (len(self.classes_) > 2 and not self._several):
             many = "Only binary classification is supported. " if len(self.classes_) > 2 else ""
             count = "1 class" if len(self.classes_) == 1 else f"{len(self.classes_)} classes"
             raise ValueError(f"{many}y: the data has {count}, expected 2.")
@@ -53,6 +61,8 @@ class _TwoClasses(LinearScore, ClassifierMixin, BaseEstimator):  # type: ignore[
 
 class LogisticProbe(_TwoClasses):
     """Logistic regression: minimise sum softplus(-s (x w + b)) + l2/2 |w|^2 with s = -1, +1.
+
+    Of three or more classes it is multinomial: sum -log softmax(x W + b)[y] + l2/2 |W|^2.
 
     Parameters
     ----------
@@ -63,10 +73,10 @@ class LogisticProbe(_TwoClasses):
 
     Attributes
     ----------
-    classes_ : ndarray (2,)
-    coef_ : ndarray (d_model,)
-        Weights in raw activation space; the score is the log-odds of `classes_[1]`.
-    intercept_ : float
+    classes_ : ndarray (n_classes,)
+    coef_ : ndarray (d_model,), or (n_classes, d_model) of three or more
+        Weights in raw activation space; the score is the log-odds of `classes_[1]`, or the logits.
+    intercept_ : float, or ndarray (n_classes,)
 
     References
     ----------
@@ -84,6 +94,8 @@ class LogisticProbe(_TwoClasses):
     array(['yes', 'no'], dtype='<U3')
     """
 
+    _several = True
+
     def __init__(self, l2: float = 1.0, *, standardize: bool = True) -> None:
         self.l2 = l2
         self.standardize = standardize
@@ -93,6 +105,12 @@ class LogisticProbe(_TwoClasses):
         X, code = self._validated(X, y)  # noqa: N806
         scaling = Scaling.fit(X, center=True, standardize=self.standardize)
         spectrum = Spectrum.of(scaling.apply(X))
+        if (n := len(self.classes_)) > 2:
+            several = solve_multinomial(spectrum.features, code.astype(np.int64), self.l2, n)
+            self.coef_, self.intercept_ = scaling.unfold_several(
+                spectrum.weights(several[0]), several[1]
+            )
+            return self
         w, b = solve_logistic(spectrum.features, 2 * code - 1, self.l2, intercept=True)
         self.coef_, self.intercept_ = scaling.unfold(spectrum.weights(w), b)
         return self

@@ -235,11 +235,21 @@ def _read(
     """Return the columns of rows, their scores, how many were refused, and the data's fingerprint."""
     if not isinstance(data, ActivationStore):
         dataset = open_dataset(data, positive=positive)
+        _two(dataset.classes or ())
         return *_scored(probe, dataset, *model, **more), dataset.fingerprint
     if more["rule"] is not None:
         raise ProbeError("aggregate: a store holds no score a token. Give the rows themselves.")
+    _two(data.examples.several)
     fingerprint = data.provenance.get("data", {}).get("fingerprint")
     return data.examples, stored_scores(probe, data), 0, fingerprint
+
+
+def _two(classes: tuple[str, ...]) -> None:
+    if len(classes) > 2:  # noqa: PLR2004
+        many = ", ".join(classes)
+        raise ProbeError(
+            f"classes: the data have {many}, expected two. Read them with --positive NAME."
+        )
 
 
 def _step(examples: Examples) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, log_softmax
 from scipy.stats import rankdata
 
 from probekit.results.intervals import (
@@ -67,6 +67,73 @@ def label_metrics(label: NDArray[Any], score: Array, sample: Resampler) -> Metri
         "log_loss": sample.mean(np.logaddexp(0.0, np.where(y == 1, -score, score))),
         "ece": ece(y, expit(score), sample),
     }
+
+
+def class_metrics(label: NDArray[Any], logits: Array, sample: Resampler) -> Metrics:
+    """Return macro AUROC (each class against the rest), macro F1, accuracy, log loss and ECE of several.
+
+    Parameters
+    ----------
+    label
+        0 to n_classes - 1, shape (n,).
+    logits
+        Shape (n, n_classes); the class with the highest is predicted.
+    sample
+        Resampler over the rows' groups.
+    """
+    told = log_softmax(logits, axis=1)
+    n = logits.shape[1]
+    truth, guess = np.eye(n)[label], np.eye(n)[logits.argmax(axis=1)]
+    rows = np.concatenate([truth * guess, truth + guess], axis=1)
+
+    def f1(sums: Array) -> Array:
+        """Return 2 tp / (2 tp + fp + fn), the mean over classes that a row has or is given."""
+        share = 2 * sums[..., :n] / np.maximum(sums[..., n:], 1.0)
+        return np.asarray(share.sum(axis=-1) / (sums[..., n:] > 0).sum(axis=-1))
+
+    return {
+        "macro_auroc": score_interval(*macro_area(label, told, sample)),
+        "macro_f1": sample.interval(rows, f1),
+        "accuracy": sample.share((truth * guess).sum(axis=1)),
+        "log_loss": sample.mean(-told[np.arange(len(label)), label]),
+        "ece": ece((truth * guess).sum(axis=1), np.exp(told.max(axis=1)), sample),
+    }
+
+
+def macro_area(
+    label: NDArray[Any], told: Array, sample: Resampler
+) -> tuple[float, Array, float, int]:
+    """Return the mean over classes of the AUROC of each against the rest, and what it rests on; see `area`.
+
+    Parameters
+    ----------
+    label
+        0 to n_classes - 1, shape (n,).
+    told
+        Log-probability of each class, shape (n, n_classes).
+    sample
+        Resampler of the same n rows.
+    """
+    found = [area((label == k).astype(int), column, sample) for k, column in enumerate(told.T)]
+    parts = [estimate for estimate, _ in found]
+    influence = np.mean([estimate.influence for estimate in parts], axis=0)
+    value = float(np.mean([estimate.value for estimate in parts]))
+    return value, influence, min(e.support for e in parts), min(rarer for _, rarer in found)
+
+
+def confusion(label: NDArray[Any], logits: Array) -> NDArray[np.int64]:
+    """Return rows by true class (down) and predicted class (across), shape (n_classes, n_classes).
+
+    Parameters
+    ----------
+    label
+        0 to n_classes - 1, shape (n,).
+    logits
+        Shape (n, n_classes).
+    """
+    found = np.zeros((logits.shape[1],) * 2, dtype=np.int64)
+    np.add.at(found, (label, logits.argmax(axis=1)), 1)
+    return found
 
 
 def pair_metrics(chosen: Array, rejected: Array, sample: Resampler) -> Metrics:

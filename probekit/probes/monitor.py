@@ -152,3 +152,99 @@ def thresholds(
     """Yield the monitor of every rate for labels, scores and groups, (n,) each; none without labels."""
     if label is not None:
         yield from (recall_at(label, score, groups, rate, **more) for rate in rates)
+
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Shares of rows that a cascade sends on, beside those of its monitors."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What reading a row costs, in any unit, and how rare the positive class is where it is used."""
+
+    judge: float
+    probe: float = 0.0
+    base_rate: float | None = None
+    """Share of positive rows; None takes that of the data."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no cost or share."""
+        if not (0 < self.judge < math.inf and 0 <= self.probe < math.inf):
+            raise ProbeError(
+                f"costs: got {self.probe:g} for the probe and {self.judge:g} for the judge, expected 0 or "
+                "more, and more than 0 for the judge."
+            )
+        if self.base_rate is not None and not 0 < self.base_rate < 1:
+            raise ProbeError(f"base rate {self.base_rate:g}: expected a share between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A probe that reads every row, and a judge that reads those it flags."""
+
+    fpr: float | None
+    """Rate of false alarms of the monitor whose threshold it has; None where a share of rows was aimed at."""
+    threshold: float
+    sent: Interval
+    """Share of rows that the judge reads."""
+    recall: Interval
+    """Share of the positive rows that the judge reads: what the cascade finds if it is right on these."""
+    cost: Interval
+    """Of 1,000 rows: 1,000 (probe + sent judge)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        ends = {name: getattr(self, name).to_json() for name in ("sent", "recall", "cost")}
+        return {"fpr": self.fpr, "threshold": self.threshold, **ends}
+
+
+def cascades(
+    label: NDArray[Any] | None,
+    score: Array,
+    groups: NDArray[Any],
+    monitors: Sequence[Monitor],
+    costs: Costs,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> list[Cascade]:
+    """Return the cascades of monitors that are estimable and of shares of rows; none without both classes.
+
+    Intervals are over groups at the threshold as it is. With a base rate the rows of a class count so that
+    the positive ones are that share.
+
+    Parameters
+    ----------
+    label
+        0 or 1, shape (n,).
+    score
+        Shape (n,).
+    groups
+        Group of every row, shape (n,).
+    monitors
+        Whose thresholds are taken, too.
+    costs
+        Of probe and judge.
+    n_boot, seed
+        Of the intervals.
+    """
+    if label is None or len(np.unique(label)) < 2:  # noqa: PLR2004
+        return []
+    one, sample = label == 1, Resampler(groups, n_boot, seed)
+    rate = float(one.mean()) if costs.base_rate is None else costs.base_rate
+    weights = np.where(one, rate / one.mean(), (1 - rate) / (1 - one.mean()))
+    order = np.argsort(-score, kind="stable")
+    above = np.cumsum(weights[order]) / len(score)
+    at: list[tuple[float | None, float]] = [(m.fpr, m.threshold) for m in monitors if m.estimable]
+    for share in SHARES:
+        kept = int(np.searchsorted(above, share + 1e-12, side="right"))  # rows that may be sent
+        if 0 < kept < len(score):
+            at.append((None, float(score[order[kept]])))
+    found = []
+    for fpr, threshold in dict.fromkeys(at):
+        flagged = np.where(score > threshold, 1.0, 0.0)
+        sent = sample.share(flagged, weights)
+        recall = sample.share(np.where(one, flagged, np.nan))
+        cost = Interval(*(1000 * (costs.probe + end * costs.judge) for end in sent))
+        found.append(Cascade(fpr, threshold, sent, recall, cost))
+    return found

@@ -19,6 +19,8 @@ from probekit.results.sweep import HeadRow
 from probekit.results.table import reason
 
 FORMAT = "probekit.probes"
+CLASSES = "probekit.classes"
+"""Format of a head of three or more classes, of which there is one."""
 FORMAT_VERSION = 1
 WEIGHTS, HEADER = "probes.safetensors", "probes.json"
 SHUFFLED = "shuffled/coef"
@@ -58,12 +60,14 @@ def key_of(row: Mapping[str, Any]) -> str:
     return f"{row['kind']}/{row['site']}/{row['layer']:03d}/{row['position']}"
 
 
-def write_probes(directory: Path, header: Mapping[str, Any], tensors: Tensors) -> None:
+def write_probes(
+    directory: Path, header: Mapping[str, Any], tensors: Tensors, *, kind: str = FORMAT
+) -> None:
     """Write both files into an existing directory."""
     from safetensors.numpy import save_file
 
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, directory / WEIGHTS)
-    versions = {"format": FORMAT, "format_version": FORMAT_VERSION, "complete": True}
+    versions = {"format": kind, "format_version": FORMAT_VERSION, "complete": True}
     write_json(directory / HEADER, {**versions, **header})
 
 
@@ -115,6 +119,11 @@ def read_header(directory: Path) -> dict[str, Any]:
             f"{directory}: is not a probe ({what}). Expected a directory written by probekit fit."
         )
     header = read_json(path, ProbeError, AGAIN)
+    if header.get("format") == CLASSES:
+        raise ProbeError(
+            f"{directory}: is a head of {len(header.get('classes', []))} classes, which has no one direction "
+            "and score. Fit one class against the rest: probekit cache --positive NAME."
+        )
     if header.get("format") != FORMAT or header.get("complete") is not True:
         raise ProbeError(f"{path}: is not a complete probekit probe file. {AGAIN}")
     version = header.get("format_version")

@@ -15,16 +15,19 @@ from probekit.probes.units import from_unit, target_range, to_unit
 
 
 class LinearScore:
-    """Mixin: `coef_` (d_model,) and `intercept_` in raw activation space give the score."""
+    """Mixin: `coef_` (d_model,) and `intercept_` in raw activation space give the score.
+
+    Of several classes `coef_` is (n_classes, d_model) and `intercept_` (n_classes,).
+    """
 
     coef_: Array
-    intercept_: float
+    intercept_: Any
 
     def raw_score(self, X: NDArray[Any]) -> Array:  # noqa: N803 - scikit-learn's name
-        """Return X @ coef_ + intercept_, shape (n,)."""
+        """Return X @ coef_ + intercept_, shape (n,), or (n, n_classes)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)  # noqa: N806
-        return np.asarray(X @ self.coef_ + self.intercept_)
+        return np.asarray(X @ self.coef_.T + self.intercept_)
 
 
 class RidgeProbe(LinearScore, RegressorMixin, BaseEstimator):  # type: ignore[misc]

@@ -41,6 +41,11 @@ class Scaling:
         coef = weights / self.scale
         return coef, float(bias - self.mean @ coef)
 
+    def unfold_several(self, weights: Array, bias: Array) -> tuple[Array, Array]:
+        """Return weights (n_classes, d_model) and biases (n_classes,) of (d_model, n_classes)."""
+        coef = weights.T / self.scale
+        return coef, bias - coef @ self.mean
+
 
 @dataclass(frozen=True)
 class Spectrum:

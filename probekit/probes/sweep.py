@@ -25,12 +25,12 @@ from probekit.probes.controls import (
     surprisal_scores,
     text_scores,
 )
+from probekit.probes.distributions import score_distributions
 from probekit.probes.heads import Head, HeadFitter, resolve_kinds
 from probekit.probes.outer import Outer, outer_folds
 from probekit.probes.probe import Probe
 from probekit.probes.reference import reference_rows
 from probekit.probes.result import SweepResult, SweepRow
-from probekit.probes.rows import score_distributions
 from probekit.probes.task import Task
 from probekit.provenance import run_record
 from probekit.results.intervals import Array, Interval, Metrics, Resampler

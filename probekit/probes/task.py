@@ -62,13 +62,15 @@ class Task:
         stratify: str | None = None,
         group_cap: int | None = 0,
         scale: str | None = None,
+        several: bool = False,
     ) -> Task:
         """Check the targets and split the units by group.
 
         Labels are spread evenly over the splits, and so are the values of the tag `stratify`. At most
         `group_cap` units of a group are in its split, drawn at random; 0 takes all, None as many as
         `fair_cap` says. Pairs with one text on both sides are in none: they prefer nothing, and would
-        count as half a win for every head. `scale` is LOW:HIGH, the ends of the ratings' scale.
+        count as half a win for every head. `scale` is LOW:HIGH, the ends of the ratings' scale. Three or
+        more classes are refused but with `several`.
 
         Raises
         ------
@@ -78,6 +80,11 @@ class Task:
         """
         _check_targets(examples)
         bounds = on_scale(examples, scale)
+        if examples.several and not several:
+            raise DataError(
+                f"labels: the store has {len(examples.several)} classes, expected two. Cache it with "
+                "--positive NAME to tell one from the rest."
+            )
         step = 2 if examples.kind == "pair" else 1
         strata, groups = _strata(examples, stratify), examples.group[::step]
         known = np.arange(len(groups))
@@ -316,7 +323,14 @@ class Task:
         if self.examples.label is None:
             return
         for name, units in self.splits._asdict().items():
-            if len(np.unique(self.examples.label[units])) < 2:
+            n = len(self.examples.several) or 2
+            if len(found := np.unique(self.examples.label[units])) < n:
+                if n > 2:
+                    missing = next(k for k in range(n) if k not in found)
+                    raise DataError(
+                        f"labels: the {name} split has no row of {self.examples.several[missing]!r}. Every "
+                        "class needs at least 3 groups."
+                    )
                 raise DataError(
                     f"labels: the {name} split has one class only ({len(units)} rows). Both classes "
                     "need at least 3 groups."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from probekit.probes.controls import length_scores, text_scores
 from probekit.probes.evaluation import ProbeEvaluation, evaluate
 from probekit.probes.heads import KINDS, HeadFitter
 from probekit.probes.linear import CellHead
-from probekit.probes.monitor import Monitor, thresholds
+from probekit.probes.monitor import Cascade, Costs, Monitor, cascades, thresholds
 from probekit.probes.outer import Fold, judged
 from probekit.probes.task import Task
 from probekit.probes.tokens import stored_scores
@@ -59,6 +59,8 @@ class Judged:
     """None where there are too few groups to fit any."""
     n_seen: int = 0
     """Rows that the probe was fitted or chosen on: these are not held out."""
+    cascade: list[Cascade] = field(default_factory=list)
+    """The probe, then a judge on what it flags; empty without costs."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -69,6 +71,7 @@ class Judged:
             "probe": self.probe, "data": self.data, **found,
             "monitors": [monitor.to_json() for monitor in self.monitors],
             "controls": self.controls and self.controls.to_json(),
+            **({"cascade": [one.to_json() for one in self.cascade]} if self.cascade else {}),
         }  # fmt: skip
 
 
@@ -112,6 +115,7 @@ def evaluate_all(
     model: Callable[[CellHead], Any] = lambda probe: None,
     control: Any = None,  # noqa: ANN401 - any source of rows
     fpr: Sequence[float] = (0.01, 0.05),
+    costs: Costs | None = None,
     aggregate: Aggregate | None = None,
     positive: Mapping[str, str | None] | None = None,
     n_boot: int = 1000,
@@ -133,6 +137,8 @@ def evaluate_all(
         Rows without the positive class, labelled or not, that thresholds come from.
     fpr
         Rates of false alarms at which recall is given.
+    costs
+        What probe and judge cost, to say what a judge costs that reads only what a probe flags.
     aggregate
         Scores texts by their tokens.
     positive
@@ -164,10 +170,7 @@ def evaluate_all(
                 probe, source, model=loaded, positive=(positive or {}).get(title), n_boot=n_boot,
                 seed=seed, aggregate=aggregate, **more,
             )  # fmt: skip
-            monitors = thresholds(
-                found.examples.label, found.scores, found.examples.group, fpr,
-                control=bounds, n_boot=n_boot, seed=seed,
-            )  # fmt: skip
+            watched = _monitored(found, fpr, bounds, costs, n_boot=n_boot, seed=seed)
             key = (title, found.examples.classes, len(found.examples))
             if controls and key not in fits:
                 fits[key] = _rivals(found, seed)
@@ -175,16 +178,25 @@ def evaluate_all(
             rows, own = found.examples, seen.get(name, ())
             step = len(rows) // max(1, found.n["rows"])  # 2 of pairs: a row a side
             again = sum(row in own for row in zip(rows.id[::step], rows.group[::step], strict=True))
-            results.append(Judged(name, title, found, list(monitors), above, again))
+            results.append(Judged(name, title, found, watched[0], above, again, watched[1]))
     progress("evaluating", total, total)
     record = {
         "probes": [{"name": name, **_of(probe)} for name, probe in probes.items()],
         "data": [{"name": r.data, "kind": r.evaluation.kind, **r.evaluation.n} for r in results[: len(data)]],
         "aggregate": aggregate and aggregate.name,
         "control": None if control is None else getattr(control, "source", "control"),
-        "seed": seed,
+        "seed": seed, **({"costs": vars(costs)} if costs else {}),
     }  # fmt: skip
     return Evaluations(results, record)
+
+
+def _monitored(
+    found: ProbeEvaluation, fpr: Sequence[float], control: Any, costs: Costs | None, **drawn: Any  # noqa: ANN401
+) -> tuple[list[Monitor], list[Cascade]]:  # fmt: skip
+    """Return the monitors at every rate of false alarms and, with costs, the cascades."""
+    columns = (found.examples.label, found.scores, found.examples.group)
+    monitors = list(thresholds(*columns, fpr, control=control, **drawn))
+    return monitors, cascades(*columns, monitors, costs, **drawn) if costs else []
 
 
 def _all_stores(sources: Sequence[Any]) -> bool:

@@ -38,6 +38,8 @@ def _context(run: EvaluateRun) -> dict[str, Any]:
     figures = {"transfer": _transfer(run)} if len(results) > 1 else {"controls": _controls(run)}
     if any(result["reliability"] for result in results):
         figures["reliability"] = _reliability(results)
+    if any(result.get("cascade") for result in results):
+        figures["cascade"] = _cascade(results)
     tables = [
         (_name(result), tag, _parts(result, tag)) for result in results for tag in result["by_tag"]
     ]
@@ -121,4 +123,22 @@ def _reliability(results: list[ResultRow]) -> go.Figure:
     return lines(
         parts, equal="perfect calibration", title="Reliability", subtitle="", each=300, bars=True,
         x_title="Predicted", square=None if rating else (-0.07, 1.05),
+    )  # fmt: skip
+
+
+def _cascade(results: list[ResultRow]) -> go.Figure:
+    """Draw the recall of a cascade over the share of rows that its judge reads, a panel a result."""
+    parts = []
+    for result in [r for r in results if r.get("cascade")][:PANELS]:
+        rows = sorted(result["cascade"], key=lambda row: Interval.from_json(row["sent"]).value)
+        values = [Interval.from_json(row["recall"]) for row in rows]
+        sent = [Interval.from_json(row["sent"]) for row in rows]
+        hover = [
+            f"{spanned(x, 'share', digits=1)}: {spanned(y, 'share', digits=0)}, {spanned(row['cost'])}"
+            for row, x, y in zip(rows, sent, values, strict=True)
+        ]
+        more = {"panel": _name(result), "axis": "Recall", "name": "recall"}
+        parts.append(points([x.value for x in sent], values, hover, **more))
+    return lines(
+        parts, title="Probe, then judge", subtitle="", each=300, bars=True, x_title="Share of rows sent",
     )  # fmt: skip

@@ -82,15 +82,19 @@ def is_page(path: Path) -> bool:
 
 
 def render(template: str | Path, context: Mapping[str, Any]) -> str:
-    """Return the page; its policy lets the browser run the page's own two scripts and load nothing."""
-    scripts = [get_plotlyjs(), (FOLDER / "page.js").read_text(encoding="utf-8")]
-    style = (FOLDER / "report.css").read_text(encoding="utf-8")
+    """Return the page; its policy lets the browser run the page's own two scripts and load nothing.
+
+    A page that brings a style of its own, `own_style`, has no figures and no script.
+    """
+    plain = context.get("own_style", "")
+    scripts = [] if plain else [get_plotlyjs(), (FOLDER / "page.js").read_text(encoding="utf-8")]
+    style = (FOLDER / "report.css").read_text(encoding="utf-8") + plain
     own = {
         "scripts": [Markup(text) for text in scripts],  # noqa: S704 - own files
-        "hashes": _hashes(scripts),
+        "hashes": _hashes(scripts) or "'none'",
         "style": Markup(style),  # noqa: S704 - own file
         # plotly adds the style of maps, which no page has, unless an element of its name is there.
-        "maps": re.findall(r'getElementById\("([0-9a-f]{64})"\)', scripts[0]),
+        "maps": re.findall(r'getElementById\("([0-9a-f]{64})"\)', scripts[0]) if scripts else [],
         "style_hashes": _hashes([style, ""]),  # plotly makes an empty element, and adds rules to it
     }
     known = environment(template.parent if isinstance(template, Path) else None)

@@ -339,7 +339,8 @@ def _reliability(run: SweepRun) -> go.Figure:
     ]
     error = measure("sweep", "mae" if rating else "ece")
     value = run.chosen["report", "", "all"].get(error.name, NO_VALUE)
-    what = f"P({plot_text((record['classes'] or ('', 'chosen'))[1], 24)})"
+    of = "predicted class" if "confusion" in record else (record["classes"] or ("", "chosen"))[1]
+    what = f"P({plot_text(of, 24)})"
     what = f"rating ({error.unit})" if rating else what
     more = {"panel": "", "axis": f"Observed {what}", "name": "observed"}
     label = "" if rating else bins["n"].map(count).tolist()

@@ -46,6 +46,16 @@ class MonitorRow(TypedDict):
     estimable: bool
 
 
+class CascadeRow(TypedDict):
+    """A probe on every row and a judge on those that it flags."""
+
+    fpr: float | None
+    threshold: float
+    sent: Ends
+    recall: Ends
+    cost: Ends
+
+
 class ControlsRow(TypedDict):
     """Length and words, fitted to the data out of fold."""
 
@@ -70,6 +80,7 @@ class ResultRow(TypedDict):
     at: NotRequired[dict[str, float | Ends]]
     monitors: list[MonitorRow]
     controls: ControlsRow | None
+    cascade: NotRequired[list[CascadeRow]]
 
 
 class EvaluateRecord(TypedDict):
@@ -79,6 +90,7 @@ class EvaluateRecord(TypedDict):
     data: list[dict[str, Any]]
     aggregate: str | None
     control: str | None
+    costs: NotRequired[dict[str, float | None]]
     results: list[ResultRow]
 
 

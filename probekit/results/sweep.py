@@ -101,6 +101,8 @@ class FitSummary(TypedDict):
     by_tag: dict[str, dict[str, Values]]
     n: dict[str, int]
     outer: NotRequired[OuterRow]
+    confusion: NotRequired[list[list[int]]]
+    """Of three or more classes: held-out rows by true class (down) and predicted class (across)."""
     beside: NotRequired[dict[str, BesideRow]]
 
 
@@ -108,7 +110,7 @@ class SweepRecord(FitSummary):
     """What sweep.json holds; see docs/formats.md."""
 
     data_kind: Literal["label", "rating", "pair"]
-    classes: tuple[str, str] | None
+    classes: tuple[str, ...] | None
     score_range: tuple[float, float] | None
     seed: int
     splits: dict[str, float]
@@ -217,6 +219,8 @@ class SweepRun(Run):
             other = sides[1][["id", "nth", "score", "n_tokens", "completion"]]
             rows = sides[0].merge(other, on=["id", "nth"], suffixes=("", "_rejected"))
             merit = rows["score"] - rows["score_rejected"]
+        elif "confusion" in self.record:
+            merit = rows["prediction"]
         elif kind == "label":
             merit = rows["prediction"].where(rows["target"] == 1, 1 - rows["prediction"])
         else:

@@ -17,9 +17,9 @@ from probekit.activations.store import ActivationStore
 from probekit.errors import ProbeError
 from probekit.probes.bradley_terry import BradleyTerryProbe
 from probekit.probes.classifiers import LogisticProbe, MeanDifferenceProbe, calibrate
+from probekit.probes.distributions import score_distributions
 from probekit.probes.probe import Probe
 from probekit.probes.ridge import RidgeProbe
-from probekit.probes.rows import score_distributions
 from probekit.probes.task import Task
 from probekit.results.intervals import Array
 from probekit.results.sweep import SweepRun

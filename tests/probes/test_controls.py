@@ -12,8 +12,8 @@ from sklearn.tree import DecisionTreeRegressor
 from probekit.activations.table import Cell
 from probekit.probes import SweepConfig, fit_sweep
 from probekit.probes.controls import _counts, partialled, tfidf, tree
+from probekit.probes.distributions import upper_half
 from probekit.probes.metrics import area
-from probekit.probes.rows import upper_half
 from probekit.probes.task import Task
 from probekit.results.intervals import Resampler
 from probekit.results.sweep import heavy

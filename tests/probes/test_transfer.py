@@ -15,7 +15,14 @@ from probekit.data import open_dataset
 from probekit.errors import ProbeError
 from probekit.models.load import load_model
 from probekit.probes import Probe, evaluate
-from probekit.probes.monitor import needed, rank_of_threshold, recall_at
+from probekit.probes.monitor import (
+    SHARES,
+    Costs,
+    cascades,
+    needed,
+    rank_of_threshold,
+    recall_at,
+)
 from probekit.probes.probe import save_probes
 from probekit.probes.transfer import evaluate_all
 from probekit.reports.evaluate import evaluate_figures
@@ -327,3 +334,57 @@ def test_rows_that_a_fit_did_not_hold_out_are_counted_and_named(tiny_llama, tmp_
     assert f"{known} of them not held out of its fit" in told
     page = (tmp_path / "out" / "report.html").read_text()
     assert f"<b>{known} of them not held out of its fit</b>" in page
+
+
+def test_a_cascade_sends_what_the_probe_flags(folders, files, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["evaluate", "--probe", folders[0], "--data", files[0], "--out", out, "--fpr", "0.2"]
+    more = ["--judge-cost", "50", "--probe-cost", "0.5", "--base-rate", "0.1"]
+    assert run(*command, *more) == 0
+    told = capsys.readouterr().out
+    run_ = pk.open_run(out)
+    rows, (result,) = run_.rows, run_.record["results"]
+    one, score = rows["target"].to_numpy() == 1, rows["score"].to_numpy()
+    (monitor,) = result["monitors"]
+    assert result["cascade"][0]["threshold"] == monitor["threshold"]
+    assert result["cascade"][0]["recall"]["value"] == monitor["recall"]["value"]
+    for row in result["cascade"]:
+        flagged = score > row["threshold"]
+        sent = 0.1 * flagged[one].mean() + 0.9 * flagged[~one].mean()
+        assert row["sent"]["value"] == pytest.approx(sent)
+        assert row["recall"]["value"] == pytest.approx(flagged[one].mean())
+        assert row["cost"]["value"] == pytest.approx(1000 * (0.5 + 50 * sent))
+        for name in ("sent", "recall", "cost"):
+            ends = row[name]
+            assert ends["low"] <= ends["value"] <= ends["high"] and ends["low"] < ends["high"]
+    assert "cascade at 20.0" in told and "of rows to the judge" in told
+    page = (out / "report.html").read_text()
+    assert "Probe, then judge" in page and "the judge alone costs" in page
+    assert "cascade" in evaluate_figures(run_)
+    assert run(*command, "--force", "--base-rate", "0.1") == 2
+    assert "give --judge-cost too" in capsys.readouterr().err
+    for bad, words in (
+        (["--judge-cost", "0"], "costs: got 0"),
+        (more[:5] + ["1.5"], "base rate 1.5"),
+    ):
+        assert run(*command, "--force", *bad) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_no_more_than_the_share_is_sent_and_its_interval_covers(rng):
+    covered, runs = 0, 100
+    for seed in range(runs):
+        label = (rng.random(300) < 0.3).astype(int)
+        score = np.round(rng.normal(size=300) + 1.5 * label, 2)  # with ties
+        found = cascades(label, score, np.arange(300), [], Costs(10.0), n_boot=50, seed=seed)
+        for one, share in zip(found, SHARES, strict=True):
+            assert one.sent.value <= share + 1e-9
+            assert one.sent.value == np.mean(score > one.threshold)
+        at = found[4]
+        covered += (
+            at.recall.low
+            <= 1 - 0.5 * (1 + erf((at.threshold - 1.5) / np.sqrt(2)))
+            <= at.recall.high
+        )
+    assert covered >= 85
+    assert cascades(np.zeros(5), np.arange(5.0), np.arange(5), [], Costs(1.0)) == []
