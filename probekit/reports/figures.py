@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probekit.reports import look
-from probekit.reports.formats import number, plot_text, spanned
+from probekit.reports.formats import count, number, plot_text, spanned
 from probekit.reports.look import Panels
 from probekit.results.intervals import Interval
 
@@ -40,6 +40,21 @@ def level(value: float, ends: Sequence[float], name: str = "", **more: object) -
     kind = "level" if name else "thin"
     both = [min(ends), max(ends)]
     return points(both, [Interval(value)] * 2, ["", ""], name=name, **{"look": kind, **more})
+
+
+def calibration(
+    bins: Sequence[Mapping[str, float | None]], panel: str, axis: str, *, sizes: bool, ranges: bool = False
+) -> pd.DataFrame:  # fmt: skip
+    """Return points of `lines`: what was observed in bins of what was predicted, some with their sizes."""
+    frame = pd.DataFrame(bins).astype(float)
+    values, hover = [], []
+    for row in frame.itertuples():
+        values.append(Interval(row.observed, row.observed_low, row.observed_high))
+        within = f"bin {number(row.low)} to {number(row.high)}, " if ranges else ""
+        hover.append(f"predicted {number(row.predicted, 3)}, {within}n = {row.n:.0f}")
+    label = frame["n"].map(count).tolist() if sizes else ""
+    more = {"panel": panel, "axis": axis, "name": "observed", "label": label}
+    return points(frame["predicted"].tolist(), values, hover, **more)
 
 
 def lines(

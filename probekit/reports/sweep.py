@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probekit.reports.figures import POINT, forest, histograms, level, lines, points
+from probekit.reports.figures import POINT, calibration, forest, histograms, level, lines, points
 from probekit.reports.formats import (
     compact,
     count,
@@ -23,7 +23,7 @@ from probekit.reports.formats import (
     spanned,
 )
 from probekit.reports.maps import heatmap
-from probekit.reports.page import page_path, said, write_page
+from probekit.reports.page import said, write_page
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import measure
 from probekit.results.paired import Line, least_squares
@@ -40,8 +40,7 @@ SPAN = 0.2
 def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
     """Write the report of what `probekit fit --out` wrote; see `probekit.reports`."""
     run = SweepRun.open(Path(directory))
-    path = page_path(run.directory, out)
-    return write_page("sweep.html.j2", _context(run), path, force=force)
+    return write_page("sweep.html.j2", _context(run), run.directory, out, force=force)
 
 
 def sweep_words(directory: Path) -> str:
@@ -323,23 +322,14 @@ def _predicted(run: SweepRun, rows: pd.DataFrame, tag: str) -> go.Figure:
 def _reliability(run: SweepRun) -> go.Figure:
     """Draw what was observed against what was predicted, with the number of each bin."""
     record, rating = run.record, run.record["data_kind"] == "rating"
-    bins = pd.DataFrame(record["reliability"]["bins"]).astype(float)
-    hover = [
-        f"predicted {number(row.predicted, 3)}, bin {number(row.low)} to {number(row.high)}, n = {row.n:.0f}"
-        for row in bins.itertuples()
-    ]
-    values = [
-        Interval(row.observed, row.observed_low, row.observed_high) for row in bins.itertuples()
-    ]
     error = measure("sweep", "mae" if rating else "ece")
     value = run.chosen["report", "", "all"].get(error.name, NO_VALUE)
     what = f"P({plot_text((record['classes'] or ('', 'chosen'))[1], 24)})"
     what = f"rating ({error.unit})" if rating else what
-    more = {"panel": "", "axis": f"Observed {what}", "name": "observed"}
-    label = "" if rating else bins["n"].map(count).tolist()
-    data = points(bins["predicted"].tolist(), values, hover, label=label, **more)
+    bins = record["reliability"]["bins"]
     return lines(
-        data, equal="perfect calibration", title="Reliability", each=400, bars=True,
+        calibration(bins, "", f"Observed {what}", sizes=not rating, ranges=True), bars=True, each=400,
+        equal="perfect calibration", title="Reliability", x_title=f"Predicted {what}",
         subtitle=f"{_n(run)}; {error.label} = {spanned(value, digits=3)}",
-        x_title=f"Predicted {what}", square=None if rating else (-0.07, 1.05),
+        square=None if rating else (-0.07, 1.05),
     )  # fmt: skip

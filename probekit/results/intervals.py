@@ -40,10 +40,11 @@ class Interval(NamedTuple):
         return {"value": self.value, "low": self.low, "high": self.high}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, float | None] | None) -> Interval:
-        """Return the interval of a JSON object; NaN for what is null or absent."""
-        value = value or {}
-        ends = (value.get(name) for name in cls._fields)
+    def from_json(cls, value: Interval | Mapping[str, float | None] | None) -> Interval:
+        """Return the interval of a JSON object; NaN for what is null or absent, an interval as it is."""
+        if isinstance(value, Interval):
+            return value
+        ends = ((value or {}).get(name) for name in cls._fields)
         return cls(*(math.nan if end is None else float(end) for end in ends))
 
     def __str__(self) -> str:

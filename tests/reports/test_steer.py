@@ -125,31 +125,25 @@ def test_tables_hold_the_numbers(small):
     assert row(page, "Layers by effect per root", "1")[1].startswith(str(best["layer"]))
 
 
-CHANGES = {
-    "unknown": Change(Interval(1.0), {"random": (0.1,)}),
-    "not shown": Change(Interval(0.1, -0.2, 0.4), {"random": (0.5, 0.2)}),
-    "uncontrolled": Change(Interval(1.0, 0.5, 1.5)),
-    "shared": Change(Interval(1.0, 0.5, 1.5), {"random": (0.4, -1.2)}),
-    "specific": Change(Interval(-2.0, -2.5, -1.5), {"random": (0.1, 0.2)}),
-}
-HEADLINES = {
-    "unknown": "is not known: its slope has no interval (slope +1.00",
-    "not shown": "The score is not shown to follow the dose: slope +0.100",
-    "uncontrolled": "no control direction was steered",
-    "shared": "is not shown to be specific: slope +1.00 [+0.50, +1.50] per mean residual norm, 1 of 2",
-    "specific": "Steering up the direction lowers its own score: slope −2.00",
-}
-
-
-@pytest.mark.parametrize("verdict", CHANGES)
-def test_every_verdict_has_its_headline(small, tmp_path, verdict):
-    change = CHANGES[verdict]
-    assert change.verdict == verdict
-    slope, random = change.interval._asdict(), change.controls.get("random", ())
-    entry = dict(slope=slope, random=random, p=None, coeffs=[0.0])
-    doses = {**small[1]["doses"], "score": jsonable(entry)}
-    write_json(tmp_path / "steer.json", {**small[1], "doses": doses})
-    assert HEADLINES[verdict] in said("steer_words.html.j2", "headline", open_run(tmp_path))
+@pytest.mark.parametrize(
+    ("verdict", "interval", "random", "words"),
+    [
+        ("unknown", (1.0,), (0.1,), "is not known: its slope has no interval (slope +1.00"),
+        ("not shown", (0.1, -0.2, 0.4), (0.5, 0.2), "score is not shown to follow the dose: slope +0.100"),
+        ("uncontrolled", (1.0, 0.5, 1.5), (), "no control direction was steered"),
+        ("shared", (1.0, 0.5, 1.5), (0.4, -1.2),
+         "is not shown to be specific: slope +1.00 [+0.50, +1.50] per mean residual norm, 1 of 2"),
+        ("specific", (-2.0, -2.5, -1.5), (0.1, 0.2), "direction lowers its own score: slope −2.00"),
+    ],
+)  # fmt: skip
+def test_every_verdict_has_its_headline(small, tmp_path, verdict, interval, random, words):
+    slope = Interval(*interval)
+    assert Change(slope, {"random": random} if random else {}).verdict == verdict
+    entry = jsonable(dict(slope=slope._asdict(), random=random, p=None, coeffs=[0.0]))
+    write_json(
+        tmp_path / "steer.json", {**small[1], "doses": {**small[1]["doses"], "score": entry}}
+    )
+    assert words in said("steer_words.html.j2", "headline", open_run(tmp_path))
 
 
 def test_warnings_and_sections_come_and_go(tmp_path):
