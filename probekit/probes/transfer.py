@@ -23,7 +23,7 @@ from probekit.probes.monitor import Monitor, thresholds
 from probekit.probes.outer import Fold, judged
 from probekit.probes.task import Task
 from probekit.results.evaluate import DOCUMENT, SCORES, EvaluateRun, ScoreRow
-from probekit.results.intervals import Array, Interval
+from probekit.results.intervals import Array, Interval, as_json
 
 N_FOLDS = 5
 TEXT = ("tfidf",)
@@ -38,12 +38,6 @@ class Controls(NamedTuple):
     values: dict[str, Interval]
     differences: dict[str, Interval]
     """How far the probe is above each, paired."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        parts = {"values": self.values, "differences": self.differences}
-        ends = {k: {n: v.to_json() for n, v in part.items()} for k, part in parts.items()}
-        return {"own": self.own.to_json(), **ends}
 
 
 @dataclass(frozen=True)
@@ -66,8 +60,7 @@ class Judged:
             found["n"] = {**found["n"], "seen": self.n_seen}
         return {
             "probe": self.probe, "data": self.data, **found,
-            "monitors": [monitor.to_json() for monitor in self.monitors],
-            "controls": self.controls and self.controls.to_json(),
+            "monitors": as_json(self.monitors), "controls": as_json(self.controls),
         }  # fmt: skip
 
 
@@ -81,7 +74,7 @@ class Evaluations:
 
     def to_json(self) -> dict[str, Any]:
         """Return what evaluate.json holds."""
-        return {**self.record, "results": [result.to_json() for result in self.results]}
+        return {**self.record, "results": as_json(self.results)}
 
     def rows(self) -> list[ScoreRow]:
         """Return a row a score."""

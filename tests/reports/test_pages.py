@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from probekit.errors import OutputError, ProbeError
+from probekit.errors import OutputError
 from probekit.reports import (
     write_dynamics_report,
     write_evaluate_report,
@@ -25,7 +25,7 @@ from tests.reports.golden import check, page_text
 from tests.reports.rl_factory import ALARMS, MadeRL, write_rl
 from tests.reports.steer_factory import BARE, SMALL, MadeSteer, write_steer
 from tests.reports.study_factory import DENIES, RISES, STAGES, MadeStudy, arm, write_study
-from tests.reports.words import HOSTILE, edited
+from tests.reports.words import HOSTILE
 
 TAGS = {"source": ("wiki", "books", "news")}
 
@@ -130,59 +130,6 @@ DRAWN: dict[str, tuple[int, Callable[[Path], Path]]] = {
 def test_every_figure_is_drawn_and_legible(tmp_path: Path, name: str) -> None:
     width, write = DRAWN[name]
     assert check_drawn(write(tmp_path), tmp_path, width=width)["title"] != "owned"
-
-
-WHOLE = {
-    "rl": lambda at: write_rl(at, MadeRL(prompts=4)),
-    "steer": lambda at: write_steer(at, MadeSteer(**{**SMALL, **BARE})),
-    "dynamics": lambda at: write_dynamics(at, "adamw", "sgd"),
-}
-DAMAGE = [
-    ("rl", "run.json", None, "has no run.json"),
-    ("rl", "run.json", lambda text: text[:300], "not JSON (Unterminated"),
-    ("rl", "run.json", lambda text: text.replace('"rl"', '"fit"', 1), "does not fit its checksum"),
-    ("rl", "run.json", lambda text: '{"command": "fit"}', "command is 'fit', expected 'rl'"),
-    ("rl", "metrics.jsonl", lambda text: "}" + text, "metrics.jsonl:1: not a training step row"),
-    ("rl", "metrics.jsonl", lambda text: text.replace('"entropy": 1', '"entropy": "x", "y": 1', 1),
-     "got 'x', input should be a valid number"),
-    ("rl", "samples.jsonl", lambda text: text.replace("prompt_id", "id", 1), "key 'prompt_id' is missing"),
-    ("rl", "samples.jsonl", lambda text: text.splitlines()[-1] + "\n",
-     "no rows of the evaluation after step 0"),
-    ("steer", "steer.json", None, "has no steer.json"),
-    ("steer", "steer.json", {"conditions": []}, "no condition is unsteered"),
-    ("steer", "steer.json", {"measures": KeyError}, "key 'measures' is missing"),
-    ("steer", "steer.json", {"conditions": 3}, "conditions holds a value of the wrong type"),
-    ("steer", "steer.json", {"mode": "push"}, "got 'push', input should be 'add', 'clamp' or 'ablate'"),
-    ("steer", "completions.jsonl", None, "completions.jsonl: missing"),
-    ("steer", "completions.jsonl", lambda text: text.rsplit("\n", 3)[0], "partial or from another run"),
-    ("steer", "completions.jsonl", lambda text: text.rsplit("}", 2)[0], "not a completion row (not JSON"),
-    ("dynamics", "runs.jsonl", lambda text: text[:-40], "runs.jsonl:240: not a run row"),
-    ("dynamics", "runs.jsonl", lambda text: "\n".join(text.splitlines()[:50]),
-     "got 2 runs of rescaled under adamw, expected 24"),
-    ("dynamics", "runs.jsonl", lambda text: text.replace('"loss": [', '"loss": [1.0, '), "expected 6 values"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("room", "file", "change", "message"), DAMAGE)
-def test_a_damaged_run_is_one_line_and_no_page(
-    tmp_path: Path, room: str, file: str, change: Any, message: str
-) -> None:
-    """`change` is of the file's text, or of keys of its object (KeyError: out); None: there is none."""
-    path = WHOLE[room](tmp_path / "run") / file
-    if change is None:
-        path.unlink()
-    elif callable(change):
-        path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        with edited(path) as value:
-            kept = {k: v for k, v in {**value, **change}.items() if v is not KeyError}
-            value.clear()
-            value |= kept
-    write = {"rl": write_rl_report, "steer": write_steer_report, "dynamics": write_dynamics_report}
-    with pytest.raises(ProbeError) as caught:
-        write[room](path.parent)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert not (path.parent / "report.html").exists()
 
 
 def test_where_a_page_goes(tmp_path: Path) -> None:
