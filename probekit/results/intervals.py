@@ -77,7 +77,7 @@ Metrics = dict[str, Interval]
 
 
 def as_json(value: Any) -> Any:  # noqa: ANN401 - any result
-    """Return a result with the intervals in it, at any depth, as JSON objects; a named tuple by its fields."""
+    """Return a result with all intervals in it as JSON objects, a named tuple by its fields."""
     if hasattr(value, "to_json"):
         return value.to_json()
     if isinstance(value, list):
