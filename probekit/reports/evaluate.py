@@ -87,12 +87,9 @@ def _controls(run: EvaluateRun) -> go.Figure:
     if found:
         own = found["values"].items()
         values |= {measure("control", k).label: Interval.from_json(ends) for k, ends in own}
-    n = result["n"]
-    return forest(
-        values, title=f"Probe and controls: {primary.label}",
-        subtitle=f"{n['rows']} rows, {n['groups']} groups", x_title=primary.axis_title,
-        reference=primary.chance,
-    )  # fmt: skip
+    n, title = result["n"], f"Probe and controls: {primary.label}"
+    subtitle = f"{n['rows']} rows, {n['groups']} groups"
+    return forest(values, primary, title=title, subtitle=subtitle)
 
 
 def _reliability(results: list[ResultRow]) -> go.Figure:

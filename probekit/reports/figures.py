@@ -13,6 +13,7 @@ from probekit.reports import look
 from probekit.reports.formats import count, number, plot_text, spanned
 from probekit.reports.look import Panels
 from probekit.results.intervals import Interval
+from probekit.results.measures import Measure
 
 POINT = ["panel", "axis", "name", "x", "value", "low", "high", "share", "look", "hover", "label"]
 """Columns of `lines`."""
@@ -263,12 +264,11 @@ def histograms(
 
 
 def forest(
-    values: Mapping[str, Interval], *, title: str, subtitle: str, x_title: str,
-    reference: float | None,
-) -> go.Figure:  # fmt: skip
-    """Draw values by name from top to bottom, the first one large, the numbers in a column on the right.
+    values: Mapping[str, Interval], what: Measure, *, title: str, subtitle: str
+) -> go.Figure:
+    """Draw a measure by name from top to bottom, the first one large, the numbers in a column on the right.
 
-    Down from the first goes its interval; a dashed line stands at the `reference`, chance.
+    Down from the first goes its interval; a dashed line stands at chance.
     """
     figure = go.Figure()
     data = pd.DataFrame([*values.values()], columns=Interval._fields).assign(
@@ -297,10 +297,10 @@ def forest(
         if row.main and row.low <= row.high:
             shade = {"fillcolor": look.BLUE, "opacity": 0.08, "line_width": 0, "layer": "below"}
             figure.add_vrect(x0=row.low, x1=row.high, **shade)
-    if reference is not None:
-        figure.add_vline(x=reference, line={"color": look.BLACK, "width": 1, "dash": "dash"})
-        look.above(figure, reference, "chance")
-    figure.update_xaxes(title_text=x_title)
+    if what.chance is not None:
+        figure.add_vline(x=what.chance, line={"color": look.BLACK, "width": 1, "dash": "dash"})
+        look.above(figure, what.chance, "chance")
+    figure.update_xaxes(title_text=what.axis_title)
     figure.update_yaxes(
         tickmode="array", tickvals=data["y"].tolist(), ticktext=names, range=[-0.6, len(data) - 0.4],
         showgrid=False, ticks="", showline=False, ticklabelstandoff=6,

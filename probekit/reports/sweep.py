@@ -51,10 +51,8 @@ def sweep_words(directory: Path) -> str:
 def sweep_figures(run: SweepRun) -> dict[str, go.Figure]:
     """Return the figures of a fit's report by name: `controls`, `scores`, `scores:TAG`, `tag:TAG` ..."""
     shown = _context(run)
-    found = {
-        **shown["figures"],
-        **{f"tag:{tag}": figure for tag, (figure, _) in shown["tags"].items()},
-    }
+    found: dict[str, go.Figure] = shown["figures"]
+    found |= {f"tag:{tag}": figure for tag, (figure, _) in shown["tags"].items()}
     for tag, figures in shown["scores"].items():
         found |= {f"{name}:{tag}" if tag else name: figure for name, figure in figures.items()}
     return found
@@ -72,23 +70,16 @@ def _context(run: SweepRun) -> dict[str, Any]:
         name.removeprefix("tag:"): values.value_counts()
         for name, values in examples.filter(like="tag:").items()
     }
-    by_tag = {
-        tag: sizes[tag]
-        .reindex(values, fill_value=0)
-        .sort_values(ascending=False, kind="stable")
-        .to_dict()
-        for tag, values in record["by_tag"].items()
-        if tag in sizes
-    }
     few_values = [tag for tag, values in sizes.items() if 2 <= len(values) <= 4][:2]
-    rows = {"chosen probe": run.value()} | {
-        measure("control", c).label: run.value(c) for c in controls
-    }
-    drawn = forest(
-        rows, title=f"Probe and controls: {run.primary.label}", subtitle=_n(run),
-        x_title=run.primary.axis_title, reference=run.primary.chance,
-    )  # fmt: skip
-    figures = {"controls": drawn}
+    tags = {}
+    for tag, values in record["by_tag"].items():
+        if tag in sizes and values:
+            some = sizes[tag].reindex(values, fill_value=0)
+            by_size = some.sort_values(ascending=False, kind="stable").to_dict()
+            tags[tag] = _tag(run, tag, by_size), by_size
+    rows = {measure("control", name).label: run.value(name) for name in controls}
+    rows, title = {"chosen probe": run.value(), **rows}, f"Probe and controls: {run.primary.label}"
+    figures = {"controls": forest(rows, run.primary, title=title, subtitle=_n(run))}
     if len(record["rows"]) > 1:
         figures |= {"heatmap": heatmap_of(run), "curves": _curves(run, cells)}
     if len(record["cosine"]["layers"]) > 1:
@@ -98,7 +89,7 @@ def _context(run: SweepRun) -> dict[str, Any]:
     return {
         "run": run, "record": record, "over": "groups", "unit": _unit(run), "figures": figures,
         "scores": {tag: _scores(run, tag) for tag in ["", *few_values]}, "columns": columns,
-        "tags": {tag: (_tag(run, tag, values), values) for tag, values in by_tag.items() if values},
+        "tags": tags,
         "measured": lambda values: [interval(values.get(c, NO_VALUE), digits=2) for c in columns],
         "best_read": ranked[:best], "worst_read": ranked[best:][-SHOWN:][::-1],
         "places": cells["place"].unique(), "together": together(cells),
@@ -123,10 +114,8 @@ def _tag(run: SweepRun, tag: str, sizes: dict[str, int]) -> go.Figure:
     for value, n in list(sizes.items())[:PARTS]:
         rows[f"{plot_text(value, 26)}  (n = {count(n)})"] = run.value(part=f"{tag}={value}")
     left_out = f", {PARTS} largest of {len(sizes)}" if len(sizes) > PARTS else ""
-    return forest(
-        rows, title=f"{sentence(run.primary.label)}{_by(tag)}", subtitle=_n(run) + left_out,
-        x_title=run.primary.axis_title, reference=run.primary.chance,
-    )  # fmt: skip
+    title = f"{sentence(run.primary.label)}{_by(tag)}"
+    return forest(rows, run.primary, title=title, subtitle=_n(run) + left_out)
 
 
 def _by(tag: str) -> str:
