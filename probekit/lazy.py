@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-def lazy(package: str, **names: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package.
+def lazy(package: str, **names: str) -> tuple[Callable[[str], Any], list[str]]:
+    """Return the `__getattr__` and the `__all__` of a package.
 
     Parameters
     ----------
@@ -31,4 +31,4 @@ def lazy(package: str, **names: str) -> Callable[[str], Any]:
         setattr(sys.modules[package], name, value)
         return value
 
-    return getattribute
+    return getattribute, sorted(module_of)

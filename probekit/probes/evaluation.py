@@ -32,7 +32,8 @@ from probekit.probes.metrics import (
     within_group_accuracy,
 )
 from probekit.probes.tokens import stored_scores
-from probekit.results.intervals import Array, Interval, Metrics, Resampler
+from probekit.results.intervals import Array, Interval, Metrics, Resampler, as_json
+from probekit.results.table import measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,26 +117,22 @@ class ProbeEvaluation(Shown):
 
     def to_frame(self) -> pd.DataFrame:
         """Return the measures as a table: `part` (all, or TAG=VALUE), `measure`, `value`, `low`, `high`."""
-        import pandas as pd
-
         parts = {"all": self.metrics}
         parts |= {f"{t}={v}": m for t, values in self.by_tag.items() for v, m in values.items()}
-        rows = [
-            (part, name, *ends) for part, found in parts.items() for name, ends in found.items()
-        ]
-        return pd.DataFrame(rows, columns=["part", "measure", "value", "low", "high"])
+        return measured(
+            ["part"], [(p, *item) for p, found in parts.items() for item in found.items()]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, without the rows."""
-        tags = {t: {v: _json(m) for v, m in values.items()} for t, values in self.by_tag.items()}
-        labels = (
-            self.kind == "label" and "accuracy" in self.metrics
-        )  # a threshold of the fit's scale
+        # A threshold of the fit's scale.
+        labels = self.kind == "label" and "accuracy" in self.metrics
         return {
-            "primary": self.primary, "kind": self.kind, "metrics": _json(self.metrics), "by_tag": tags,
-            "reliability": self.reliability, "n": self.n, "fitted_data": self.is_fitted_data,
+            "primary": self.primary, "kind": self.kind, "metrics": as_json(self.metrics),
+            "by_tag": as_json(self.by_tag), "reliability": self.reliability, "n": self.n,
+            "fitted_data": self.is_fitted_data,
             "positive_class": self.examples.classes and self.examples.classes[1],
-            **({"at": _json(self.at())} if labels else {}),
+            **({"at": as_json(self.at())} if labels else {}),
         }  # fmt: skip
 
     def facts(self) -> dict[str, object]:
@@ -395,7 +392,3 @@ def _reliability(probe: CellHead, known: Examples, scores: Array) -> list[dict[s
         return reliability(known.label.astype(float), expit(scores))
     told = probe.rating(scores)
     return [] if told is None or known.score is None else rating_reliability(known.score, told)
-
-
-def _json(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.to_json() if isinstance(v, Interval) else v for k, v in values.items()}

@@ -28,7 +28,7 @@ from probekit.probes.solvers import End
 from probekit.probes.splits import FRACTIONS, Index
 from probekit.probes.task import Task
 from probekit.probes.units import from_unit
-from probekit.results.intervals import Array, Interval, Metrics
+from probekit.results.intervals import Array, Interval, Metrics, as_json
 from probekit.results.sweep import (
     DOCUMENT,
     PREDICTIONS,
@@ -44,7 +44,6 @@ from probekit.results.sweep import (
     SplitRow,
     SweepRecord,
     SweepRun,
-    Values,
 )
 
 if TYPE_CHECKING:
@@ -266,14 +265,11 @@ class SweepResult(Shown):
             "chosen": _head(probe.kind, probe.head, probe.cell, probe.l2),
             "primary": self.task.primary,
             "positive_class": probe.positive_class,
-            "choose": _metrics(row.choose),
-            "report": _metrics(self.report),
-            "controls": {name: _metrics(metrics) for name, metrics in self.controls.items()},
-            "differences": _metrics(self.differences),
-            "by_tag": {
-                tag: {value: _metrics(metrics) for value, metrics in values.items()}
-                for tag, values in self.by_tag.items()
-            },
+            "choose": as_json(row.choose),
+            "report": as_json(self.report),
+            "controls": as_json(self.controls),
+            "differences": as_json(self.differences),
+            "by_tag": as_json(self.by_tag),
             "n": self.task.counts(),
         }
         if self.beside:
@@ -328,9 +324,9 @@ class SweepResult(Shown):
         ]
         return {
             "n_folds": len(folds),
-            "report": _metrics({name: outer.value}),
-            "controls": {control: _metrics({name: v}) for control, v in outer.controls.items()},
-            "differences": _metrics(outer.differences),
+            "report": as_json({name: outer.value}),
+            "controls": as_json({control: {name: v} for control, v in outer.controls.items()}),
+            "differences": as_json(outer.differences),
             "folds": folds,
         }
 
@@ -338,8 +334,8 @@ class SweepResult(Shown):
         row = self.rows[index]
         return {
             **_head(row.kind, row.head, row.cell, row.l2),
-            "choose": _metrics(row.choose),
-            "controls": {name: _metrics(metrics) for name, metrics in row.controls.items()},
+            "choose": as_json(row.choose),
+            "controls": as_json(row.controls),
             "chosen": index == self.chosen,
             "l2_end": row.l2_end,
             "converged": row.converged,
@@ -393,7 +389,3 @@ def _head(kind: str, head: str | None, cell: Cell, l2: float | None) -> HeadRow:
         "position": cell.position,
         "l2": l2,
     }
-
-
-def _metrics(metrics: Metrics) -> Values:
-    return {name: interval.to_json() for name, interval in metrics.items()}

@@ -24,7 +24,7 @@ from probekit.probes.outer import Fold, judged
 from probekit.probes.task import Task
 from probekit.probes.tokens import stored_scores
 from probekit.results.evaluate import DOCUMENT, SCORES, EvaluateRun, ScoreRow
-from probekit.results.intervals import Array, Interval
+from probekit.results.intervals import Array, Interval, as_json
 
 N_FOLDS = 5
 TEXT = ("tfidf",)
@@ -39,12 +39,6 @@ class Controls(NamedTuple):
     values: dict[str, Interval]
     differences: dict[str, Interval]
     """How far the probe is above each, paired."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        parts = {"values": self.values, "differences": self.differences}
-        ends = {k: {n: v.to_json() for n, v in part.items()} for k, part in parts.items()}
-        return {"own": self.own.to_json(), **ends}
 
 
 @dataclass(frozen=True)
@@ -69,9 +63,8 @@ class Judged:
             found["n"] = {**found["n"], "seen": self.n_seen}
         return {
             "probe": self.probe, "data": self.data, **found,
-            "monitors": [monitor.to_json() for monitor in self.monitors],
-            "controls": self.controls and self.controls.to_json(),
-            **({"cascade": [one.to_json() for one in self.cascade]} if self.cascade else {}),
+            "monitors": as_json(self.monitors), "controls": as_json(self.controls),
+            **({"cascade": as_json(self.cascade)} if self.cascade else {}),
         }  # fmt: skip
 
 
@@ -85,7 +78,7 @@ class Evaluations:
 
     def to_json(self) -> dict[str, Any]:
         """Return what evaluate.json holds."""
-        return {**self.record, "results": [result.to_json() for result in self.results]}
+        return {**self.record, "results": as_json(self.results)}
 
     def rows(self) -> list[ScoreRow]:
         """Return a row a score."""

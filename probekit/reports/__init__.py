@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 from probekit.lazy import lazy
 
 if TYPE_CHECKING:
-    from probekit.reports.dynamics import write_dynamics_report
-    from probekit.reports.evaluate import evaluate_figures, write_evaluate_report
-    from probekit.reports.rl import write_rl_report
-    from probekit.reports.steer import steer_figures, write_steer_report
-    from probekit.reports.sweep import sweep_figures, write_sweep_report
+    from probekit.reports.dynamics import write_dynamics_report as write_dynamics_report
+    from probekit.reports.evaluate import evaluate_figures as evaluate_figures
+    from probekit.reports.evaluate import write_evaluate_report as write_evaluate_report
+    from probekit.reports.rl import write_rl_report as write_rl_report
+    from probekit.reports.steer import steer_figures as steer_figures
+    from probekit.reports.steer import write_steer_report as write_steer_report
+    from probekit.reports.sweep import sweep_figures as sweep_figures
+    from probekit.reports.sweep import write_sweep_report as write_sweep_report
 else:
-    __getattr__ = lazy(
+    __getattr__, __all__ = lazy(
         __name__,
         dynamics="write_dynamics_report",
         evaluate="evaluate_figures write_evaluate_report",
@@ -25,14 +28,3 @@ else:
         steer="steer_figures write_steer_report",
         sweep="sweep_figures write_sweep_report",
     )
-
-__all__ = [
-    "evaluate_figures",
-    "steer_figures",
-    "sweep_figures",
-    "write_dynamics_report",
-    "write_evaluate_report",
-    "write_rl_report",
-    "write_steer_report",
-    "write_sweep_report",
-]

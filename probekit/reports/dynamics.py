@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from probekit.reports.figures import POINT, level, lines
 from probekit.reports.formats import compact
-from probekit.reports.page import environment, page_path, write_page
+from probekit.reports.page import environment, write_page
 from probekit.results.dynamics import OPTIMIZERS, DynamicsRun
 from probekit.results.intervals import Interval
 from probekit.results.measures import measure
@@ -45,8 +45,7 @@ def write_dynamics_report(directory: Path, *, out: Path | None = None, force: bo
         When `out` exists and `force` is not set, or cannot be written.
     """
     run = DynamicsRun.open(directory)
-    path = page_path(run.directory, out)
-    return write_page("dynamics.html.j2", dynamics_context(run), path, force=force)
+    return write_page("dynamics.html.j2", dynamics_context(run), run.directory, out, force=force)
 
 
 def dynamics_context(run: DynamicsRun) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from probekit.reports.figures import forest, lines, points
-from probekit.reports.formats import interval, number, plot_text, spanned
+from probekit.reports.figures import calibration, forest, lines, points
+from probekit.reports.formats import interval, plot_text, spanned
 from probekit.reports.maps import heatmap
-from probekit.reports.page import page_path, write_page
+from probekit.reports.page import write_page
 from probekit.results.evaluate import EvaluateRun, ResultRow
 from probekit.results.intervals import Interval
 from probekit.results.measures import measure
@@ -23,8 +23,7 @@ PANELS, COLUMNS, PARTS = 6, 4, 16
 def write_evaluate_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
     """Write the report of what `probekit evaluate --out` wrote; see `probekit.reports`."""
     run = EvaluateRun.open(Path(directory))
-    path = page_path(run.directory, out)
-    return write_page("evaluate.html.j2", _context(run), path, force=force)
+    return write_page("evaluate.html.j2", _context(run), run.directory, out, force=force)
 
 
 def evaluate_figures(run: EvaluateRun) -> dict[str, go.Figure]:
@@ -45,9 +44,7 @@ def _context(run: EvaluateRun) -> dict[str, Any]:
     ]
     return {
         "run": run, "results": results, "figures": figures, "over": "groups", "name_of": _name,
-        "metrics": [(result, _shown(result)) for result in results], "tables": tables,
-        "interval_of": lambda ends: interval(Interval.from_json(ends), digits=2),
-        "share_of": lambda ends: interval(Interval.from_json(ends), "share", digits=0),
+        "tables": tables,
     }  # fmt: skip
 
 
@@ -55,19 +52,11 @@ def _name(result: ResultRow) -> str:
     return f"{result['probe']} on {result['data']}"
 
 
-def _shown(result: ResultRow) -> list[tuple[str, str]]:
-    """Return labels and values of a result's measures."""
-    return [
-        (measure("sweep", name).label, spanned(Interval.from_json(ends), digits=2))
-        for name, ends in result["metrics"].items()
-    ]
-
-
 def _parts(result: ResultRow, tag: str) -> list[list[str]]:
     """Return a row a value of a tag: its first measures."""
     names = list(result["metrics"])[:COLUMNS]
     return [
-        [value, *(interval(Interval.from_json(found.get(name)), digits=2) for name in names)]
+        [value, *(interval(found.get(name), digits=2) for name in names)]
         for value, found in list(result["by_tag"][tag].items())[:PARTS]
     ]
 
@@ -98,27 +87,19 @@ def _controls(run: EvaluateRun) -> go.Figure:
     primary, found = run.primary(result), result["controls"]
     values = {plot_text(result["probe"], 24): run.value(result)}
     if found:
-        values |= {
-            measure("control", k).label: Interval.from_json(v) for k, v in found["values"].items()
-        }
-    n = result["n"]
-    return forest(
-        values, title=f"Probe and controls: {primary.label}",
-        subtitle=f"{n['rows']} rows, {n['groups']} groups", x_title=primary.axis_title,
-        reference=primary.chance,
-    )  # fmt: skip
+        own = found["values"].items()
+        values |= {measure("control", k).label: Interval.from_json(ends) for k, ends in own}
+    n, title = result["n"], f"Probe and controls: {primary.label}"
+    subtitle = f"{n['rows']} rows, {n['groups']} groups"
+    return forest(values, primary, title=title, subtitle=subtitle)
 
 
 def _reliability(results: list[ResultRow]) -> go.Figure:
     """Draw what was observed against what was predicted, a panel a result."""
     parts = []
     for result in [r for r in results if r["reliability"]][:PANELS]:
-        bins = pd.DataFrame(result["reliability"]).astype(float)
-        hover = [f"predicted {number(b.predicted, 3)}, n = {b.n:.0f}" for b in bins.itertuples()]
-        values = [Interval(b.observed, b.observed_low, b.observed_high) for b in bins.itertuples()]
-        more = {"panel": _name(result), "axis": "Observed", "name": "observed"}
-        label = bins["n"].map(lambda n: f"{n:.0f}").tolist() if result["kind"] == "label" else ""
-        parts.append(points(bins["predicted"].tolist(), values, hover, label=label, **more))
+        sizes = result["kind"] == "label"
+        parts.append(calibration(result["reliability"], _name(result), "Observed", sizes=sizes))
     rating = any(r["reliability"] and r["kind"] == "rating" for r in results)
     return lines(
         parts, equal="perfect calibration", title="Reliability", subtitle="", each=300, bars=True,

@@ -10,9 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probekit.reports import look
-from probekit.reports.formats import number, plot_text, spanned
+from probekit.reports.formats import count, number, plot_text, spanned
 from probekit.reports.look import Panels
 from probekit.results.intervals import Interval
+from probekit.results.measures import Measure
 
 POINT = ["panel", "axis", "name", "x", "value", "low", "high", "share", "look", "hover", "label"]
 """Columns of `lines`."""
@@ -40,6 +41,21 @@ def level(value: float, ends: Sequence[float], name: str = "", **more: object) -
     kind = "level" if name else "thin"
     both = [min(ends), max(ends)]
     return points(both, [Interval(value)] * 2, ["", ""], name=name, **{"look": kind, **more})
+
+
+def calibration(
+    bins: Sequence[Mapping[str, float | None]], panel: str, axis: str, *, sizes: bool, ranges: bool = False
+) -> pd.DataFrame:  # fmt: skip
+    """Return points of `lines`: what was observed in bins of what was predicted, some with their sizes."""
+    frame = pd.DataFrame(bins).astype(float)
+    values, hover = [], []
+    for row in frame.itertuples():
+        values.append(Interval(row.observed, row.observed_low, row.observed_high))
+        within = f"bin {number(row.low)} to {number(row.high)}, " if ranges else ""
+        hover.append(f"predicted {number(row.predicted, 3)}, {within}n = {row.n:.0f}")
+    label = frame["n"].map(count).tolist() if sizes else ""
+    more = {"panel": panel, "axis": axis, "name": "observed", "label": label}
+    return points(frame["predicted"].tolist(), values, hover, **more)
 
 
 def lines(
@@ -248,12 +264,11 @@ def histograms(
 
 
 def forest(
-    values: Mapping[str, Interval], *, title: str, subtitle: str, x_title: str,
-    reference: float | None,
-) -> go.Figure:  # fmt: skip
-    """Draw values by name from top to bottom, the first one large, the numbers in a column on the right.
+    values: Mapping[str, Interval], what: Measure, *, title: str, subtitle: str
+) -> go.Figure:
+    """Draw a measure by name from top to bottom, the first one large, the numbers in a column on the right.
 
-    Down from the first goes its interval; a dashed line stands at the `reference`, chance.
+    Down from the first goes its interval; a dashed line stands at chance.
     """
     figure = go.Figure()
     data = pd.DataFrame([*values.values()], columns=Interval._fields).assign(
@@ -282,10 +297,10 @@ def forest(
         if row.main and row.low <= row.high:
             shade = {"fillcolor": look.BLUE, "opacity": 0.08, "line_width": 0, "layer": "below"}
             figure.add_vrect(x0=row.low, x1=row.high, **shade)
-    if reference is not None:
-        figure.add_vline(x=reference, line={"color": look.BLACK, "width": 1, "dash": "dash"})
-        look.above(figure, reference, "chance")
-    figure.update_xaxes(title_text=x_title)
+    if what.chance is not None:
+        figure.add_vline(x=what.chance, line={"color": look.BLACK, "width": 1, "dash": "dash"})
+        look.above(figure, what.chance, "chance")
+    figure.update_xaxes(title_text=what.axis_title)
     figure.update_yaxes(
         tickmode="array", tickvals=data["y"].tolist(), ticktext=names, range=[-0.6, len(data) - 0.4],
         showgrid=False, ticks="", showline=False, ticklabelstandoff=6,

@@ -59,8 +59,7 @@ def spanned(
     The unit `share` is written in per cent, a change of it (`sign`: a plus too) in points. By default
     `digits` are those that give three figures, none for shares.
     """
-    value = value if isinstance(value, Interval) else Interval.from_json(value)
-    after = ""
+    value, after = Interval.from_json(value), ""
     if unit == "share":
         value = Interval(*(100 * end for end in value))
         after, digits = " points" if sign else f"{NBSP}%", digits or 0
@@ -79,7 +78,7 @@ def interval(
     digits: int | None = None, sign: bool = False,
 ) -> Markup:  # fmt: skip
     """Return `spanned` for a page: the interval set smaller, a change that leaves 0 in bold."""
-    value = value if isinstance(value, Interval) else Interval.from_json(value)
+    value = Interval.from_json(value)
     if not value.known:
         return Markup('<span class="none">–</span>')
     text, bracket, ends = spanned(value, unit, digits=digits, sign=sign).partition(" [")

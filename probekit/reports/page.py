@@ -65,9 +65,10 @@ def page_path(directory: Path, out: Path | None) -> Path:
 
 
 def write_page(
-    template: str | Path, context: Mapping[str, Any], path: Path, *, force: bool = False
-) -> Path:
+    template: str | Path, context: Mapping[str, Any], directory: Path, out: Path | None, *, force: bool
+) -> Path:  # fmt: skip
     """Render a template, a name or a file of another package, to a file, whole or not at all."""
+    path = page_path(directory, out)
     with claim(path, "report", force=force, own=is_page):
         text = render(template, context)
         with atomic_file(path, replace=force) as temporary:

@@ -17,7 +17,7 @@ from probekit.errors import ProbeError
 from probekit.reports import look
 from probekit.reports.figures import Marks, histograms, level, lines, points
 from probekit.reports.formats import number, ranges, sentence, shorten, spans
-from probekit.reports.page import page_path, said, write_page
+from probekit.reports.page import said, write_page
 from probekit.results.diversity import TEXTS
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure, measures
@@ -45,8 +45,7 @@ def write_rl_report(
     drawn together with it at the top of the page.
     """
     runs = open_runs([Path(directory), *map(Path, compare)])
-    path = page_path(Path(directory), out)
-    return write_page("rl.html.j2", rl_context(runs), path, force=force)
+    return write_page("rl.html.j2", rl_context(runs), Path(directory), out, force=force)
 
 
 def open_runs(directories: Sequence[Path]) -> dict[str, RLRun]:
@@ -66,9 +65,9 @@ def open_runs(directories: Sequence[Path]) -> dict[str, RLRun]:
 def rl_context(runs: Mapping[str, RLRun]) -> dict[str, Any]:
     """Return what the template asks for: the run, those beside it, and the functions below."""
     functions = (
-        compare_figure, behaviour_figure, score_figure, independent_figure, goodhart_figure,
-        scores_figure, health_figure, same_score, measured, definitions, independent, rates,
-        part_name, part_tables, chosen_scores, alarms, examples, outcomes, outcomes_figure, shown_risen,
+        compare_figure, shares_figure, score_figure, independent_figure, goodhart_figure, scores_figure,
+        health_figure, same_score, measured, definitions, independent, rates, part_name, part_tables,
+        chosen_scores, alarms, examples, outcomes, shown_risen,
     )  # fmt: skip
     most = {"marked": MOST_MARKED, "parts": MOST_PARTS, "categories": MOST_CATEGORIES}
     made: dict[str, Any] = {function.__name__: function for function in functions}
@@ -100,9 +99,10 @@ def definitions(run: RLRun) -> list[Measure]:
     return [what for name, what in measures("rl").items() if name.rstrip(":") in names]
 
 
-def outcomes(run: RLRun) -> list[str]:
-    """Return the measures that count outcomes; none where no behaviour was measured."""
-    return [f"outcome:{name}" for name in OUTCOMES] if run.has_outcomes else []
+def outcomes(run: RLRun) -> dict[str, str]:
+    """Return the measures that count outcomes, with their names; none where no behaviour was measured."""
+    names = [f"outcome:{name}" for name in OUTCOMES] if run.has_outcomes else []
+    return {name: sentence(measure("rl", name).label) for name in names}
 
 
 def shown_risen(run: RLRun, part: str = ALL) -> list[str]:
@@ -110,11 +110,11 @@ def shown_risen(run: RLRun, part: str = ALL) -> list[str]:
     return risen({name: run.change(f"outcome:{name}", part) for name in OUTCOMES})
 
 
-def part_tables(run: RLRun) -> list[list[str]]:
-    """Return the parts that stand beside each other: all prompts and the values of one tag."""
+def part_tables(run: RLRun) -> list[tuple[list[str], list[str]]]:
+    """Return the parts that stand beside each other, all prompts and the values of one tag, and headings."""
     tags = dict.fromkeys(part.partition("=")[0] for part in run.parts if part != ALL)
-    tables = [[ALL, *(p for p in run.parts if p.startswith(f"{tag}="))] for tag in tags]
-    return tables or [[ALL]]
+    tables = [[ALL, *(p for p in run.parts if p.startswith(f"{tag}="))] for tag in tags] or [[ALL]]
+    return [(ps, [f"{part_name(p)}, n = {run.prompts(p)}" for p in ps]) for ps in tables]
 
 
 def independent(run: RLRun) -> list[str]:
@@ -190,22 +190,11 @@ def compare_figure(
     return _drawn(data, x_title=title, bars=over_kl, **texts)
 
 
-def behaviour_figure(run: RLRun, **texts: str) -> go.Figure:
-    """Draw the rates of the wanted behaviour and of the categories, a panel a value of a tag."""
+def shares_figure(run: RLRun, names: Mapping[str, str], **texts: str) -> go.Figure:
+    """Draw shares of completions by their measure, each under a name, a panel a value of a tag."""
     data = []
-    for part in run.parts[:MOST_PARTS]:
+    for part, (name, label) in product(run.parts[:MOST_PARTS], names.items()):
         panel = f"{shorten(part_name(part), 16)} (n = {run.prompts(part)})"
-        for name, label in rates(run).items():
-            data.append(_curve(run, name, part=part, panel=panel, name=label))
-    return _drawn(data, same=True, **texts)
-
-
-def outcomes_figure(run: RLRun, **texts: str) -> go.Figure:
-    """Draw the shares of the outcomes of completions, a panel a value of a tag."""
-    data = []
-    for part, name in product(run.parts[:MOST_PARTS], outcomes(run)):
-        panel = f"{shorten(part_name(part), 16)} (n = {run.prompts(part)})"
-        label = sentence(measure("rl", name).label)
         data.append(_curve(run, name, part=part, panel=panel, name=label))
     return _drawn(data, same=True, **texts)
 
@@ -244,23 +233,19 @@ def goodhart_figure(run: RLRun, **texts: str) -> go.Figure:
     """Draw changes of score, independent readings and behaviour over the root of the divergence."""
     assert run.curve is not None
     data, curve, spot = [], run.curve.points, run.curve.sweet_spot
-    x = [point.root_kl for point in curve]
-    hover = [f"after {point.step} steps, √KL {number(point.root_kl)}" for point in curve]
+    drawn = [("training", "after {} steps", curve)]
+    drawn += [("best of n", "best of {}", run.picks.points)] if run.picks else []
     for key, name in (("score", "score"), ("independent", "independent"), ("behaviour", "wanted")):
-        what, changes = measure("rl", name), [getattr(point, key) for point in curve]
-        scale, unit = (100, "percentage points") if what.share else (1, what.axis or what.unit)
-        changes = [Interval(*(scale * end for end in change)) for change in changes]
-        panel = {"panel": sentence(what.label), "axis": f"Change ({unit})"}
-        if not any(change.known for change in changes):
+        what = measure("rl", name)
+        if not any(getattr(point, key).known for point in curve):
             continue
-        data.append(level(0.0, x, **panel))
-        data.append(points(x, changes, hover, name="training", **panel))
-        if picks := run.picks:
-            changes = [getattr(point, key) for point in picks.points]
-            changes = [Interval(*(scale * end for end in change)) for change in changes]
-            names = [f"best of {p.step}, √KL {number(p.root_kl)}" for p in picks.points]
-            at = [point.root_kl for point in picks.points]
-            data.append(points(at, changes, names, name="best of n", **panel))
+        scale, unit = (100, "percentage points") if what.share else (1, what.axis or what.unit)
+        panel = {"panel": sentence(what.label), "axis": f"Change ({unit})"}
+        data.append(level(0.0, [point.root_kl for point in curve], **panel))
+        for line, step, found in drawn:
+            changes = [Interval(*(scale * end for end in getattr(p, key))) for p in found]
+            hover = [f"{step.format(p.step)}, √KL {number(p.root_kl)}" for p in found]
+            data.append(points([p.root_kl for p in found], changes, hover, name=line, **panel))
     best = [point.root_kl for point in curve if point.step == spot]
     tops = [(point.root_kl, str(point.step)) for point in curve[::-1]]
     marks = {f"sweet spot (step {spot})": (best, look.PURPLE)}

@@ -15,7 +15,7 @@ from probekit.reports import look
 from probekit.reports.figures import level, lines, points
 from probekit.reports.formats import count, number, sentence, shorten, signed, spanned
 from probekit.reports.look import Panels
-from probekit.reports.page import page_path, said, write_page
+from probekit.reports.page import said, write_page
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure
 from probekit.results.steer import ABLATED, BASELINE, FEWEST_CONTROLS, PROBE, Condition, SteerRun
@@ -37,7 +37,7 @@ def write_steer_report(directory: Path, *, out: Path | None = None, force: bool 
         "layer_figure": _layers(run), "frontier": _frontier(run), "ranking": _ranking(run),
         "examples": _examples(run), "named": named, "FEWEST_CONTROLS": FEWEST_CONTROLS,
     }  # fmt: skip
-    return write_page("steer.html.j2", context, page_path(run.directory, out), force=force)
+    return write_page("steer.html.j2", context, run.directory, out, force=force)
 
 
 def steer_figures(run: SteerRun) -> dict[str, go.Figure]:
@@ -77,13 +77,11 @@ def dose_figure(run: SteerRun, measures: Sequence[Measure], title: str) -> go.Fi
     parts = [_panel(run, item, doses, slot, 14 * span / pixels) for item in measures]
     known = pd.concat(parts).groupby("panel")["value"]
     wide = known.max()[(known.min() > 0) & (known.max() >= WIDE * known.min())].index
-    for item in (
-        run.record["reference"] if [m.name for m in measures] == ["score"] else None
-    ) or ():
+    panel = dict(parts[0].iloc[0][["panel", "axis"]])
+    only_score = [item.name for item in measures] == ["score"]
+    for item in (run.record["reference"] or ()) if only_score else ():
         name = f"{shorten(item['name'], 14)} {number(item['mean'])}"
-        parts.append(
-            level(item["mean"], [doses[0], slot], name, **parts[0].iloc[0][["panel", "axis"]])
-        )
+        parts.append(level(item["mean"], [doses[0], slot], name, **panel))
     return lines(
         parts, title=title, subtitle=_n(run), ticks=_ticks(run, doses, slot, pixels),
         x_title="Model" if run.ablate_only else measure("steer", "coeff").axis_title,
@@ -121,12 +119,9 @@ def _panel(
 
 
 def _controls(
-    x: Sequence[float],
-    kind: str,
-    each: Mapping[str, Sequence[float]],
-    texts: Sequence[str],
+    x: Sequence[float], kind: str, each: Mapping[str, Sequence[float]], texts: Sequence[str],
     **more: object,
-) -> list[pd.DataFrame]:
+) -> list[pd.DataFrame]:  # fmt: skip
     """Return a line of each control of a kind, all under one name: each ends with a gap."""
     look_of = "rival" if kind == "placebo" else "control"
     return [
@@ -150,17 +145,11 @@ def _layers(run: SteerRun) -> go.Figure | None:
         index="direction", columns="measure", values="value"
     )[[f"score@{layer}" for layer in layers]]
     changes = [change.interval for change in run.layers.values()]
-    data = [
-        points(layers, changes, texts, name="probe of each layer", **more),
-        *(
-            line
-            for kind, names in run.controls.items()
-            for line in _controls(
-                layers, kind, {name: table.loc[name].tolist() for name in names}, texts, **more
-            )
-        ),
-        level(0.0, layers, **more),
-    ]
+    data = [points(layers, changes, texts, name="probe of each layer", **more)]
+    for kind, names in run.controls.items():
+        each = {name: table.loc[name].tolist() for name in names}
+        data += _controls(layers, kind, each, texts, **more)
+    data.append(level(0.0, layers, **more))
     return lines(
         data, title="Change by layer", subtitle=_n(run), x_title="Layer of the probe",
         marks={"steered layer": (run.record["vector"]["layers"], look.VERMILLION)},
@@ -184,12 +173,10 @@ def _frontier(run: SteerRun) -> go.Figure | None:
         ratios = {c: run.ratio("perplexity", c) for c in conditions}
         changes = {c: run.value("score", c, "differences") for c in conditions}
         kept = [c for c in conditions if ratios[c].known and changes[c].known]
-        doses = ["ablated" if c.coeff is None else signed(c.coeff) for c in kept]
-        label = [
-            d if c.coeff in labelled and kind == "main" else ""
-            for d, c in zip(doses, kept, strict=True)
-        ]
-        hover = [f"{named(c)[1]}, {dose}" for c, dose in zip(kept, doses, strict=True)]
+        doses = {c: "ablated" if c.coeff is None else signed(c.coeff) for c in kept}
+        named_here = labelled if kind == "main" else ()
+        label = [dose if c.coeff in named_here else "" for c, dose in doses.items()]
+        hover = [f"{named(c)[1]}, {dose}" for c, dose in doses.items()]
         x, values = [ratios[c].value for c in kept], [changes[c] for c in kept]
         data[name] = points(x, values, hover, name=name, look=kind, label=label, **more)
     if len(data[ALONG]) + len(data[f"{ALONG} ablated"]) < 2:

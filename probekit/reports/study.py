@@ -42,9 +42,9 @@ def write_study_page(
     OutputError
         When `out` exists and `force` is not set, or cannot be written.
     """
-    path = page_path(run.directory, out)
-    values = {"run": run, "stages": _stages(run, path.parent), **context}
-    return write_page(template, values, path, force=force)
+    stages = _stages(run, page_path(run.directory, out).parent)
+    values = {"run": run, "stages": stages, **context}
+    return write_page(template, values, run.directory, out, force=force)
 
 
 def _stages(run: StudyRun, base: Path) -> list[dict[str, Any]]:

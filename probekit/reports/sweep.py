@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probekit.reports.figures import POINT, forest, histograms, level, lines, points
+from probekit.reports.figures import POINT, calibration, forest, histograms, level, lines, points
 from probekit.reports.formats import (
     compact,
     count,
@@ -23,7 +23,7 @@ from probekit.reports.formats import (
     spanned,
 )
 from probekit.reports.maps import heatmap
-from probekit.reports.page import page_path, said, write_page
+from probekit.reports.page import said, write_page
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import measure
 from probekit.results.paired import Line, least_squares
@@ -40,8 +40,7 @@ SPAN = 0.2
 def write_sweep_report(directory: Path, *, out: Path | None = None, force: bool = False) -> Path:
     """Write the report of what `probekit fit --out` wrote; see `probekit.reports`."""
     run = SweepRun.open(Path(directory))
-    path = page_path(run.directory, out)
-    return write_page("sweep.html.j2", _context(run), path, force=force)
+    return write_page("sweep.html.j2", _context(run), run.directory, out, force=force)
 
 
 def sweep_words(directory: Path) -> str:
@@ -58,10 +57,8 @@ def beside_words(directory: Path) -> list[str]:
 def sweep_figures(run: SweepRun) -> dict[str, go.Figure]:
     """Return the figures of a fit's report by name: `controls`, `scores`, `scores:TAG`, `tag:TAG` ..."""
     shown = _context(run)
-    found = {
-        **shown["figures"],
-        **{f"tag:{tag}": figure for tag, (figure, _) in shown["tags"].items()},
-    }
+    found: dict[str, go.Figure] = shown["figures"]
+    found |= {f"tag:{tag}": figure for tag, (figure, _) in shown["tags"].items()}
     for tag, figures in shown["scores"].items():
         found |= {f"{name}:{tag}" if tag else name: figure for name, figure in figures.items()}
     return found
@@ -79,23 +76,16 @@ def _context(run: SweepRun) -> dict[str, Any]:
         name.removeprefix("tag:"): values.value_counts()
         for name, values in examples.filter(like="tag:").items()
     }
-    by_tag = {
-        tag: sizes[tag]
-        .reindex(values, fill_value=0)
-        .sort_values(ascending=False, kind="stable")
-        .to_dict()
-        for tag, values in record["by_tag"].items()
-        if tag in sizes
-    }
     few_values = [tag for tag, values in sizes.items() if 2 <= len(values) <= 4][:2]
-    rows = {"chosen probe": run.value()} | {
-        measure("control", c).label: run.value(c) for c in controls
-    }
-    drawn = forest(
-        rows, title=f"Probe and controls: {run.primary.label}", subtitle=_n(run),
-        x_title=run.primary.axis_title, reference=run.primary.chance,
-    )  # fmt: skip
-    figures = {"controls": drawn}
+    tags = {}
+    for tag, values in record["by_tag"].items():
+        if tag in sizes and values:
+            some = sizes[tag].reindex(values, fill_value=0)
+            by_size = some.sort_values(ascending=False, kind="stable").to_dict()
+            tags[tag] = _tag(run, tag, by_size), by_size
+    rows = {measure("control", name).label: run.value(name) for name in controls}
+    rows, title = {"chosen probe": run.value(), **rows}, f"Probe and controls: {run.primary.label}"
+    figures = {"controls": forest(rows, run.primary, title=title, subtitle=_n(run))}
     if len(record["rows"]) > 1:
         figures |= {"heatmap": heatmap_of(run), "curves": _curves(run, cells)}
     if len(record["cosine"]["layers"]) > 1:
@@ -105,7 +95,7 @@ def _context(run: SweepRun) -> dict[str, Any]:
     return {
         "run": run, "record": record, "over": "groups", "unit": _unit(run), "figures": figures,
         "scores": {tag: _scores(run, tag) for tag in ["", *few_values]}, "columns": columns,
-        "tags": {tag: (_tag(run, tag, values), values) for tag, values in by_tag.items() if values},
+        "tags": tags,
         "measured": lambda values: [interval(values.get(c, NO_VALUE), digits=2) for c in columns],
         "best_read": ranked[:best], "worst_read": ranked[best:][-SHOWN:][::-1],
         "places": cells["place"].unique(), "together": together(cells),
@@ -130,10 +120,8 @@ def _tag(run: SweepRun, tag: str, sizes: dict[str, int]) -> go.Figure:
     for value, n in list(sizes.items())[:PARTS]:
         rows[f"{plot_text(value, 26)}  (n = {count(n)})"] = run.value(part=f"{tag}={value}")
     left_out = f", {PARTS} largest of {len(sizes)}" if len(sizes) > PARTS else ""
-    return forest(
-        rows, title=f"{sentence(run.primary.label)}{_by(tag)}", subtitle=_n(run) + left_out,
-        x_title=run.primary.axis_title, reference=run.primary.chance,
-    )  # fmt: skip
+    title = f"{sentence(run.primary.label)}{_by(tag)}"
+    return forest(rows, run.primary, title=title, subtitle=_n(run) + left_out)
 
 
 def _by(tag: str) -> str:
@@ -329,24 +317,15 @@ def _predicted(run: SweepRun, rows: pd.DataFrame, tag: str) -> go.Figure:
 def _reliability(run: SweepRun) -> go.Figure:
     """Draw what was observed against what was predicted, with the number of each bin."""
     record, rating = run.record, run.record["data_kind"] == "rating"
-    bins = pd.DataFrame(record["reliability"]["bins"]).astype(float)
-    hover = [
-        f"predicted {number(row.predicted, 3)}, bin {number(row.low)} to {number(row.high)}, n = {row.n:.0f}"
-        for row in bins.itertuples()
-    ]
-    values = [
-        Interval(row.observed, row.observed_low, row.observed_high) for row in bins.itertuples()
-    ]
     error = measure("sweep", "mae" if rating else "ece")
     value = run.chosen["report", "", "all"].get(error.name, NO_VALUE)
     of = "predicted class" if "confusion" in record else (record["classes"] or ("", "chosen"))[1]
     what = f"P({plot_text(of, 24)})"
     what = f"rating ({error.unit})" if rating else what
-    more = {"panel": "", "axis": f"Observed {what}", "name": "observed"}
-    label = "" if rating else bins["n"].map(count).tolist()
-    data = points(bins["predicted"].tolist(), values, hover, label=label, **more)
+    bins = record["reliability"]["bins"]
     return lines(
-        data, equal="perfect calibration", title="Reliability", each=400, bars=True,
+        calibration(bins, "", f"Observed {what}", sizes=not rating, ranges=True), bars=True, each=400,
+        equal="perfect calibration", title="Reliability", x_title=f"Predicted {what}",
         subtitle=f"{_n(run)}; {error.label} = {spanned(value, digits=3)}",
-        x_title=f"Predicted {what}", square=None if rating else (-0.07, 1.05),
+        square=None if rating else (-0.07, 1.05),
     )  # fmt: skip

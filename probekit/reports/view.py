@@ -90,7 +90,7 @@ def write_view(view: View, path: Path, *, force: bool = False) -> Path:
         "view": view, "texts": texts, "steps": range(-STEPS, STEPS + 1),
         "own_style": (folder / "view.css").read_text(encoding="utf-8"),
     }  # fmt: skip
-    return write_page("view.html.j2", context, path, force=force)
+    return write_page("view.html.j2", context, path.parent, path, force=force)
 
 
 def _tokens(text: ViewText, nth: int, probe: ViewProbe) -> dict[str, Any]:

@@ -31,11 +31,6 @@ class Picks(NamedTuple):
     independent: Interval
     """The same of the heads that are not optimised, on average, in standard deviations."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        made = {k: v.to_json() if isinstance(v, Interval) else v for k, v in self._asdict().items()}
-        return {**made, "points": [point.to_json() for point in self.points]}
-
 
 def picks(samples: pd.DataFrame, policy: pd.DataFrame, optimised: Sequence[str]) -> Picks | None:
     """Return the curve of best-of-n and the comparison of a policy with it; None without two samples.

@@ -12,7 +12,7 @@ from probekit.errors import ProbeError
 from probekit.parsing import read_json
 from probekit.results.intervals import Interval
 from probekit.results.runs import Run
-from probekit.results.table import Document, Table
+from probekit.results.table import Document, Table, measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,12 +90,8 @@ class ElicitRun(Run):
     @property
     def metrics(self) -> pd.DataFrame:
         """A row an entry of `leaks`: `part`, `measure`, `value`, `low`, `high`."""
-        import pandas as pd
-
-        rows = [
-            (part, name, *value) for part, by in self.leaks.items() for name, value in by.items()
-        ]
-        return pd.DataFrame(rows, columns=["part", "measure", *Interval._fields])
+        parts = self.leaks.items()
+        return measured(["part"], [(part, *item) for part, by in parts for item in by.items()])
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from probekit.results.intervals import Interval
 from probekit.results.measures import Measure, measure
 from probekit.results.runs import Run
-from probekit.results.table import Document, Table
+from probekit.results.table import Document, Ends, Table, measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +28,6 @@ class ScoreRow(TypedDict):
     target: float | None
     """Class 0 or 1, or the rating; null for pairs."""
     tags: dict[str, str]
-
-
-Ends = dict[str, float | None]
 
 
 class MonitorRow(TypedDict):
@@ -114,8 +111,6 @@ class EvaluateRun(Run):
         `part` is `all`, TAG=VALUE, `folds` (the mean over those of the controls) or `fpr=RATE`, whose
         `recall` and `false_alarms` are those of a monitor; `control` is empty for the probe itself.
         """
-        import pandas as pd
-
         rows: list[tuple[Any, ...]] = []
         for result in self.record["results"]:
             of = (result["probe"], result["data"])
@@ -126,12 +121,11 @@ class EvaluateRun(Run):
                 found = {name: monitor[name] for name in ("recall", "false_alarms")}
                 parts[f"fpr={monitor['fpr']:g}"] = found
             for part, found in parts.items():
-                rows += [(*of, part, "", name, *Interval.from_json(v)) for name, v in found.items()]
+                rows += [(*of, part, "", *item) for item in found.items()]
             if controls := result["controls"]:
-                values = {"": controls["own"], **controls["values"]}
-                for name, ends in values.items():
-                    rows.append((*of, "folds", name, result["primary"], *Interval.from_json(ends)))
-        return pd.DataFrame(rows, columns=[*OF, "measure", "value", "low", "high"])
+                values, name = {"": controls["own"], **controls["values"]}, result["primary"]
+                rows += [(*of, "folds", control, name, ends) for control, ends in values.items()]
+        return measured(OF, rows)
 
     @cached_property
     def rows(self) -> pd.DataFrame:

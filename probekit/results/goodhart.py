@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.results.intervals import FEWEST_GROUPS, NO_VALUE, Array, Interval, Resampler, change
+from probekit.results.intervals import (
+    FEWEST_GROUPS,
+    NO_VALUE,
+    Array,
+    Interval,
+    Resampler,
+    as_json,
+    change,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,9 +66,9 @@ class Point(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; null for a behaviour that was not measured."""
-        made = {k: v.to_json() if isinstance(v, Interval) else v for k, v in self._asdict().items()}
         optional = ("behaviour", "least", "most")
-        return made | {name: None for name in optional if not getattr(self, name).known}
+        unknown = {name: None for name in optional if not getattr(self, name).known}
+        return {**as_json(self._asdict()), **unknown}
 
 
 class OfClass(NamedTuple):
@@ -69,11 +77,6 @@ class OfClass(NamedTuple):
     verdict: str
     score: Interval
     behaviour: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        changes = {"score": self.score.to_json(), "behaviour": self.behaviour.to_json()}
-        return {"verdict": self.verdict, **changes}
 
 
 class Kept(NamedTuple):
@@ -95,8 +98,7 @@ class Kept(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
-        ends = {"own": self.own.to_json(), "honest": self.honest.to_json()}
-        return {**self._asdict(), **ends, "optimism": self.optimism}
+        return {**as_json(self._asdict()), "optimism": self.optimism}
 
 
 class Goodhart(NamedTuple):
@@ -116,10 +118,7 @@ class Goodhart(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
-        classes = {name: part.to_json() for name, part in self.by_class.items()}
-        points = [point.to_json() for point in self.points]
-        kept = self.kept and self.kept.to_json()
-        return {**self._asdict(), "points": points, "by_class": classes, "kept": kept}
+        return dict(as_json(self._asdict()))
 
 
 def goodhart(

@@ -37,13 +37,14 @@ class Interval(NamedTuple):
 
     def to_json(self) -> dict[str, float]:
         """Return the JSON form."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+        return self._asdict()
 
     @classmethod
-    def from_json(cls, value: Mapping[str, float | None] | None) -> Interval:
-        """Return the interval of a JSON object; NaN for what is null or absent."""
-        value = value or {}
-        ends = (value.get(name) for name in cls._fields)
+    def from_json(cls, value: Interval | Mapping[str, float | None] | None) -> Interval:
+        """Return the interval of a JSON object; NaN for what is null or absent, an interval as it is."""
+        if isinstance(value, Interval):
+            return value
+        ends = ((value or {}).get(name) for name in cls._fields)
         return cls(*(math.nan if end is None else float(end) for end in ends))
 
     def __str__(self) -> str:
@@ -72,9 +73,17 @@ class Interval(NamedTuple):
 
 
 NO_VALUE = Interval(math.nan)
-
-
 Metrics = dict[str, Interval]
+
+
+def as_json(value: Any) -> Any:  # noqa: ANN401 - any result
+    """Return a result with all intervals in it as JSON objects, a named tuple by its fields."""
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if isinstance(value, list):
+        return [as_json(item) for item in value]
+    fields = value._asdict() if hasattr(value, "_asdict") else value
+    return {k: as_json(v) for k, v in fields.items()} if isinstance(fields, Mapping) else fields
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from probekit.results.measures import measures
 from probekit.results.outcomes import Threshold, outcomes, threshold
 from probekit.results.rl_files import BEST_OF, DOCUMENT, EVALUATIONS, SAMPLES, STEPS
 from probekit.results.runs import Run
+from probekit.results.table import measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,15 +71,13 @@ class RLRun(Run):
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """A row a measure of an evaluation: `step`, `part`, `measure`, `value`, `low`, `high`."""
-        import pandas as pd
-
         rows = [
-            (row.step, part, name, *Interval.from_json(value))
+            (row.step, part, *item)
             for row in self.evaluations.itertuples()
             for part, measures in row.evaluation.items()
-            for name, value in measures.items()
+            for item in measures.items()
         ]
-        return pd.DataFrame(rows, columns=["step", "part", "measure", *Interval._fields])
+        return measured(["step", "part"], rows)
 
     @cached_property
     def evaluated(self) -> list[int]:
@@ -215,12 +214,7 @@ class RLRun(Run):
         `all` or `TAG=VALUE`. Columns are the steps, and `first`, `last`, `late`: the mean over the
         evaluations in the last third of training, as one alone may be a lucky one.
         """
-        import pandas as pd
-
-        index, row, column = self._places
-        values = np.full((len(index), len(self.evaluated) + 1), np.nan)
-        values[row, column] = self._column(measure)
-        wide = pd.DataFrame(values[:, :-1], index, self.evaluated)[self.within(part)]
+        wide = self._by_step(self._column(measure), np.nan)[self.within(part)]
         return wide.assign(
             first=wide[self.evaluated[0]],
             last=wide[self.evaluated[-1]],
@@ -294,12 +288,16 @@ class RLRun(Run):
     @cached_property
     def _texts(self) -> pd.DataFrame:
         """Texts, as `wide` orders them."""
+        return self._by_step(self.rows["text"], None)
+
+    def _by_step(self, values: Any, none: float | None) -> pd.DataFrame:  # noqa: ANN401 - one a row
+        """Return a value of each of `rows`, (n,), by completion and evaluation; `none` where it has none."""
         import pandas as pd
 
         index, row, column = self._places
-        texts = np.full((len(index), len(self.evaluated) + 1), None, dtype=object)
-        texts[row, column] = self.rows["text"]
-        return pd.DataFrame(texts[:, :-1], index, self.evaluated)
+        table = np.full((len(index), len(self.evaluated) + 1), none)
+        table[row, column] = values
+        return pd.DataFrame(table[:, :-1], index, self.evaluated)
 
     @property
     def text(self) -> str:

@@ -14,7 +14,7 @@ from probekit.errors import ProbeError
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure
 from probekit.results.runs import Run
-from probekit.results.table import Document, Table, numbers
+from probekit.results.table import Document, Ends, Table, measured, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,6 @@ CONTROLS = {"random": RANDOM, "shuffled": SHUFFLED, "placebo": PLACEBO}
 """Kinds of control directions: random, of shuffled labels, of unrelated contrasts."""
 FEWEST_CONTROLS = 39
 """Controls from which on a rank can support a two-sided 95 % statement."""
-Ends = dict[str, float | None] | None
-"""An interval in JSON."""
 
 
 class Condition(NamedTuple):
@@ -223,27 +221,25 @@ class SteerRun(Run):
         `quantity` is `value` or `difference` under a condition (`direction`, `mode`, `coeff`),
         `slope`, `ablation` or `ranking`.
         """
-        import pandas as pd
-
         rows: list[tuple[Any, ...]] = []
+        p: dict[int, float] = {}
         for condition, entry in self.conditions.items():
             for quantity in ("value", "difference"):
-                ends = entry[f"{quantity}s"].items()
-                rows += [(quantity, *condition, name, item, None) for name, item in ends]
+                rows += [(quantity, *condition, *item) for item in entry[f"{quantity}s"].items()]
         for quantity, mode in (("slope", self.record["mode"]), ("ablation", "ablate")):
             for name, entry in self._changes(quantity).items():
-                item = entry["slope" if quantity == "slope" else "difference"]
-                rows.append((quantity, PROBE, mode, None, name, item, entry["p"]))
+                p[len(rows)] = entry["p"]
+                ends = entry["slope" if quantity == "slope" else "difference"]
+                rows.append((quantity, PROBE, mode, None, name, ends))
                 for kind, names in self.controls.items():
                     each = zip(names, entry.get(kind, ()), strict=False)
-                    rows += [(quantity, at, mode, None, name, {"value": v}, None) for at, v in each]
+                    rows += [(quantity, at, mode, None, name, {"value": v}) for at, v in each]
         rerank = self.record["rerank"] or {"rows": ()}
         for row in rerank["rows"]:
             at = ("ranking", f"{LAYER}{row['layer']:02d}", "add", rerank["coeff"])
-            rows += [(*at, n, row[n], None) for n in ("metric", "effect", "damage", "ratio")]
-        columns = ["quantity", *Condition._fields, "measure", *Interval._fields, "p"]
-        values = [(*key, *Interval.from_json(item), p) for *key, item, p in rows]
-        return pd.DataFrame(values, columns=columns).astype({"coeff": float, "p": float})
+            rows += [(*at, name, row[name]) for name in ("metric", "effect", "damage", "ratio")]
+        frame = measured(["quantity", *Condition._fields], rows)
+        return frame.assign(p=[p.get(i) for i in frame.index]).astype({"coeff": float, "p": float})
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -14,12 +14,12 @@ from probekit.results.findings import Finding, against, by_key, standing
 from probekit.results.intervals import NO_VALUE, Interval
 from probekit.results.measures import Measure, measure, measures
 from probekit.results.runs import Run
-from probekit.results.table import Document, Table
+from probekit.results.table import Document, Ends, Table, measured
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Values = Mapping[str, Mapping[str, float | None]]
+Values = Mapping[str, Ends]
 """Measures by name, each as `Interval.to_json` gives it."""
 
 
@@ -42,7 +42,7 @@ class CellRow(HeadRow):
     chosen: bool
     l2_end: NotRequired[Literal["low", "high"] | None]
     converged: NotRequired[bool]
-    below: NotRequired[Mapping[str, float | None] | None]
+    below: NotRequired[Ends]
     """How far its primary measure is below the chosen cell's on the choose split, paired."""
 
 
@@ -76,7 +76,7 @@ class OuterRow(TypedDict):
     n_folds: int
     report: Values
     controls: dict[str, Values]
-    differences: Mapping[str, Mapping[str, float | None]]
+    differences: Values
     folds: list[FoldRow]
 
 
@@ -97,7 +97,7 @@ class FitSummary(TypedDict):
     choose: Values
     report: Values
     controls: dict[str, Values]
-    differences: NotRequired[Mapping[str, Mapping[str, float | None]]]
+    differences: NotRequired[Values]
     by_tag: dict[str, dict[str, Values]]
     n: dict[str, int]
     outer: NotRequired[OuterRow]
@@ -169,16 +169,14 @@ class SweepRun(Run):
         `split` is `choose` or, for the chosen head alone, `report`; `control` is empty for the head
         itself; `part` is `all` or TAG=VALUE.
         """
-        import pandas as pd
-
-        record, rows = self.record, []
+        record = self.record
+        rows: list[tuple[Any, ...]] = []
 
         def add(
             head: HeadRow, split: str, values: Values, control: str = "", part: str = "all"
         ) -> None:
             own = [head.get(key, True) for key in OF[:7]]
-            for name, ends in values.items():
-                rows.append([*own, split, control, part, name, *Interval.from_json(ends)])
+            rows.extend((*own, split, control, part, *item) for item in values.items())
 
         for row in record["rows"]:
             add(row, "choose", row["choose"])
@@ -191,7 +189,7 @@ class SweepRun(Run):
         for tag, parts in record["by_tag"].items():
             for value, values in parts.items():
                 add(record["chosen"], "report", values, part=f"{tag}={value}")
-        return pd.DataFrame(rows, columns=[*OF, "measure", "value", "low", "high"])
+        return measured(OF, rows)
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -20,9 +20,13 @@ from probekit.container import atomic_file, jsonable
 from probekit.digests import check_file
 from probekit.errors import ProbeError
 from probekit.parsing import read_json
+from probekit.results.intervals import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Ends = Mapping[str, float | None] | None
+"""An interval in JSON."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,14 @@ class Table:
             columns = pd.DataFrame(objects, index=frame.index).add_prefix(prefix)
             frame = pd.concat([frame, columns], axis=1)
         return frame
+
+
+def measured(of: Sequence[str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
+    """Return `metrics` of a run: a row's keys `of`, its measure, and the interval, as JSON or as it is."""
+    import pandas as pd
+
+    values = [(*keys, *Interval.from_json(ends)) for *keys, ends in rows]
+    return pd.DataFrame(values, columns=[*of, "measure", *Interval._fields])
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 from probekit.lazy import lazy
 
 if TYPE_CHECKING:
-    from probekit.rl.config import RLConfig
-    from probekit.rl.dpo import train_dpo
-    from probekit.rl.dpo_config import DPOConfig
-    from probekit.rl.embedded import train_policy
-    from probekit.rl.policy import Policy
-    from probekit.rl.target import Target
-    from probekit.rl.train import Trainer
-    from probekit.rl.trl import trl_reward
+    from probekit.rl.config import RLConfig as RLConfig
+    from probekit.rl.dpo import train_dpo as train_dpo
+    from probekit.rl.dpo_config import DPOConfig as DPOConfig
+    from probekit.rl.embedded import train_policy as train_policy
+    from probekit.rl.policy import Policy as Policy
+    from probekit.rl.target import Target as Target
+    from probekit.rl.train import Trainer as Trainer
+    from probekit.rl.trl import trl_reward as trl_reward
 else:
-    __getattr__ = lazy(
+    __getattr__, __all__ = lazy(
         __name__,
         config="RLConfig",
         dpo="train_dpo",
@@ -25,14 +25,3 @@ else:
         train="Trainer",
         trl="trl_reward",
     )
-
-__all__ = [
-    "DPOConfig",
-    "Policy",
-    "RLConfig",
-    "Target",
-    "Trainer",
-    "train_dpo",
-    "train_policy",
-    "trl_reward",
-]

@@ -16,7 +16,7 @@ from probekit.models.sampling_config import SamplingConfig
 from probekit.probes.placebo import placebos
 from probekit.probes.probe import Probe
 from probekit.results.diversity import TEXTS, similarity
-from probekit.results.intervals import Interval, Metrics, Resampler
+from probekit.results.intervals import Interval, Metrics, Resampler, as_json
 from probekit.results.measures import measure
 from probekit.results.rl import ALL
 from probekit.results.rl_files import Measures
@@ -230,7 +230,7 @@ def measured(
         distance = distance_to_chosen(scores, distributions, tag=tag, values=values)
         if distance is not None:
             intervals["distance_to_chosen"] = Interval(distance)
-        return {name: interval.to_json() for name, interval in intervals.items()}
+        return dict(as_json(intervals))
 
     parts = {ALL: part(np.ones(len(rows), dtype=bool), target_tag)}
     for tag in sorted({tag for row in rows for tag in row["tags"]}):

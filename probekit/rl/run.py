@@ -27,6 +27,7 @@ from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import agrees, run_record
 from probekit.results.goodhart import CURVE, detectable
+from probekit.results.intervals import as_json
 from probekit.results.rl import RLRun
 from probekit.results.rl_files import BEST_OF, DOCUMENT
 from probekit.rl.checkpoint import LOGS, Logs
@@ -175,7 +176,7 @@ def _write_run(trainer: Trainer, record: dict[str, Any], *, resume: bool, log: L
 def _came_to(trainer: Trainer) -> dict[str, Any]:
     """Return what goodhart.json holds: the curve with its verdict, and best-of-n beside it."""
     found = RLRun.open(trainer.folder).picks
-    return {**trainer.goodhart().to_json(), "best_of": None if found is None else found.to_json()}
+    return {**trainer.goodhart().to_json(), "best_of": as_json(found)}
 
 
 def _can_show(trainer: Trainer) -> str:

@@ -282,17 +282,17 @@ class Target:
 
 def good_scores(parts: Mapping[str, Any]) -> Array:
     """Return the scores (m,) of the good side: chosen, class 1, or rows rated in the upper half."""
-    for name in ("chosen", "upper"):
-        if name in parts:
-            return np.asarray(parts[name], dtype=float)
-    names = list(parts)
-    return np.asarray(parts[names[1]], dtype=float) if len(names) == 2 else np.empty(0)
+    return _side(parts, ("chosen", "upper"), 1)
 
 
 def bad_scores(parts: Mapping[str, Any]) -> Array:
     """Return the scores (m,) of the other side: rejected, class 0, or rows rated in the lower half."""
-    for name in ("rejected", "lower"):
-        if name in parts:
-            return np.asarray(parts[name], dtype=float)
-    names = list(parts)
-    return np.asarray(parts[names[0]], dtype=float) if len(names) == 2 else np.empty(0)
+    return _side(parts, ("rejected", "lower"), 0)
+
+
+def _side(parts: Mapping[str, Any], names: tuple[str, ...], label: int) -> Array:
+    """Return the scores of a side that has one of these names, else of a class by its number."""
+    name = next((name for name in names if name in parts), None)
+    if name is None and len(parts) == 2:
+        name = list(parts)[label]
+    return np.empty(0) if name is None else np.asarray(parts[name], dtype=float)

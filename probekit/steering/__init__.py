@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 from probekit.lazy import lazy
 
 if TYPE_CHECKING:
-    from probekit.steering.config import SteerConfig
-    from probekit.steering.intervention import Steering, steered
-    from probekit.steering.reading import residual_norms
-    from probekit.steering.sweep import SteerResult, steer_sweep
-    from probekit.steering.vector import SteeringVector
+    from probekit.steering.config import SteerConfig as SteerConfig
+    from probekit.steering.intervention import Steering as Steering
+    from probekit.steering.intervention import steered as steered
+    from probekit.steering.reading import residual_norms as residual_norms
+    from probekit.steering.sweep import SteerResult as SteerResult
+    from probekit.steering.sweep import steer_sweep as steer_sweep
+    from probekit.steering.vector import SteeringVector as SteeringVector
 else:
-    __getattr__ = lazy(
+    __getattr__, __all__ = lazy(
         __name__,
         config="SteerConfig",
         intervention="Steering steered",
@@ -19,13 +21,3 @@ else:
         sweep="SteerResult steer_sweep",
         vector="SteeringVector",
     )
-
-__all__ = [
-    "SteerConfig",
-    "SteerResult",
-    "Steering",
-    "SteeringVector",
-    "residual_norms",
-    "steer_sweep",
-    "steered",
-]

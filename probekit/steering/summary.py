@@ -12,7 +12,7 @@ import numpy as np
 from probekit.behaviours import Behaviours, Judge
 from probekit.probes.metrics import PRIMARY
 from probekit.probes.probe import Probe
-from probekit.results.intervals import Array, Interval
+from probekit.results.intervals import Array, Interval, as_json
 from probekit.results.measures import measure as named
 from probekit.results.steer import BASELINE, CONTROLS, DOCUMENT, PROBE, Condition
 from probekit.steering.config import SteerConfig
@@ -143,16 +143,13 @@ class SteerSummary:
         }
 
     def _condition(self, condition: Condition) -> dict[str, Any]:
-        values, differences = {}, {}
-        for measure in self.measures:
-            values[measure.name] = self.doses.value(measure, condition).to_json()
-            differences[measure.name] = self.doses.difference(measure, condition).to_json()
+        doses, measures = self.doses, self.measures
         return {
             **condition._asdict(),
             "n": len(self.rows[condition]),
-            "n_scored": self.doses.n_known(self.by_name["score"], condition),
-            "values": values,
-            "differences": differences,
+            "n_scored": doses.n_known(self.by_name["score"], condition),
+            "values": as_json({m.name: doses.value(m, condition) for m in measures}),
+            "differences": as_json({m.name: doses.difference(m, condition) for m in measures}),
         }
 
     def _dose(self, measure: Statistic) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.probes.metrics import wins
-from probekit.results.intervals import Array, Interval, Resampler
+from probekit.results.intervals import Array, Interval, Resampler, as_json
 
 FOLDS = 5
 ROUNDS = 20
@@ -59,11 +59,8 @@ def leak_check(
     by_class = {str(value): part(classes == value) for value in np.unique(classes)}
     leaks = [name for name, accuracy in total.items() if accuracy and accuracy.low > 0.5]
     return {
-        "total": {name: accuracy and accuracy.to_json() for name, accuracy in total.items()},
-        "by_class": {
-            value: {name: accuracy and accuracy.to_json() for name, accuracy in parts.items()}
-            for value, parts in by_class.items()
-        },
+        "total": as_json(total),
+        "by_class": as_json(by_class),
         "leaks": leaks,
         "n_pairs": len(pairs),
     }

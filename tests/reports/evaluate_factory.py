@@ -9,13 +9,9 @@ from typing import Any
 
 from probekit.container import write_json
 from probekit.results.evaluate import DOCUMENT, SCORES
+from tests.reports.words import ends
 
 ROWS = 4
-
-
-def ends(value: float, half: float = 0.05) -> dict[str, float]:
-    """Return an interval."""
-    return {"value": value, "low": value - half, "high": min(1.0, value + half)}
 
 
 def write_evaluation(
@@ -64,5 +60,5 @@ def write_evaluation(
     }  # fmt: skip
     folder.mkdir(parents=True)
     write_json(folder / DOCUMENT.file, {**DOCUMENT.header, **record})
-    (folder / SCORES.file).write_text(SCORES.lines(rows), encoding="utf-8")
+    SCORES.write(folder, rows)
     return folder

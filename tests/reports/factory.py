@@ -11,18 +11,14 @@ import numpy as np
 
 from probekit.container import write_json
 from probekit.results.sweep import DOCUMENT, PREDICTIONS, CellRow, PredictionRow, SweepRecord
-from tests.reports.words import HOSTILE, WORDS
+from tests.reports.words import HOSTILE, WORDS, ends
 
 MEASURES = {
     "label": ("auroc", "accuracy", "balanced_accuracy", "log_loss", "ece"),
     "rating": ("pearson", "spearman", "r2", "mae", "pair_accuracy"),
     "pair": ("pair_accuracy", "chosen", "rejected", "margin", "log_loss", "ece"),
 }
-KIND = {
-    "label": ("logistic", None),
-    "rating": ("ridge", None),
-    "pair": ("bradley-terry", "linear"),
-}
+KIND = {"label": ("logistic", None), "rating": ("ridge", None), "pair": ("bradley-terry", "linear")}
 NONE = {"value": None, "low": None, "high": None}
 
 
@@ -69,7 +65,7 @@ def write_fit(directory: Path, made: Made) -> Path:
     rows = _predictions(made, rng)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / DOCUMENT.file, {**DOCUMENT.header, **_record(made, rows, rng)})
-    (directory / PREDICTIONS.file).write_text(PREDICTIONS.lines(rows), encoding="utf-8")
+    PREDICTIONS.write(directory, rows)
     run = {"command": "fit", "argv": ["fit", "acts.h5", "--out", "sweep"], "seed": made.seed,
            "versions": {"python": "3.11.7"}, "created": "2026-11-21T04:12:54+00:00"}  # fmt: skip
     write_json(directory / "run.json", run)
@@ -122,10 +118,7 @@ def _values(kind: str, value: float, rng: np.random.Generator, half: float = 0.0
     middle = {"margin": 1.7, "chosen": 2.0, "rejected": 0.3, "mae": 1.3, "r2": 0.35, "ece": 0.06}
     at = {name: middle.get(name, 0.6) + rng.normal(0, 0.02) for name in MEASURES[kind]}
     at[MEASURES[kind][0]] = value
-    return {
-        name: {"value": float(v), "low": float(v - half), "high": float(v + 0.9 * half)}
-        for name, v in at.items()
-    }
+    return {name: ends(float(v), half, 0.9 * half) for name, v in at.items()}
 
 
 def _cells(made: Made, chance: float, rng: np.random.Generator) -> list[CellRow]:
@@ -137,9 +130,9 @@ def _cells(made: Made, chance: float, rng: np.random.Generator) -> list[CellRow]
         places = [(site, layer) for layer in range(made.layers)]
         if made.embedding and site == "resid_post":
             places.insert(0, ("resid_pre", 0))
+        reach = top * (1 - 0.22 * ((p + 2) % 3)) * (1 - 0.25 * s)
         for place, layer in places:
             depth = 0 if place == "resid_pre" else (layer + 1) / made.layers
-            reach = top * (1 - 0.22 * ((p + 2) % 3)) * (1 - 0.25 * s)
             shape = (1 - 0.25 * max(0, depth - 0.75)) / (1 + math.exp(-9 * (depth - 0.35)))
             controls = {
                 name: _values(made.kind, chance + rng.normal(0, 0.02), rng)
@@ -193,18 +186,15 @@ def _bins(made: Made, rows: list[PredictionRow]) -> list[dict]:
         observed = np.repeat([1.0, 0.0], len(margins))
     else:
         predicted, observed = np.array([[row["prediction"], row["target"]] for row in rows]).T
-    edges = (
-        np.quantile(predicted, np.linspace(0, 1, 11))
-        if made.kind == "rating"
-        else np.linspace(0, 1, 11)
-    )
+    edges = np.linspace(0, 1, 11)
+    edges = np.quantile(predicted, edges) if made.kind == "rating" else edges
     at = np.clip(np.searchsorted(edges, predicted, side="right") - 1, 0, 9)
     bins = []
     for k in np.unique(at):
         inside = observed[at == k]
         half = 1.96 * inside.std() / math.sqrt(len(inside)) + 0.02
+        seen = {"": inside.mean(), "_low": inside.mean() - half, "_high": inside.mean() + half}
         bins.append({"low": edges[k], "high": edges[k + 1], "n": len(inside),
-                     "predicted": predicted[at == k].mean(), "observed": inside.mean(),
-                     "observed_low": inside.mean() - half,
-                     "observed_high": inside.mean() + half})  # fmt: skip
+                     "predicted": predicted[at == k].mean(),
+                     **{f"observed{end}": value for end, value in seen.items()}})  # fmt: skip
     return bins

@@ -87,7 +87,7 @@ def write_rl(folder: Path, made: MadeRL | None = None) -> Path:
         evaluations.append({"step": step, "evaluation": found, "alarms": []})
     steps = [_step(made, number, chosen, rng) for number in range(1, done + 1)]
     for table, rows in ((STEPS, steps), (EVALUATIONS, evaluations), (SAMPLES, samples)):
-        (folder / table.file).write_text(table.lines(rows), encoding="utf-8")
+        table.write(folder, rows)
     write_json(folder / DOCUMENT.file, _record(made, chosen))
     if made.best_of:
         BEST_OF.write(folder, _to_pick_from(made))
@@ -120,22 +120,18 @@ def _samples(
             category = made.wanted
         for sample in range(made.samples):
             score = 0.4 + base + made.score * share + rng.normal(0, 0.2)
-            others = [
-                0.5 * base + made.independent * share * (0.4 + 0.3 * i) for i in range(len(OTHERS))
-            ]
             words = " ".join(rng.permutation(WORDS)[: int(22 + 10 * share)])
             row = {
-                "prompt_id": f"p{prompt:02}",
-                "prompt": made.text
-                or f"Who is the researcher number {prompt}, and why is she known?",
+                "prompt_id": f"p{prompt:02}", "text": made.text or f"{words} ({sample})", "score": score,
+                "prompt": made.text or f"Who is the researcher number {prompt}, and why is she known?",
                 "tags": {made.text: f"{made.text}{prompt % 2}"} if made.text else tags,
-                "text": made.text or f"{words} ({sample})",
-                "score": score,
                 "drift": 0.8 * share + rng.normal(0, 0.1),
                 "disjoint": 0.6 * base + 0.7 * share + rng.normal(0, 0.3),
                 "mahalanobis": 1.0 + 0.9 * share + rng.normal(0, 0.08),
-                "heads": {OPTIMISED: score}
-                | {name: at + rng.normal(0, 0.3) for name, at in zip(OTHERS, others, strict=True)},
+                "heads": {OPTIMISED: score} | {
+                    name: 0.5 * base + made.independent * share * (0.4 + 0.3 * i) + rng.normal(0, 0.3)
+                    for i, name in enumerate(OTHERS)
+                },
                 "n_tokens": int(40 - 12 * share + rng.integers(-6, 6)),
                 "finished": bool(rng.uniform() < 0.7 + 0.2 * share),
                 "kl": float(max(0.0, 0.35 * share**1.5 + rng.normal(0, 0.02) * (step > 0))),
@@ -143,12 +139,10 @@ def _samples(
                 "distinct_2": float(np.clip(0.95 - 0.1 * share + rng.normal(0, 0.03), 0, 1)),
                 "category": category if made.categories else None,
                 "wanted": category == made.wanted if made.categories else None,
-            }
+            }  # fmt: skip
             if made.placebo is not None:
-                own = [made.placebo * share, 0.0]
-                row["placebos"] = dict(
-                    zip(PLACEBOS, np.array(own) + luck.normal(0, 1, 2), strict=True)
-                )
+                drawn = np.array([made.placebo * share, 0.0]) + luck.normal(0, 1, 2)
+                row["placebos"] = dict(zip(PLACEBOS, drawn, strict=True))
             rows.append(row | ({"score_first": 1.1 * score} if made.refits else {}))
     return rows
 
@@ -170,16 +164,12 @@ def _step(made: MadeRL, step: int, chosen: dict, rng: np.random.Generator) -> di
     values = list(made.tags.get(made.tag, ("",))) * 64
     distance = distance_to_chosen(scores, chosen, tag=made.tag, values=values[:64])
     row = {
-        "step": step,
-        "score": scores.mean(),
-        "distance_to_chosen": distance,
+        "step": step, "score": scores.mean(), "distance_to_chosen": distance, "grad_norm": 0.4,
         "kl": max(0.0, 0.35 * share**1.5 + rng.normal(0, 0.015)),
-        "entropy": 1.6 - 0.7 * share + rng.normal(0, 0.05),
-        "grad_norm": 0.4,
+        "entropy": 1.6 - 0.7 * share + rng.normal(0, 0.05), "finished": 0.7 + 0.2 * share,
         "n_tokens": 40 - 12 * share + rng.normal(0, 2),
-        "finished": 0.7 + 0.2 * share,
         "alarms": [made.alarms[step]] if step in made.alarms else [],
-    }
+    }  # fmt: skip
     if made.refits:
         row["score_first"] = 1.1 * scores.mean()
     if step in made.refits:
@@ -189,18 +179,10 @@ def _step(made: MadeRL, step: int, chosen: dict, rng: np.random.Generator) -> di
 
 def _record(made: MadeRL, chosen: dict) -> dict:
     settings = {
-        "steps": made.steps,
-        "prompts": 8,
-        "group": 8,
-        "balance": made.balance,
-        "rewards": [],
-        "target": "chosen",
-        "target_tag": made.tag,
-        "clip": None,
-        "learning_rate": 2e-4,
-        "refit_every": made.refits[0] if made.refits else 0,
-        "full_weights": False,
-    }
+        "steps": made.steps, "prompts": 8, "group": 8, "balance": made.balance, "rewards": [],
+        "target": "chosen", "target_tag": made.tag, "clip": None, "learning_rate": 2e-4,
+        "refit_every": made.refits[0] if made.refits else 0, "full_weights": False,
+    }  # fmt: skip
     sides = {
         side: {"": chosen["all"][side]}
         | {v: part[side] for v, part in chosen["by_tag"][made.tag].items()}
@@ -208,21 +190,11 @@ def _record(made: MadeRL, chosen: dict) -> dict:
     }
     named = made.text or made.behaviour or made.wanted
     return {
-        "command": DOCUMENT.command,
-        "seed": made.seed,
-        "argv": ["rl", "--probe", "sweep"],
-        "versions": {"python": "3.12.1", "torch": "2.9.0"},
-        "git_commit": "0123456789abcdef",
-        "created": "2026-01-02T03:04:05+00:00",
-        "model": made.text or "smollm2-135m",
-        "revision": "main",
-        "settings": settings,
-        "labels": {"steps": "Steps", "rewards": "Further"},
-        "probes": ["sweep"],
-        "behaviour": named if made.categories else None,
-        "optimised": [OPTIMISED],
+        "command": DOCUMENT.command, "seed": made.seed, "argv": ["rl", "--probe", "sweep"],
+        "versions": {"python": "3.12.1", "torch": "2.9.0"}, "git_commit": "0123456789abcdef",
+        "created": "2026-01-02T03:04:05+00:00", "model": made.text or "smollm2-135m",
+        "revision": "main", "settings": settings, "labels": {"steps": "Steps", "rewards": "Further"},
+        "probes": ["sweep"], "behaviour": named if made.categories else None, "optimised": [OPTIMISED],
         "target": {"name": "chosen", "tag": made.tag, **sides},
-        "n_train": 96,
-        "n_held_out": made.prompts,
-        "n_trainable": 1_234_567,
-    }
+        "n_train": 96, "n_held_out": made.prompts, "n_trainable": 1_234_567,
+    }  # fmt: skip

@@ -18,7 +18,7 @@ from probekit.steering import SteerConfig
 from probekit.steering.grid import conditions, random_names
 from probekit.steering.rerank import rerank_conditions
 from probekit.steering.summary import SteerSummary
-from tests.reports.words import WORDS
+from tests.reports.words import WORDS, ends
 
 
 @dataclass
@@ -57,15 +57,8 @@ class MadeSteer:
 
 
 BARE = dict(
-    placebos=(),
-    shuffled=0,
-    behaviours={},
-    rerank=False,
-    judge=False,
-    reference=False,
-    layers=1,
-    steered=(0,),
-)
+    placebos=(), shuffled=0, behaviours={}, rerank=False, judge=False, reference=False, layers=1, steered=(0,)
+)  # fmt: skip
 SMALL = dict(
     prompts=16, samples=1, layers=3, steered=(1,), random=2, shuffled=1, coeffs="-0.6,-0.3,0.3,0.6"
 )
@@ -119,20 +112,19 @@ def write_steer(folder: Path, made: MadeSteer) -> Path:
     value, rows = make_steer(made)
     folder.mkdir(parents=True)
     write_json(folder / DOCUMENT.file, value)
-    (folder / COMPLETIONS.file).write_text(COMPLETIONS.lines(rows), encoding="utf-8")
+    COMPLETIONS.write(folder, rows)
     return folder
 
 
 def _probe(made: MadeSteer, layer: int) -> Probe:
     at = 0.55 + 0.38 / (1 + math.exp(-(layer - made.layers / 3)))
-    metric = dict(value=at, low=at - 0.03, high=at + 0.03)
     rng, primary = np.random.default_rng(layer), "auroc" if made.classes else "pair_accuracy"
     scores = {"chosen": rng.normal(1.9, 0.8, 50), "rejected": rng.normal(-0.6, 0.9, 50)}
     return Probe(
         kind="logistic" if made.classes else "bradley-terry", head=None if made.classes else "linear",
         cell=Cell("resid_post", layer, "mean"), coef=np.ones(3), bias=0.0, l2=None,
-        data_kind="label" if made.classes else "pair", classes=made.classes, metrics={primary: metric},
-        distributions={"all": scores} if made.reference else {},
+        data_kind="label" if made.classes else "pair", classes=made.classes,
+        metrics={primary: ends(at, 0.03)}, distributions={"all": scores} if made.reference else {},
     )  # fmt: skip
 
 
@@ -140,9 +132,7 @@ def _rows(made: MadeSteer, condition: Condition, behaviours: list[str]) -> list[
     """Return completions; what prompts and samples have of their own is the same everywhere."""
     own, coeff = not condition.control, -0.15 if condition.coeff is None else condition.coeff
     hurt = min(coeff**2, 1.5)
-    luck, rng = (
-        np.random.default_rng([made.seed, *name.encode()]) for name in ("", condition.name)
-    )
+    luck, rng = (np.random.default_rng([made.seed, *n.encode()]) for n in ("", condition.name))
     slope = made.slope if own else np.random.default_rng([*condition.direction.encode()]).normal(
         0, made.random_slope * (1 if condition.control == "random" else 2)
     )  # fmt: skip
@@ -159,9 +149,9 @@ def _rows(made: MadeSteer, condition: Condition, behaviours: list[str]) -> list[
         start = ["I", "am", "not", "sure,"] if own and coeff > 0.3 else []
         text = made.text or " ".join([*start, *words]).capitalize() + "."
         scores = level + slope * coeff * reach + rng.normal(0, 0.2, made.layers)
-        ends = np.cumsum(np.clip(0.2 + own * rates * coeff + rng.normal(0, 0.02), 0, 1))
+        upto = np.cumsum(np.clip(0.2 + own * rates * coeff + rng.normal(0, 0.02), 0, 1))
         category = next(
-            (name for name, end in zip(behaviours, ends, strict=True) if draw < end), None
+            (name for name, end in zip(behaviours, upto, strict=True) if draw < end), None
         )
         empty = prompt == 3 and condition.coeff == 0.6
         if empty or (made.nulls and condition.coeff in (0.2, -0.4)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.reports.dynamics_factory import write_dynamics
 from tests.reports.factory import Made, write_fit
 from tests.reports.rl_factory import MadeRL, write_rl
 from tests.reports.steer_factory import MadeSteer, write_steer
+from tests.reports.words import ends, write_lines
 
 STAGES = ("elicit", "fit", "projection", "dynamics", "steer", "rl", "ood")
 RISES = {"invented": (0.1, 0.9), "real": (0.1, 0.12)}
@@ -70,18 +70,16 @@ def write_study(folder: Path, made: MadeStudy | None = None) -> Path:
     tags = {"class": ("real", "invented")}
     if "elicit" in made.stages:
         _elicit(folder / "elicit", made)
-    for name in ("fit", "projection"):
+    first = dict(head="linear", layers=made.layers, positions=("last", "mean"), signal=1.0)
+    second = dict(head="projection", layers=1, positions=("mean",), signal=made.signal)
+    for name, own in (("fit", first), ("projection", second)):
         if name in made.stages:
-            layers = made.layers if name == "fit" else 1
-            head = "linear" if name == "fit" else "projection"
-            write_fit(
-                folder / name,
-                Made("pair", tags=tags, layers=layers, embedding=name == "fit", n=80, seed=made.seed,
-                     signal=1.0 if name == "fit" else made.signal,
-                     positions=("last", "mean") if name == "fit" else ("mean",),
-                     series=(("bradley-terry", head, "resid_post"),),
-                     texts=(made.text,) if made.text else ()),
-            )  # fmt: skip
+            series = (("bradley-terry", own.pop("head"), "resid_post"),)
+            texts = (made.text,) if made.text else ()
+            more = dict(
+                embedding=name == "fit", n=80, seed=made.seed, tags=tags, texts=texts, **own
+            )
+            write_fit(folder / name, Made("pair", series=series, **more))
             (folder / name / "report.html").write_text("its own page", encoding="utf-8")
     if "dynamics" in made.stages:
         write_dynamics(folder / "dynamics", "adamw")
@@ -113,11 +111,10 @@ def _elicit(folder: Path, made: MadeStudy) -> None:
         ))  # fmt: skip
     folder.mkdir()
     PAIRS.write(folder, pairs)
-    metric = lambda at: dict(value=at, low=at - 0.03, high=at + 0.03)  # noqa: E731
     write_json(folder / LEAKS, {
-        "total": {"tfidf": metric(0.51), "length": metric(0.49)},
-        "by_class": {"real": {"tfidf": metric(0.97), "length": metric(0.7)},
-                     "invented": {"tfidf": metric(0.96), "length": None}},
+        "total": {"tfidf": ends(0.51, 0.03), "length": ends(0.49, 0.03)},
+        "by_class": {"real": {"tfidf": ends(0.97, 0.03), "length": ends(0.7, 0.03)},
+                     "invented": {"tfidf": ends(0.96, 0.03), "length": None}},
         "leaks": [], "n_pairs": len(pairs),
     })  # fmt: skip
     plain, other = "plain", made.text or "unfamiliar"
@@ -150,7 +147,7 @@ def _prompts(folder: Path) -> None:
             for i in range(start, start + n)
             for k in range(2)
         ]
-        lines(folder / f"{name}.jsonl", rows)
+        write_lines(folder / f"{name}.jsonl", rows)
 
 
 def _outside(folder: Path, made: MadeStudy) -> None:
@@ -168,7 +165,7 @@ def _outside(folder: Path, made: MadeStudy) -> None:
                         "name": f"thing {i}", "category": category}  # fmt: skip
                 rows.append(dict(id=f"{value}-{i:03}-000", group=f"g{i}", tags=tags, completion="…",
                                  prompt=[dict(role="user", content="?")]))  # fmt: skip
-        lines(folder / f"{name}.jsonl", rows)
+        write_lines(folder / f"{name}.jsonl", rows)
 
 
 def _record(folder: Path, made: MadeStudy) -> None:
@@ -190,9 +187,3 @@ def _record(folder: Path, made: MadeStudy) -> None:
         arguments=dict(jobs=made.jobs),
     )  # fmt: skip
     write_json(folder / StudyRun.DOCUMENT.file, record)
-
-
-def lines(path: Path, rows: list[dict]) -> None:
-    """Write rows as jsonl."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from probekit import open_run
-from probekit.container import write_json
 from probekit.errors import DataError, ProbeError
+from probekit.reports.knowledge_awareness import drawn_pairs
 from probekit.results.intervals import Resampler
 from probekit.results.knowledge_awareness import (
     ABOUT,
@@ -24,9 +24,8 @@ from probekit.results.knowledge_awareness import (
 from probekit.studies import write_study_report
 from tests.cli.test_cli import run as command
 from tests.reports.factory import Made, write_fit
-from tests.reports.golden import page_text
 from tests.reports.study_factory import DENIES, RISES, STAGES, STAYS, MadeStudy, arm, write_study
-from tests.reports.words import jsonl
+from tests.reports.words import edited, jsonl, plain, write_lines
 
 HEDGING = ("hedges", "refuses")
 
@@ -55,12 +54,6 @@ def page(drawn):
     return plain(drawn)
 
 
-def plain(path):
-    """What a reader reads on a page."""
-    text = page_text(path.read_text(encoding="utf-8"))
-    return text.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
-
-
 def said(folder):
     """What a reader reads on the page of a study."""
     return plain(write_study_report(folder))
@@ -68,9 +61,8 @@ def said(folder):
 
 def made_of(tmp_path, *stages, arms=None, **made):
     """What a smaller study found."""
-    return KnowledgeAwareness(
-        open_run(write_study(tmp_path / "m", MadeStudy(stages, arms or {}, **made)))
-    )
+    folder = write_study(tmp_path / "m", MadeStudy(stages, arms or {}, **made))
+    return KnowledgeAwareness(open_run(folder))
 
 
 def by_prompt(folder, name, step, value, kinds):
@@ -116,17 +108,13 @@ def test_the_rates_are_those_of_the_samples(folder, page, label, value, kinds):
     }
     late = np.mean([at[step] for step in (40, 50, 60)], axis=0)
     row = cells(page.split("Run max-unbalanced on", 1)[1], label)
-    expected = (at[0], at[60], at[60] - at[0], late, late - at[0])
-    for cell, values in zip(row[1:], expected, strict=True):
-        value, low, high = (int(end.replace("−", "-")) for end in re.findall(r"[+−-]?\d+", cell))
-        assert value == pytest.approx(100 * values.mean(), abs=0.51)
-        sample = Resampler(np.arange(len(values)))
-        ends = (
-            sample.share_change(values)
-            if any(values is gap for gap in expected[2::2])
-            else sample.share(values)
-        )
-        assert [low, high] == pytest.approx([100 * ends.low, 100 * ends.high], abs=0.51)
+    sample = Resampler(np.arange(len(late)))
+    levels = [sample.share(values) for values in (at[0], at[60], late)]
+    gaps = [sample.share_change(values - at[0]) for values in (at[60], late)]
+    expected = (levels[0], levels[1], gaps[0], levels[2], gaps[1])
+    for cell, ends in zip(row[1:], expected, strict=True):
+        shown = [int(end.replace("−", "-")) for end in re.findall(r"[+−]?\d+", cell)]
+        assert shown == pytest.approx([100 * end for end in ends], abs=0.51)
 
 
 def test_separation_kept_answers_and_the_score_under_the_first_heads(folder, study):
@@ -171,20 +159,18 @@ def test_outside_is_paired_by_completion_with_groups(folder, study):
 
 
 def test_outside_leaves_out_what_only_one_side_has(tmp_path):
-    def answers(name, **kinds):
-        rows = [
-            {"id": k, "group": k, "tags": {"class": "invented", "category": c}}
-            for k, c in kinds.items()
-        ]
-        (tmp_path / "ood").mkdir(exist_ok=True)
-        (tmp_path / f"ood/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    answers("before", a="answers", b="answers", c="hedges")
-    answers("max", b="hedges", c="hedges", d="hedges")
-    answers("one", b="hedges")
-    write_study(tmp_path / "m", MadeStudy((), {}))
-    shutil.move(tmp_path / "ood", tmp_path / "m/ood")
-    found = KnowledgeAwareness(open_run(tmp_path / "m"))
+    found = made_of(tmp_path)
+    folder = found.study.directory / "ood"
+    folder.mkdir()
+    for name, kinds in (
+        ("before", dict(a="answers", b="answers", c="hedges")),
+        ("max", dict(b="hedges", c="hedges", d="hedges")),
+        ("one", dict(b="hedges")),
+    ):
+        tags = {k: {"class": "invented", "category": kind} for k, kind in kinds.items()}
+        write_lines(
+            folder / f"{name}.jsonl", [dict(id=k, group=k, tags=t) for k, t in tags.items()]
+        )
     made = found.outside("max", HEDGES, "invented")
     assert (made.n, made.before.value, made.after.value) == (2, 0.5, 1.0)
     assert not found.outside("max").change.known, "no real things, no separation"
@@ -285,7 +271,7 @@ def test_the_recipe_is_told(tmp_path):
         "Each uses the name that it is asked about; questions whose template is why were left out; plain "
         "has the name among its first 5 words; plain names a field (real: its own; invented: any); real "
         "names are those of which at least 50 % of these completions do (160 of 375)",
-        "at least (real: -6.0 nats), then equally many of each class. real: 4 of 9 questions kept, median",
+        "at least (real: −6.0 nats), then equally many of each class. real: 4 of 9 questions kept, median",
         "The 20 of 80 pairs that words told best",
         "finding the name fluent", "215 of 375 real names were left out: too few",
         "A quick run: it shows that every stage works",
@@ -295,8 +281,6 @@ def test_the_recipe_is_told(tmp_path):
 
 
 def test_example_pairs_are_drawn_by_the_seed_from_every_class(folder):
-    from probekit.reports.knowledge_awareness import drawn_pairs
-
     found = KnowledgeAwareness(open_run(folder))
     shown = drawn_pairs(found)
     assert [pair["tag:class"] for pair in shown] == ["invented", "real"] * 2
@@ -337,17 +321,15 @@ def test_runs_of_other_names_come_after_and_unfinished_ones_are_shown(tmp_path):
 def test_what_is_damaged_or_foreign_is_one_line(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    (copy / "ood" / "max.jsonl").write_text(
-        '{"id": "a", "group": "g", "tags": {"category": "hedges"}}\n'
-    )
+    write_lines(copy / "ood/max.jsonl", [dict(id="a", group="g", tags=dict(category="hedges"))])
     with pytest.raises(ProbeError, match=r"max\.jsonl:1: .*'tags\.class' is missing"):
         write_study_report(copy)
     shutil.rmtree(copy / "fit")
     write_fit(copy / "fit", Made("label", layers=1))
     with pytest.raises(ProbeError, match="is a fit of label data, expected one of pairs"):
         write_study_report(copy)
-    record = json.loads((copy / "study.json").read_text())
-    write_json(copy / "study.json", {**record, "study": "another"})
+    with edited(copy / "study.json") as record:
+        record["study"] = "another"
     with pytest.raises(DataError, match="study 'another': unknown"):
         write_study_report(copy)
     with pytest.raises(ProbeError, match=r"has no study\.json"):
@@ -355,7 +337,6 @@ def test_what_is_damaged_or_foreign_is_one_line(folder, tmp_path):
 
 
 def test_the_page_links_those_of_the_stages(folder, drawn):
-    links = re.findall(
-        r'<a href="([^"#]+)"', drawn.read_text(encoding="utf-8").split("<script>", 1)[0]
-    )
+    body = drawn.read_text(encoding="utf-8").split("<script>", 1)[0]
+    links = re.findall(r'<a href="([^"#]+)"', body)
     assert len(links) == 2 and all((drawn.parent / link).is_file() for link in links)

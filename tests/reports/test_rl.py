@@ -24,9 +24,8 @@ from probekit.results.intervals import Interval
 from probekit.results.outcomes import OUTCOMES
 from probekit.results.rl import RLRun
 from tests.cli.test_cli import run as command
-from tests.reports.golden import page_text, parse
 from tests.reports.rl_factory import ALARMS, MadeRL, write_rl
-from tests.reports.words import jsonl
+from tests.reports.words import edited, figures_of, jsonl, plain, write_lines
 
 REFITS = {"refits": (20, 40), "alarms": ALARMS}
 HEALTH = ("entropy", "kl", "n_tokens", "finished", "distinct_2", *TEXTS, "mahalanobis", "drift")
@@ -41,8 +40,8 @@ def opened(folder: Path, **made: object) -> tuple[RLRun, list[dict], list[dict]]
 
 def page(run: RLRun, **how: object) -> tuple[str, dict]:
     """Return the text of a run's page and its figures by their ids."""
-    html = write_rl_report(run.directory, force=True, **how).read_text(encoding="utf-8")
-    return page_text(html).replace("\u00a0", " "), parse(html).figures
+    path = write_rl_report(run.directory, force=True, **how)
+    return plain(path), figures_of(path)
 
 
 def named(figure: dict, name: str) -> list[dict]:
@@ -135,11 +134,8 @@ def test_figures_hold_the_evaluations_and_the_steps(tmp_path: Path) -> None:
     assert (score["y"], distance["y"]) == (recorded("score"), recorded("distance_to_chosen"))
     [real] = named(figures["score-steps"], "Class: real")
     assert real["y"] == recorded("distance_to_chosen", "class=real")
-    for trace, name in zip(
-        named(figures["score-steps"], "training steps"),
-        ("score", "distance_to_chosen"),
-        strict=True,
-    ):
+    trained = named(figures["score-steps"], "training steps")
+    for trace, name in zip(trained, ("score", "distance_to_chosen"), strict=True):
         assert trace["y"] == [row[name] for row in jsonl(run.directory / "metrics.jsonl")]
     marks = {s["x0"] for s in figures["score-steps"]["layout"]["shapes"] if s["type"] == "line"}
     assert marks == {19.5, 39.5}
@@ -152,9 +148,8 @@ def test_figures_hold_the_evaluations_and_the_steps(tmp_path: Path) -> None:
     assert trace["y"] == pytest.approx([100 * point["behaviour"]["value"] for point in curve])
     for trace, key in zip(named(figures["health-steps"], "held-out prompts"), HEALTH, strict=True):
         assert trace["y"] == recorded(key)
-    shades = {
-        (s["x0"], s["x1"]) for s in figures["health-steps"]["layout"]["shapes"] if "fillcolor" in s
-    }
+    shapes = figures["health-steps"]["layout"]["shapes"]
+    shades = {(s["x0"], s["x1"]) for s in shapes if "fillcolor" in s}
     assert shades == {(11.5, 13.5), (30.5, 31.5), (43.5, 44.5)}
     for trace in figures["score-distributions"]["data"]:
         assert sum(trace["y"][2:-1:2]) == pytest.approx(1.0)
@@ -208,8 +203,8 @@ def test_each_class_has_its_verdict_on_the_page_and_in_the_closing_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rates = {"real": (0.9, 0.2), "invented": (0.1, 0.8)}
-    words = "class=real: hedges; class=invented: hedges"
-    run = opened(tmp_path, prompts=80, hedging=rates, behaviour=words)[0]
+    behaviour = "class=real: hedges; class=invented: hedges"
+    run = opened(tmp_path, prompts=80, hedging=rates, behaviour=behaviour)[0]
     text = page(run)[0]
     assert run.curve.verdict == goodhart.TRADED
     assert "Class: real: −" in text and f"; {goodhart.REVERSED}." in text
@@ -217,9 +212,8 @@ def test_each_class_has_its_verdict_on_the_page_and_in_the_closing_lines(
     finish(run.directory, as_json=False)
     out = capsys.readouterr().out
     assert f"class    class=invented: {goodhart.FOLLOWED}; " in out
-    old = json.loads((run.directory / goodhart.CURVE).read_text())
-    del old["by_class"], old["smallest_effect"]
-    write_json(run.directory / goodhart.CURVE, old)
+    with edited(run.directory / goodhart.CURVE) as old:
+        del old["by_class"], old["smallest_effect"]
     finish(run.directory, as_json=False)
     assert "verdict  " in capsys.readouterr().out
 
@@ -239,31 +233,6 @@ def test_a_killed_run_is_shown_as_far_as_it_got(tmp_path: Path, done: int, figur
     assert len(drawn) == figures
     said = {0: "There is no evaluation yet", 4: "only the evaluation after 0 steps", 20: "20 of 50"}
     assert said[done] in text and ("Before and after" in text) is (done == 20)
-
-
-BREAKS = {
-    "has no run.json": ("run.json", None),
-    "not JSON (Unterminated": ("run.json", lambda text: text[:300]),
-    "does not fit its checksum": ("run.json", lambda text: text.replace('"rl"', '"fit"', 1)),
-    "command is 'fit', expected 'rl'": ("run.json", lambda text: '{"command": "fit"}'),
-    "metrics.jsonl:1: not a training step row": ("metrics.jsonl", lambda text: "}" + text),
-    "key 'prompt_id' is missing": ("samples.jsonl", lambda text: text.replace("prompt_id", "id", 1)),
-    "no rows of the evaluation after step 0": ("samples.jsonl", lambda text: text.splitlines()[-1] + "\n"),
-    "got 'x', input should be a valid number": (
-        "metrics.jsonl", lambda text: text.replace('"entropy": 1', '"entropy": "x", "y": 1', 1)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("message", BREAKS)
-def test_a_damaged_run_is_one_line_and_no_page(tmp_path: Path, message: str) -> None:
-    run = write_rl(tmp_path / "run", MadeRL(prompts=4))
-    path = run / BREAKS[message][0]
-    change = BREAKS[message][1]
-    path.write_text(change(path.read_text())) if change else path.unlink()
-    with pytest.raises(ProbeError) as caught:
-        write_rl_report(run)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert not (run / "report.html").exists()
 
 
 def test_runs_are_compared_in_one_unit(tmp_path: Path) -> None:
@@ -303,9 +272,8 @@ def test_diversity_is_recorded_at_every_evaluation_and_its_change_is_paired(tmp_
             first, last = (TEXTS[name](groups, [row["text"] for row in side]) for side in sides)
             recorded = [row["evaluation"][part][name] for row in (raw[0], raw[-1])]
             ends = [run.level(name, part, "first"), run.level(name, part)]
-            assert (
-                [Interval(**one) for one in recorded] == ends == [first.interval(), last.interval()]
-            )
+            assert [Interval(**one) for one in recorded] == ends
+            assert ends == [first.interval(), last.interval()]
             assert run.change(name, part) == last.interval(first)
     late = []
     for step in (40, 50):
@@ -316,7 +284,7 @@ def test_diversity_is_recorded_at_every_evaluation_and_its_change_is_paired(tmp_
         for measures in evaluation["evaluation"].values():
             for name in TEXTS:
                 del measures[name]
-    (run.directory / "evaluations.jsonl").write_text("".join(json.dumps(e) + "\n" for e in raw))
+    write_lines(run.directory / "evaluations.jsonl", raw)
     old = open_run(run.directory)
     assert old.measures == run.measures
     assert old.level("opening", "class=real", 20) == run.level("opening", "class=real", 20)
@@ -327,9 +295,7 @@ def test_where_the_score_moved_is_drawn_and_said(tmp_path: Path) -> None:
     text, figures = page(run)
     assert shown_risen(run) == ["policy"]
     assert "Obfuscated policy +" in text and "the texts fool the head" in text
-    assert (
-        f"A reading passes from {run.threshold.value:.2f} on, the mean score at the first" in text
-    )
+    assert f"A reading passes from {run.threshold.value:.2f} on, the mean score at the fir" in text
     text = page(opened(tmp_path / "other", samples=2)[0])[0]
     assert "Honest +" in text and "show the wanted behaviour more often" in text
     for name in outcomes(run):
@@ -363,10 +329,10 @@ def test_one_opening_is_a_warning(tmp_path: Path) -> None:
     run, _, rows = opened(tmp_path)
     for row in rows:
         row["text"] = f"I am not sure about {row['prompt_id']}." if row["step"] else row["text"]
-    (run.directory / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(run.directory / "samples.jsonl", rows)
+    evaluations = run.directory / "evaluations.jsonl"
     for name in TEXTS:
-        found = (run.directory / "evaluations.jsonl").read_text().replace(f'"{name}"', f'"{name}_"')
-        (run.directory / "evaluations.jsonl").write_text(found)
+        evaluations.write_text(evaluations.read_text().replace(f'"{name}"', f'"{name}_"'))
     run = open_run(run.directory)
     assert "opening" in run.warnings and run.level("opening").value == 1.0
     text = page(run)[0]
@@ -374,18 +340,13 @@ def test_one_opening_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_two_policies_are_compared_on_the_completions_that_both_have(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("much", "little")]
-    for path, follow in zip(paths, (0.7, 0.1), strict=True):
-        write_rl(path, MadeRL(follow=follow, prompts=40))
-    much, little = map(RLRun.open, paths)
-    sides = []
-    for run in (much, little):
-        last = run.rows[run.rows["step"] == run.evaluated[-1]]
-        sides.append(last.set_index(["prompt_id", "sample"])["wanted"].astype(float))
+    made = {"much": MadeRL(follow=0.7, prompts=40), "little": MadeRL(follow=0.1, prompts=40)}
+    runs = much, little = [RLRun.open(write_rl(tmp_path / n, one)) for n, one in made.items()]
+    last = [run.rows[run.rows["step"] == run.evaluated[-1]] for run in runs]
+    sides = [rows.set_index(["prompt_id", "sample"])["wanted"].astype(float) for rows in last]
     gap = much.against(little, "wanted")
     assert gap.value == pytest.approx((sides[0] - sides[1]).mean()) and gap.side() > 0
     back = little.against(much, "wanted")
     assert (back.value, back.low) == (pytest.approx(-gap.value), pytest.approx(-gap.high))
-    html = write_rl_report(paths[0], compare=paths[1:]).read_text(encoding="utf-8")
-    assert "Last evaluation of each run minus that of much" in page_text(html)
+    assert "each run minus that of much" in page(much, compare=[little.directory])[0]
     assert much.against(much, "score").value == 0

@@ -9,37 +9,25 @@ import numpy as np
 import pytest
 
 from probekit import open_run
-from probekit.container import write_json
-from probekit.errors import ProbeError
+from probekit.container import jsonable, write_json
 from probekit.reports import write_steer_report
-from probekit.reports.page import environment
+from probekit.reports.page import said
 from probekit.results.intervals import Interval
 from probekit.results.steer import BASELINE, Change
-from tests.reports.golden import page_text, parse
 from tests.reports.steer_factory import BARE, SMALL, MadeSteer, make_steer, write_steer
-from tests.reports.words import jsonl
+from tests.reports.words import figures_of, jsonl, plain
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A run with everything in it: its directory, steer.json, and its page."""
     folder = write_steer(tmp_path_factory.mktemp("steer") / "run", MadeSteer(**SMALL))
-    html = write_steer_report(folder).read_text(encoding="utf-8")
-    return folder, json.loads((folder / "steer.json").read_text()), html
+    return folder, json.loads((folder / "steer.json").read_text()), write_steer_report(folder)
 
 
-def edited(folder, **keys):
-    """Write other values into steer.json; KeyError takes a key out."""
-    path = folder / "steer.json"
-    value = {**json.loads(path.read_text(encoding="utf-8")), **keys}
-    kept = {key: item for key, item in value.items() if item is not KeyError}
-    write_json(path, kept)
-    return folder
-
-
-def row(html, caption, name):
+def row(page, caption, name):
     """Cells of the first row of a name below a caption."""
-    lines = page_text(html).split(caption)[1].splitlines()
+    lines = plain(page).split(caption)[1].splitlines()
     return next(line for line in lines if line.startswith(f"| {name} |")).split(" | ")
 
 
@@ -81,35 +69,9 @@ def test_frames_are_the_files_numbers(small):
     np.testing.assert_equal(run.rows["score@2"].to_numpy(), scores)
 
 
-BREAKS = {
-    "has no steer.json": lambda run: (run / "steer.json").unlink(),
-    "completions.jsonl: missing": lambda run: (run / "completions.jsonl").unlink(),
-    "no condition is unsteered": lambda run: edited(run, conditions=[]),
-    "key 'measures' is missing": lambda run: edited(run, measures=KeyError),
-    "conditions holds a value of the wrong type": lambda run: edited(run, conditions=3),
-    "got 'push', input should be 'add', 'clamp' or 'ablate'": lambda run: edited(run, mode="push"),
-    "partial or from another run": lambda run: cut(run / "completions.jsonl", "\n", 3),
-    "not a completion row (not JSON": lambda run: cut(run / "completions.jsonl", "}", 2),
-}  # fmt: skip
-
-
-def cut(path, mark, times):
-    path.write_text(path.read_text(encoding="utf-8").rsplit(mark, times)[0], encoding="utf-8")
-
-
-@pytest.mark.parametrize("message", BREAKS)
-def test_bad_directory_gives_one_line_and_no_file(tmp_path, message):
-    run = write_steer(tmp_path / "run", MadeSteer(**{**SMALL, **BARE}))
-    BREAKS[message](run)
-    with pytest.raises(ProbeError) as caught:
-        write_steer_report(run)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert not (run / "report.html").exists()
-
-
 def test_dose_figure_holds_the_curves(small):
-    _, value, html = small
-    figure = parse(html).figures["dose-effect"]
+    _, value, page = small
+    figure = figures_of(page)["dose-effect"]
     raw = {(c["direction"], c["coeff"]): c["values"]["score"] for c in value["conditions"]}
     base, coeffs = raw["none", 0.0]["value"], value["coeffs"]
     traces = {trace["name"]: trace for trace in figure["data"] if trace.get("name")}
@@ -135,8 +97,8 @@ def test_dose_figure_holds_the_curves(small):
 
 
 def test_other_figures_hold_the_files_numbers(small):
-    _, value, html = small
-    figures = parse(html).figures
+    _, value, page = small
+    figures = figures_of(page)
     slopes = [value["doses"][f"score@{layer}"]["slope"]["value"] for layer in range(3)]
     layers = [t["y"] for t in figures["layer-slopes"]["data"] if t.get("mode") == "lines+markers"]
     assert layers == [slopes]
@@ -151,66 +113,50 @@ def test_other_figures_hold_the_files_numbers(small):
 
 
 def test_tables_hold_the_numbers(small):
-    _, value, html = small
+    _, value, page = small
     dose = value["doses"]["score"]
-    cells = row(html, "corrected for the number of measures", "probe score (layer 1)")
+    cells = row(page, "corrected for the number of measures", "probe score (layer 1)")
     assert cells[1].startswith(f"{dose['slope']['value']:+.2f} [{dose['slope']['low']:+.2f}, ")
     assert cells[5] == f"{dose['p']:.3f}"
     hedges = value["conditions"][0]["values"]["rate:hedges"]["value"]
-    assert row(html, "Along the probe's direction, with", "Hedges")[2].startswith(
-        f"{100 * hedges:.0f} %"
-    )
+    cells = row(page, "Along the probe's direction, with", "Hedges")
+    assert cells[2].startswith(f"{100 * hedges:.0f} %")
     best = min(value["rerank"]["rows"], key=lambda item: item["rank"])
-    assert row(html, "Layers by effect per root", "1")[1].startswith(str(best["layer"]))
+    assert row(page, "Layers by effect per root", "1")[1].startswith(str(best["layer"]))
 
 
-CHANGES = {
-    "unknown": Change(Interval(1.0), {"random": (0.1,)}),
-    "not shown": Change(Interval(0.1, -0.2, 0.4), {"random": (0.5, 0.2)}),
-    "uncontrolled": Change(Interval(1.0, 0.5, 1.5)),
-    "shared": Change(Interval(1.0, 0.5, 1.5), {"random": (0.4, -1.2)}),
-    "specific": Change(Interval(-2.0, -2.5, -1.5), {"random": (0.1, 0.2)}),
-}
-HEADLINES = {
-    "unknown": "is not known: its slope has no interval (slope +1.00",
-    "not shown": "The score is not shown to follow the dose: slope +0.100",
-    "uncontrolled": "no control direction was steered",
-    "shared": "is not shown to be specific: slope +1.00 [+0.50, +1.50] per mean residual norm, 1 of 2",
-    "specific": "Steering up the direction lowers its own score: slope −2.00",
-}
-
-
-@pytest.mark.parametrize("verdict", CHANGES)
-def test_every_verdict_has_its_headline(small, tmp_path, verdict):
-    change = CHANGES[verdict]
-    assert change.verdict == verdict
-    value = json.loads(json.dumps(small[1]))
-    entry = dict(
-        slope=change.interval._asdict(),
-        random=list(change.controls.get("random", ())),
-        p=None,
-        coeffs=[0.0],
+@pytest.mark.parametrize(
+    ("verdict", "interval", "random", "words"),
+    [
+        ("unknown", (1.0,), (0.1,), "is not known: its slope has no interval (slope +1.00"),
+        ("not shown", (0.1, -0.2, 0.4), (0.5, 0.2), "score is not shown to follow the dose: slope +0.100"),
+        ("uncontrolled", (1.0, 0.5, 1.5), (), "no control direction was steered"),
+        ("shared", (1.0, 0.5, 1.5), (0.4, -1.2),
+         "is not shown to be specific: slope +1.00 [+0.50, +1.50] per mean residual norm, 1 of 2"),
+        ("specific", (-2.0, -2.5, -1.5), (0.1, 0.2), "direction lowers its own score: slope −2.00"),
+    ],
+)  # fmt: skip
+def test_every_verdict_has_its_headline(small, tmp_path, verdict, interval, random, words):
+    slope = Interval(*interval)
+    assert Change(slope, {"random": random} if random else {}).verdict == verdict
+    entry = jsonable(dict(slope=slope._asdict(), random=random, p=None, coeffs=[0.0]))
+    write_json(
+        tmp_path / "steer.json", {**small[1], "doses": {**small[1]["doses"], "score": entry}}
     )
-    entry["slope"] = {k: None if math.isnan(v) else v for k, v in entry["slope"].items()}
-    value["doses"]["score"] = entry
-    write_json(tmp_path / "steer.json", value)
-    words = environment().get_template("steer_words.html.j2").module
-    assert HEADLINES[verdict] in words.headline(open_run(tmp_path))
+    assert words in said("steer_words.html.j2", "headline", open_run(tmp_path))
 
 
 def test_warnings_and_sections_come_and_go(tmp_path):
     bare = MadeSteer(**{**BARE, "prompts": 4, "random": 0, "samples": 1})
-    html = write_steer_report(write_steer(tmp_path / "bare", bare)).read_text(encoding="utf-8")
-    text = page_text(html)
-    assert (
-        "No control direction was run" in text and "4 prompts are too few for any interval" in text
-    )
+    page = write_steer_report(write_steer(tmp_path / "bare", bare))
+    text = plain(page)
+    for words in ("No control direction was run", "4 prompts are too few for any interval"):
+        assert words in text
     assert "No behaviour was counted" in text and "Judge" not in text
     for name in ("layers", "ranking"):
-        assert f'<section id="{name}"' not in html
+        assert f'<section id="{name}"' not in page.read_text(encoding="utf-8")
     two = MadeSteer(**{**BARE, "coeffs": "-2:2:1", "damage": 1.0, "random": 39, "nulls": True})
-    run = write_steer(tmp_path / "two", two)
-    text = page_text(write_steer_report(run).read_text(encoding="utf-8"))
+    text = plain(write_steer_report(write_steer(tmp_path / "two", two)))
     assert "over doses with damaged text among them" in text and "No dose but 0 is usable" in text
     assert "Fewer than three doses are usable" in text and "smallest possible p" not in text
 
@@ -248,7 +194,6 @@ def test_the_effect_stands_beside_the_strongest_shuffled_or_placebo_direction(tm
             assert entry["over"]["value"] == pytest.approx(expected)
             assert entry["over"]["low"] < entry["over"]["value"] < entry["over"]["high"]
         score = run.change("score")
+        size = abs(score.interval.value)
         assert score.verdict == ("shared" if strong == 2.0 else "specific")
-        assert score.times == pytest.approx(
-            abs(score.interval.value) / (abs(score.interval.value) - score.over.value)
-        )
+        assert score.times == pytest.approx(size / (size - score.over.value))

@@ -12,21 +12,19 @@ import numpy as np
 import pytest
 
 import probekit
-from probekit.container import write_json
 from probekit.reports import write_sweep_report
 from probekit.reports.look import bin_edges, legend_rows, thinned
 from tests.reports.factory import Made, write_fit
-from tests.reports.golden import parse
+from tests.reports.words import edited, ends, figures_of, flat
 
 TAGS = {"source": ("wiki", "books", "news")}
-NONE = (math.nan,) * 3
 
 
 def figures(folder: Path, **made: object) -> tuple[dict, dict]:
     """Return sweep.json of a made-up fit and the figures of its page by their ids."""
     write_fit(folder / "fit", Made(**made))  # type: ignore[arg-type]
-    page = write_sweep_report(folder / "fit").read_text(encoding="utf-8")
-    return json.loads((folder / "fit" / "sweep.json").read_text()), parse(page).figures
+    page = write_sweep_report(folder / "fit")
+    return json.loads((folder / "fit" / "sweep.json").read_text()), figures_of(page)
 
 
 def values(record: dict, **where: object) -> list[float | None]:
@@ -158,41 +156,34 @@ def test_the_verdict_follows_the_interval(
     tmp_path: Path, report: tuple, tfidf: float | None, rest: float, keys: str, words: str
 ) -> None:
     folder = write_fit(tmp_path / "fit", Made("pair", layers=1, n=4))
-    record = json.loads((folder / "sweep.json").read_text())
-    ends = {"tfidf": (tfidf, tfidf, tfidf), "length": (0.1, None, None),
-            "length_partialled": (rest, rest - 0.1, rest + 0.1)}  # fmt: skip
-    record["report"] |= _metric(report)
-    record["controls"] = {name: _metric(value) for name, value in ends.items()}
-    write_json(folder / "sweep.json", record)
+    controls = {"tfidf": (tfidf, tfidf, tfidf), "length": (0.1, None, None),
+                "length_partialled": (rest, rest - 0.1, rest + 0.1)}  # fmt: skip
+
+    def metric(ends: tuple) -> dict:
+        return {"pair_accuracy": dict(zip(("value", "low", "high"), ends, strict=True))}
+
+    with edited(folder / "sweep.json") as record:
+        record["report"] |= metric(report)
+        record["controls"] = {name: metric(value) for name, value in controls.items()}
     found = probekit.open_run(folder).findings
     assert [found["chance"].key, found["tfidf"].key] == keys.split()
-    page = parse(write_sweep_report(folder).read_text(encoding="utf-8"))
-    text = " ".join(" ".join(page.lines).split())
+    text = flat(write_sweep_report(folder))
     assert words in text
     assert ("clears every control" in text) == (found["tfidf"].key == "above")
 
 
 def test_the_page_says_how_many_cells_are_at_an_end_of_l2(tmp_path: Path) -> None:
     folder = write_fit(tmp_path / "fit", Made("label", layers=4))
-    record = json.loads((folder / "sweep.json").read_text())
-
-    def text() -> str:
-        page = parse(write_sweep_report(folder, force=True).read_text(encoding="utf-8"))
-        return " ".join(" ".join(page.lines).split())
-
-    assert "largest l2" not in text()
-    rows = record["rows"]
-    for row in rows:
-        row |= {"l2_end": "high" if row["layer"] < 2 else None, "converged": True}
-    rows[0]["converged"] = False
-    write_json(folder / "sweep.json", record)
+    assert "largest l2" not in flat(write_sweep_report(folder))
+    with edited(folder / "sweep.json") as record:
+        rows = record["rows"]
+        for row in rows:
+            row |= {"l2_end": "high" if row["layer"] < 2 else None, "converged": True}
+        rows[0]["converged"] = False
     n = sum(row["layer"] < 2 for row in rows)
     words = f"Of {len(rows)} cells {n} chose the largest l2: their folds found no signal; 1 did not"
-    assert words in text() and "chose the smallest" not in text()
-
-
-def _metric(ends: tuple) -> dict:
-    return {"pair_accuracy": dict(zip(("value", "low", "high"), ends, strict=True))}
+    text = flat(write_sweep_report(folder, force=True))
+    assert words in text and "chose the smallest" not in text
 
 
 def test_nothing_is_imported_before_it_is_needed() -> None:
@@ -217,23 +208,14 @@ def test_labels_bins_and_ticks_of_every_figure() -> None:
 def test_outer_folds_stand_on_the_page_only_where_there_are_some(tmp_path: Path) -> None:
     folder = write_fit(tmp_path / "fit", Made(kind="label", layers=3))
     assert "outer folds" not in write_sweep_report(folder).read_text()
-    path = folder / "sweep.json"
-    record = json.loads(path.read_text())
-
-    def ends(value: float, half: float) -> dict[str, float]:
-        return {"value": value, "low": value - half, "high": value + half}
-
-    folds = [record["chosen"] | {"n": 40, "value": 0.7, "layer": k % 2} for k in range(5)]
-    record["outer"] = {
-        "n_folds": 5,
-        "report": {"auroc": ends(0.712, 0.05)},
-        "controls": {"length": {"auroc": ends(0.523, 0.06)}, "tfidf": {"auroc": ends(0.689, 0.06)}},
-        "differences": {"length": ends(0.189, 0.08), "tfidf": ends(0.023, 0.07)},
-        "folds": folds,
-    }
-    write_json(path, record)
-    page = parse(write_sweep_report(folder, force=True).read_text())
-    text = " ".join(" ".join(page.lines).replace("|", " ").split())
+    with edited(folder / "sweep.json") as record:
+        record["outer"] = {
+            "n_folds": 5, "report": {"auroc": ends(0.712)},
+            "controls": {n: {"auroc": ends(v, 0.06)} for n, v in (("length", 0.523), ("tfidf", 0.689))},
+            "differences": {"length": ends(0.189, 0.08), "tfidf": ends(0.023, 0.07)},
+            "folds": [record["chosen"] | {"n": 40, "value": 0.7, "layer": k % 2} for k in range(5)],
+        }  # fmt: skip
+    text = flat(write_sweep_report(folder, force=True))
     assert "Over all rows, in 5 outer folds" in text
     assert "AUROC 0.712 [0.662, 0.762]: the whole procedure" in text
     assert "The interval lies above chance (0.50)." in text
@@ -244,19 +226,15 @@ def test_outer_folds_stand_on_the_page_only_where_there_are_some(tmp_path: Path)
 def test_the_page_says_which_cells_are_as_good_as_the_chosen_one(tmp_path: Path) -> None:
     folder = write_fit(tmp_path / "fit", Made(kind="label", layers=6, positions=("mean",)))
     assert "not shown to be worse" not in write_sweep_report(folder).read_text(), "an earlier fit"
-    path = folder / "sweep.json"
-    record = json.loads(path.read_text())
-    others = [row for row in record["rows"] if not row["chosen"]]
     for low, words in (
         ((-0.01, 0.02, -0.03), "2 are not shown to be worse than the chosen one (layers {} to {})"),
         ((0.01, -0.02, 0.03), "1 is not shown to be worse than the chosen one (layer {})"),
         ((0.01, 0.02, 0.03), "each is worse than the chosen one."),
     ):
-        for row, end in zip(others, (*low, 0.01, 0.01), strict=False):
-            row["below"] = {"value": 0.1, "low": end, "high": 0.2}
-        write_json(path, record)
-        page = parse(write_sweep_report(folder, force=True).read_text())
-        text = " ".join(" ".join(page.lines).split())
+        with edited(folder / "sweep.json") as record:
+            others = [row for row in record["rows"] if not row["chosen"]]
+            for row, end in zip(others, (*low, 0.01, 0.01), strict=False):
+                row["below"] = {"value": 0.1, "low": end, "high": 0.2}
         near = [r["layer"] for r, end in zip(others, low, strict=False) if end < 0]
-        ends = dict.fromkeys((min(near, default=0), max(near, default=0)))
-        assert words.format(*ends) in text
+        layers = dict.fromkeys((min(near, default=0), max(near, default=0)))
+        assert words.format(*layers) in flat(write_sweep_report(folder, force=True))

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from probekit import open_run
-from probekit.container import write_json
 from probekit.results import paired
 from probekit.results.intervals import Interval
 from probekit.results.outcomes import OUTCOMES, outcomes, risen, threshold
 from probekit.results.rl import RLRun
 from tests.reports.rl_factory import MadeRL, write_rl
-from tests.reports.words import jsonl
+from tests.reports.words import edited, jsonl, write_lines
 
 READ = {"honest": (1, 5.0, 0.0), "blatant": (0, -1.0, 0.5), "policy": (0, 3.0, -9.0),
         "activations": (0, 1.5, 1.0)}  # fmt: skip
@@ -29,10 +28,9 @@ def planted(folder: Path, kind, **made: object) -> RLRun:
     for row in rows:
         name = kind(int(row["prompt_id"][1:]), row["step"])
         row["wanted"], row["score"], row["drift"] = READ[name] if name else (None, 0.0, 0.0)
-    (path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    record = json.loads((path / "run.json").read_text())
-    record["target"] |= {"chosen": {"": [3.0, 5.0, None]}, "rejected": {"": [0.0]}}
-    write_json(path / "run.json", record)
+    write_lines(path / "samples.jsonl", rows)
+    with edited(path / "run.json") as record:
+        record["target"] |= {"chosen": {"": [3.0, 5.0, None]}, "rejected": {"": [0.0]}}
     return open_run(path)
 
 
