@@ -213,7 +213,7 @@ def load_model(
         model, tokenizer, name = unwrapped(given, tokenizer)
         tokenizer = load_tokenizer(name) if tokenizer is None else tokenizer
     if adapter is not None:
-        model = _adapted(model, name, adapter)
+        model = _adapted(model, name, _whole(adapter))
     loaded = _identified(model, tokenizer, name, revision, template_date, log)
     return (
         loaded if adapter is None else dataclasses.replace(loaded, adapter=recorded(str(adapter)))
@@ -304,13 +304,12 @@ def add_adapter(loaded: LoadedModel, folder: str | Path) -> LoadedModel:
     ModelError
         When there is no adapter, or it is of another model.
     """
+    folder = _whole(folder)
     return dataclasses.replace(loaded, model=_adapted(loaded.model, loaded.spec, folder))
 
 
-def _adapted(model: Any, spec: str, folder: str | Path) -> Any:  # noqa: ANN401 - transformers' models
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import SafetensorError, safe_open
-
+def _whole(folder: str | Path) -> Path:
+    """Return the folder of an adapter that is whole and not pickled, or raise `ModelError`."""
     folder = adapter_folder(folder)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
@@ -318,6 +317,14 @@ def _adapted(model: Any, spec: str, folder: str | Path) -> Any:  # noqa: ANN401 
                 f"{folder}: holds no {name}. Expected an adapter; a pickled adapter is not read."
             )
     check_file(folder / "adapter_model.safetensors", ModelError, "Take another checkpoint.")
+    return folder
+
+
+def _adapted(model: Any, spec: str, folder: str | Path) -> Any:  # noqa: ANN401 - transformers' models
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    folder = _whole(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as of merging, which is not done

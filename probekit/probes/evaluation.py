@@ -32,8 +32,8 @@ from probekit.probes.metrics import (
     within_group_accuracy,
 )
 from probekit.probes.tokens import stored_scores
-from probekit.results.intervals import Array, Interval, Metrics, Resampler, as_json
-from probekit.results.table import measured
+from probekit.results.intervals import Array, Interval, Metrics, Resampler
+from probekit.results.table import as_json, measured
 
 if TYPE_CHECKING:
     import pandas as pd

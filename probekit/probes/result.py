@@ -28,7 +28,7 @@ from probekit.probes.solvers import End
 from probekit.probes.splits import FRACTIONS, Index
 from probekit.probes.task import Task
 from probekit.probes.units import from_unit
-from probekit.results.intervals import Array, Interval, Metrics, as_json
+from probekit.results.intervals import Array, Interval, Metrics
 from probekit.results.sweep import (
     DOCUMENT,
     PREDICTIONS,
@@ -45,6 +45,7 @@ from probekit.results.sweep import (
     SweepRecord,
     SweepRun,
 )
+from probekit.results.table import as_json
 
 if TYPE_CHECKING:
     import pandas as pd

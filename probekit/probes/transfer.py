@@ -24,7 +24,8 @@ from probekit.probes.outer import Fold, judged
 from probekit.probes.task import Task
 from probekit.probes.tokens import stored_scores
 from probekit.results.evaluate import DOCUMENT, SCORES, EvaluateRun, ScoreRow
-from probekit.results.intervals import Array, Interval, as_json
+from probekit.results.intervals import Array, Interval
+from probekit.results.table import as_json
 
 N_FOLDS = 5
 TEXT = ("tfidf",)

@@ -16,9 +16,9 @@ from probekit.results.intervals import (
     Array,
     Interval,
     Resampler,
-    as_json,
     change,
 )  # fmt: skip
+from probekit.results.table import as_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,10 +16,11 @@ from probekit.models.sampling_config import SamplingConfig
 from probekit.probes.placebo import placebos
 from probekit.probes.probe import Probe
 from probekit.results.diversity import TEXTS, similarity
-from probekit.results.intervals import Interval, Metrics, Resampler, as_json
+from probekit.results.intervals import Interval, Metrics, Resampler
 from probekit.results.measures import measure
 from probekit.results.rl import ALL
 from probekit.results.rl_files import Measures
+from probekit.results.table import as_json
 from probekit.rl.config import RLConfig
 from probekit.rl.extra import repetition
 from probekit.rl.frozen import Frozen, FrozenReader

@@ -27,9 +27,9 @@ from probekit.probes.probe import Probe
 from probekit.probes.scoring import Scorer
 from probekit.provenance import agrees, run_record
 from probekit.results.goodhart import CURVE, detectable
-from probekit.results.intervals import as_json
 from probekit.results.rl import RLRun
 from probekit.results.rl_files import BEST_OF, DOCUMENT
+from probekit.results.table import as_json
 from probekit.rl.checkpoint import LOGS, Logs
 from probekit.rl.config import RLConfig
 from probekit.rl.head_data import HeadData

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.probes.metrics import wins
-from probekit.results.intervals import Array, Interval, Resampler, as_json
+from probekit.results.intervals import Array, Interval, Resampler
+from probekit.results.table import as_json
 
 FOLDS = 5
 ROUNDS = 20

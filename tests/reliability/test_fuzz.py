@@ -27,7 +27,7 @@ from tests.reports.dynamics_factory import write_dynamics
 def test_whatever_a_user_writes_is_a_value_or_one_line(tmp_path):
     seen: list[str] = []
     found = run(tmp_path, inputs=900, seed=20, tell=seen.append)
-    assert len(found) == 28
+    assert len(found) == 29
     assert not [line for line in seen if not line.startswith("|")]
     for name, counts in found.items():
         assert counts["wrong"] == 0, name
