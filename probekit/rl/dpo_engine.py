@@ -137,7 +137,7 @@ def _trainer(
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ANN401
             # With transformers' own the first step would learn nothing, and a run of one step neither.
-            self.lr_scheduler = self.lr_scheduler or torch.optim.lr_scheduler.LambdaLR(
+            self.lr_scheduler: Any = torch.optim.lr_scheduler.LambdaLR(
                 optimizer or self.optimizer, lambda step: config.rate(step, num_training_steps)
             )
             return self.lr_scheduler
