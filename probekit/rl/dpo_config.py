@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -90,3 +91,10 @@ class DPOConfig(Settings):
         if self.loss in BATCHWISE:
             return self.batch
         return max(n for n in range(1, self.at_once + 1) if self.batch % n == 0)
+
+    def rate(self, step: int, n_steps: int) -> float:
+        """Return the factor of the learning rate at a step, from 0; the first step learns too."""
+        rising = math.ceil(self.warmup * n_steps)
+        if step < rising:
+            return (step + 1) / rising
+        return max(0.0, 1 - (step - rising) / max(1, n_steps - rising))

@@ -85,7 +85,6 @@ def trl_settings(config: DPOConfig, device: torch.device) -> dict[str, Any]:
         "beta": config.beta,
         "label_smoothing": config.label_smoothing,
         "learning_rate": config.learning_rate,
-        "warmup_steps": config.warmup,
         "max_grad_norm": config.max_norm,
         "seed": config.seed,
         "max_length": None,  # rows are cut already
@@ -135,6 +134,13 @@ def _trainer(
 
         def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
             policy.load(Path(checkpoint))
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ANN401
+            # With transformers' own the first step would learn nothing, and a run of one step neither.
+            self.lr_scheduler: Any = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda step: config.rate(step, num_training_steps)
+            )
+            return self.lr_scheduler
 
         def create_model_card(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
             """Write none: the adapter's own record says more."""

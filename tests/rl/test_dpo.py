@@ -404,3 +404,16 @@ def test_without_trl_one_line_says_how_to_get_it(tiny_llama, tmp_path, monkeypat
     assert shown.count("\n") == 1 and not (tmp_path / "out").exists()
     with pytest.raises(ModelError, match="train_dpo: found TRL 1.15.2"):
         pk.train_dpo(str(tiny_llama), planted(4), tmp_path / "out")
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_every_step_learns_at_the_rate_of_the_schedule(tiny_llama, tmp_path, steps):
+    """Up over a share of the steps, then down in a line; a run of one step changes the model too."""
+    found = pk.train_dpo(
+        str(tiny_llama), planted(12), tmp_path / "out", steps=steps, batch=2, rank=2, warmup=0.2,
+        learning_rate=1e-2,
+    )  # fmt: skip
+    wanted = [1.0] if steps == 1 else [0.5, 1, 1, *(1 - k / 8 for k in range(1, 8))]
+    assert found.history["learning_rate"].tolist() == pytest.approx([1e-2 * w for w in wanted])
+    rows = found.rows
+    assert (rows["chosen_after"] != rows["chosen_before"]).all()
