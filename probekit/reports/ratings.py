@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probekit.reports.figures import histograms, level, lines, points
-from probekit.reports.formats import count, number
+from probekit.reports.formats import count, number, sentence
 from probekit.reports.steer import dose_figure
 from probekit.reports.sweep import heatmap_of, sweep_figures
 from probekit.results.findings import standing
@@ -69,10 +69,10 @@ def _curve(found: RatingsStudy, measured: str) -> go.Figure:
         values = [Interval(*row) for row in rows[list(Interval._fields)].itertuples(index=False)]
         hover = [f"{number(at)}, n = {n}" for at, n in zip(rows["at"], rows["n"], strict=True)]
         which = READERS[str(reader)] + (", mean since the place before" if binned else "")
-        more = {"panel": item.label, "axis": item.axis_title, "name": which}
+        more = {"panel": sentence(item.label), "axis": item.axis_title, "name": which}
         parts.append(points(rows["at"].tolist(), values, hover, **more))
     if measured == "part":
-        r = [level(0.0, [0.0, 1.0], panel=measure("sweep", "pearson").label, axis="Pearson r")]
+        r = [level(0.0, [0.0, 1.0], panel="Pearson r", axis="Pearson r")]
         parts += r
     return lines(
         parts, title="Rating read along completions", x_title=MEASURED[measured],

@@ -38,7 +38,7 @@ MIDDLE = 1 / 3
 """Layers from this part of the depth on are the early middle to the end."""
 KNOWN_MEASURES = ("score", "perplexity", "distinct_2")
 """Measures of steering that are shown."""
-NOT_RUN = "not run"
+NOT_RUN, PARTLY = "not run", "partly"
 
 
 class SampledAnswer(TypedDict):
@@ -63,7 +63,8 @@ class RatingClaim(NamedTuple):
 
     id: str
     key: str = NOT_RUN
-    """`above` its bar (reproduced), `below` (not reproduced), `includes` (not shown), or `not run`."""
+    """`above` its bar (reproduced), `below` (not reproduced), `includes` (not shown), `partly`: but not
+    above every control, or `not run`."""
     value: Interval = NO_VALUE
     more: Mapping[str, Any] = {}
 
@@ -187,7 +188,7 @@ class RatingsStudy:
         rivals = run.rivals
         key = run.findings["chance"].key
         if key == ABOVE and (rivals[INCLUDES] or rivals[BELOW]):
-            key = INCLUDES
+            key = PARTLY
         more = {"rivals": [finding.id for finding in (*rivals[INCLUDES], *rivals[BELOW])]}
         return RatingClaim("reading", key, run.value(), more)
 
