@@ -113,7 +113,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
             f"{unit}, {outer['n_folds']} heads; chosen layers {layers}"
         )
         lines += _control_lines(outer, metric)
-    elif n["examples"] < FEW:
+    elif n["examples"] < FEW and "confusion" not in summary:
         lines.append(
             f"advice   under {FEW} {unit} one split tells little: --outer-folds 5 reports every one"
         )

@@ -243,10 +243,7 @@ def _read(
 
 def _two(classes: tuple[str, ...]) -> None:
     if len(classes) > 2:  # noqa: PLR2004
-        many = ", ".join(classes)
-        raise ProbeError(
-            f"classes: the data have {many}, expected two. Read them with --positive NAME."
-        )
+        raise ProbeError(f"classes: the data have {', '.join(classes)}, expected two: --positive.")
 
 
 def _step(examples: Examples) -> int:

@@ -84,20 +84,37 @@ def class_metrics(label: NDArray[Any], logits: Array, sample: Resampler) -> Metr
     told = log_softmax(logits, axis=1)
     n = logits.shape[1]
     truth, guess = np.eye(n)[label], np.eye(n)[logits.argmax(axis=1)]
-    rows = np.concatenate([truth * guess, truth + guess], axis=1)
-
-    def f1(sums: Array) -> Array:
-        """Return 2 tp / (2 tp + fp + fn), the mean over classes that a row has or is given."""
-        share = 2 * sums[..., :n] / np.maximum(sums[..., n:], 1.0)
-        return np.asarray(share.sum(axis=-1) / (sums[..., n:] > 0).sum(axis=-1))
-
+    right = (truth * guess).sum(axis=1)
     return {
         "macro_auroc": score_interval(*macro_area(label, told, sample)),
-        "macro_f1": sample.interval(rows, f1),
-        "accuracy": sample.share((truth * guess).sum(axis=1)),
+        "macro_f1": macro_f1(truth, guess, sample),
+        "accuracy": sample.share(right),
         "log_loss": sample.mean(-told[np.arange(len(label)), label]),
-        "ece": ece((truth * guess).sum(axis=1), np.exp(told.max(axis=1)), sample),
+        "ece": ece(right, np.exp(told.max(axis=1)), sample),
     }
+
+
+def macro_f1(truth: Array, guess: Array, sample: Resampler) -> Interval:
+    """Return the mean of 2 tp / (2 tp + fp + fn) over the classes that a row has or is given.
+
+    The interval is a score interval on the variance between groups of what each row adds.
+
+    Parameters
+    ----------
+    truth, guess
+        1 at the class that a row has, and that it is given, shape (n, n_classes).
+    sample
+        Resampler of the same n rows.
+    """
+    sizes = (truth + guess).sum(axis=0)
+    known = sizes > 0
+    share = 2 * (truth * guess).sum(axis=0)[known] / sizes[known]
+    parts = (2 * truth * guess)[:, known] - share * (truth + guess)[:, known]
+    influence = sample.per_group((parts / sizes[known]).mean(axis=1))
+    ones = [truth[:, k] == 1 for k in np.flatnonzero(truth.any(axis=0))]
+    support = min(class_support(one, sample) for one in ones)
+    right = (truth * guess).sum(axis=1)
+    return score_interval(float(share.mean()), influence, support, _rarer(right, sample))
 
 
 def macro_area(

@@ -425,7 +425,7 @@ def test_every_command_has_help_with_an_example(capsys):
             assert f"probekit {' '.join(path)}" in shown.split("Example:")[1], path
     assert set(COMMANDS) == {
         "models", "data", "sample", "elicit", "cache", "fit", "score", "evaluate", "steer", "rl", "dpo",
-        "dynamics", "verify", "behaviours", "study", "report",
+        "tokens", "stack", "compare", "dynamics", "verify", "behaviours", "study", "report", "view",
     }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_measures_are_those_of_scikit_learn(rng):
         "accuracy": accuracy_score(y, guess),
         "log_loss": log_loss(y, chance),
     }
-    assert {name: value.value for name, value in found.items()} == pytest.approx(truth)
+    assert {name: found[name].value for name in truth} == pytest.approx(truth)
     for value in found.values():
         assert value.low < value.value < value.high
     np.testing.assert_array_equal(confusion(y, logits), confusion_matrix(y, guess))
@@ -75,3 +75,10 @@ def test_a_class_that_is_not_there_has_no_area():
     assert found["macro_f1"].value == pytest.approx(
         f1_score(y, logits.argmax(axis=1), average="macro")
     )
+
+
+def test_no_measure_of_rows_that_are_all_right_has_an_empty_interval():
+    y = np.arange(60) % 3
+    found = class_metrics(y, 9.0 * np.eye(3)[y], Resampler(np.arange(60), n_boot=50))
+    for name in ("macro_auroc", "macro_f1", "accuracy"):
+        assert found[name].value == found[name].high == 1.0 and found[name].low < 0.97
