@@ -13,11 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from probekit.activations.table import Cell
-from probekit.container import (
-    atomic_directory,
-    disk_errors,
-    write_json,
-)
+from probekit.container import as_json, atomic_directory, disk_errors, write_json
 from probekit.digests import write_digests
 from probekit.errors import ProbeError
 from probekit.foreign import Shown, beside, recorded
@@ -30,7 +26,7 @@ from probekit.probes.solvers import End
 from probekit.probes.splits import FRACTIONS, Index
 from probekit.probes.task import Task
 from probekit.probes.units import from_unit
-from probekit.results.intervals import Array, Interval, Metrics, as_json
+from probekit.results.intervals import Array, Interval, Metrics
 from probekit.results.sweep import (
     DOCUMENT,
     PREDICTIONS,

@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Examples
-from probekit.container import atomic_directory, write_json
+from probekit.container import as_json, atomic_directory, write_json
 from probekit.errors import DataError, ProbeError
 from probekit.probes.aggregate import Aggregate
 from probekit.probes.controls import length_scores, text_scores
@@ -23,7 +23,7 @@ from probekit.probes.monitor import Monitor, thresholds
 from probekit.probes.outer import Fold, judged
 from probekit.probes.task import Task
 from probekit.results.evaluate import DOCUMENT, SCORES, EvaluateRun, ScoreRow
-from probekit.results.intervals import Array, Interval, as_json
+from probekit.results.intervals import Array, Interval
 
 N_FOLDS = 5
 TEXT = ("tfidf",)

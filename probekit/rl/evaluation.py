@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.behaviours import Behaviours, Wanted
+from probekit.container import as_json
 from probekit.data.rows import Example
 from probekit.models.load import LoadedModel
 from probekit.models.sampling_config import SamplingConfig
 from probekit.probes.placebo import placebos
 from probekit.probes.probe import Probe
 from probekit.results.diversity import TEXTS, similarity
-from probekit.results.intervals import Interval, Metrics, Resampler, as_json
+from probekit.results.intervals import Interval, Metrics, Resampler
 from probekit.results.measures import measure
 from probekit.results.rl import ALL
 from probekit.results.rl_files import Measures
