@@ -163,6 +163,16 @@ def jsonable(value: Any) -> Any:  # noqa: ANN401 - any JSON-like value
     return value
 
 
+def as_json(value: Any) -> Any:  # noqa: ANN401 - any result
+    """Return a result as JSON has it: by its own `to_json`, or a named tuple as an object of fields."""
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if isinstance(value, list):
+        return [as_json(item) for item in value]
+    fields = value._asdict() if hasattr(value, "_asdict") else value
+    return {k: as_json(v) for k, v in fields.items()} if isinstance(fields, Mapping) else fields
+
+
 def discard(path: Path) -> None:
     """Delete a file or folder, where there is one; a kill leaves none of it under its name."""
     with disk_errors(path):

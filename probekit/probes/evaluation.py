@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Examples
+from probekit.container import as_json
 from probekit.data.open import open_dataset
 from probekit.data.rows import Example
 from probekit.errors import DataError, ProbeError
@@ -33,7 +34,7 @@ from probekit.probes.metrics import (
 )
 from probekit.probes.tokens import stored_scores
 from probekit.results.intervals import Array, Interval, Metrics, Resampler
-from probekit.results.table import as_json, measured
+from probekit.results.table import measured
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from probekit.activations.table import Cell
-from probekit.container import atomic_directory, disk_errors, write_json
+from probekit.container import as_json, atomic_directory, disk_errors, write_json
 from probekit.digests import write_digests
 from probekit.errors import ProbeError
 from probekit.foreign import Shown, beside, recorded
@@ -45,7 +45,6 @@ from probekit.results.sweep import (
     SweepRecord,
     SweepRun,
 )
-from probekit.results.table import as_json
 
 if TYPE_CHECKING:
     import pandas as pd

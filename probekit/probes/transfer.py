@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Examples
-from probekit.container import atomic_directory, write_json
+from probekit.container import as_json, atomic_directory, write_json
 from probekit.errors import DataError, ProbeError
 from probekit.probes.aggregate import Aggregate
 from probekit.probes.controls import length_scores, text_scores
@@ -25,7 +25,6 @@ from probekit.probes.task import Task
 from probekit.probes.tokens import stored_scores
 from probekit.results.evaluate import DOCUMENT, SCORES, EvaluateRun, ScoreRow
 from probekit.results.intervals import Array, Interval
-from probekit.results.table import as_json
 
 N_FOLDS = 5
 TEXT = ("tfidf",)

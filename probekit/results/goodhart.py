@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.results.intervals import (
-    FEWEST_GROUPS,
-    NO_VALUE,
-    Array,
-    Interval,
-    Resampler,
-    change,
-)  # fmt: skip
-from probekit.results.table import as_json
+from probekit.container import as_json
+from probekit.results.intervals import FEWEST_GROUPS, NO_VALUE, Array, Interval, Resampler, change
 
 if TYPE_CHECKING:
     import pandas as pd

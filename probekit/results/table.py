@@ -221,13 +221,3 @@ def numbers(*texts: str) -> AfterValidator:
 def _open(row: type) -> type:
     """Return a `TypedDict` that keeps keys which it does not declare."""
     return with_config(ConfigDict(extra="allow"))(row)
-
-
-def as_json(value: Any) -> Any:  # noqa: ANN401 - any result
-    """Return a result with all intervals in it as JSON objects, a named tuple by its fields."""
-    if hasattr(value, "to_json"):
-        return value.to_json()
-    if isinstance(value, list):
-        return [as_json(item) for item in value]
-    fields = value._asdict() if hasattr(value, "_asdict") else value
-    return {k: as_json(v) for k, v in fields.items()} if isinstance(fields, Mapping) else fields

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.behaviours import Behaviours, Wanted
+from probekit.container import as_json
 from probekit.data.rows import Example
 from probekit.models.load import LoadedModel
 from probekit.models.sampling_config import SamplingConfig
@@ -20,7 +21,6 @@ from probekit.results.intervals import Interval, Metrics, Resampler
 from probekit.results.measures import measure
 from probekit.results.rl import ALL
 from probekit.results.rl_files import Measures
-from probekit.results.table import as_json
 from probekit.rl.config import RLConfig
 from probekit.rl.extra import repetition
 from probekit.rl.frozen import Frozen, FrozenReader

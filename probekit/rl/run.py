@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from probekit.behaviours import Behaviours, Wanted
-from probekit.container import discard, disk_errors, write_json
+from probekit.container import as_json, discard, disk_errors, write_json
 from probekit.data.prompts import open_prompts
 from probekit.data.rows import Example
 from probekit.digests import DIGESTS
@@ -29,7 +29,6 @@ from probekit.provenance import agrees, run_record
 from probekit.results.goodhart import CURVE, detectable
 from probekit.results.rl import RLRun
 from probekit.results.rl_files import BEST_OF, DOCUMENT
-from probekit.results.table import as_json
 from probekit.rl.checkpoint import LOGS, Logs
 from probekit.rl.config import RLConfig
 from probekit.rl.head_data import HeadData

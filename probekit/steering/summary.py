@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from probekit.behaviours import Behaviours, Judge
+from probekit.container import as_json
 from probekit.probes.metrics import PRIMARY
 from probekit.probes.probe import Probe
 from probekit.results.intervals import Array, Interval
 from probekit.results.measures import measure as named
 from probekit.results.steer import BASELINE, CONTROLS, DOCUMENT, PROBE, Condition
-from probekit.results.table import as_json
 from probekit.steering.config import SteerConfig
 from probekit.steering.dose import (
     Doses,

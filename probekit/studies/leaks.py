@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.container import as_json
 from probekit.probes.metrics import wins
 from probekit.results.intervals import Array, Interval, Resampler
-from probekit.results.table import as_json
 
 FOLDS = 5
 ROUNDS = 20
