@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import probekit
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -22,12 +23,19 @@ def blocks(page):
     return re.findall(r"^```(bash|python)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
 
 
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    made = Forked(tmp_path_factory.mktemp("forked"))
+    yield made
+    made.stop()
+
+
 @pytest.mark.real_model
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
 )
-def test_the_blocks_of_a_page_run(page, tmp_path, real_model):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def test_the_blocks_of_a_page_run(page, tmp_path, real_model, forked):
+    path = os.pathsep.join([forked.bin, str(Path(sys.executable).parent), os.environ["PATH"]])
     for language, text in blocks(page):
         command = ["bash", "-euc", text] if language == "bash" else [sys.executable, "-c", text]
         done = subprocess.run(

@@ -460,7 +460,7 @@ def test_an_interrupted_replacement_goes_on_and_the_old_store_stays_until_then(
 
 def test_a_command_killed_at_any_operation_is_run_again_to_the_same_end():
     """Every command is killed before some of its operations on files (all of them: `crashes.py`)."""
-    words, environment = child("-m", "tests.reliability.crashes", "--seconds", "1", "--every", "31")
+    words, environment = child("-m", "tests.reliability.crashes", "--seconds", "1", "--every", "61")
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment["PYTHONPATH"]])
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -473,4 +473,4 @@ def test_a_command_killed_at_any_operation_is_run_again_to_the_same_end():
     for name, points, *outcomes in found:
         resumed, again, whole, lost, stuck, left = map(int, outcomes)
         assert lost == stuck == left == 0, (name, done.stdout)
-        assert int(points) > 10 and resumed + again + whole > 0
+        assert int(points) > 4 and resumed + again + whole > 0

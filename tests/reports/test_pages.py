@@ -102,7 +102,6 @@ def test_texts_of_users_stay_texts(tmp_path: Path, name: str) -> None:
 
 
 DRAWN: dict[str, tuple[int, Callable[[Path], Path]]] = {
-    **{f"hostile-{name}": (900, write) for name, write in HOSTILE_PAGES.items()},
     "fit-pair": (1280, lambda at: fit(
         at, "pair", tags={**TAGS, "field": tuple(f"field {i}" for i in range(9))})),
     "fit-narrow": (900, lambda at: fit(at, "pair", layers=48, embedding=False)),
@@ -121,7 +120,7 @@ DRAWN: dict[str, tuple[int, Callable[[Path], Path]]] = {
     "dynamics": (1280, lambda at: dynamics(at, "adamw", "sgd")),
     "evaluate": (900, evaluation),
     "transfer": (1280, lambda at: evaluation(at, probes=("a", "b", "c"), data=("x.jsonl", "y.jsonl"))),
-    **{f"study-{width}": (width, study) for width in (1280, 900, 500)},
+    **{f"study-{width}": (width, study) for width in (1280, 500)},
 }  # fmt: skip
 
 
