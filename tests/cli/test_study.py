@@ -133,11 +133,11 @@ def test_the_page_is_the_studys_own_template_and_links_its_stages(small, capsys,
     assert 'href="../study/fit/report.html"' in (tmp_path / "pages/page.html").read_text()
     # Another study is not begun in its place, and one that this probekit lacks has no page.
     record = json.loads((out / "study.json").read_text())
-    write_json(out / "study.json", {**record, "study": "ratings"})
+    write_json(out / "study.json", {**record, "study": "gone"})
     assert run(*small) == 1
-    assert "is a study with study 'ratings', now 'knowledge-awareness'" in capsys.readouterr().err
+    assert "is a study with study 'gone', now 'knowledge-awareness'" in capsys.readouterr().err
     assert run("report", out, "--force") == 1
-    assert "study 'ratings': unknown" in capsys.readouterr().err
+    assert "study 'gone': unknown" in capsys.readouterr().err
 
 
 def test_samples_are_refused_where_a_study_draws_none(small, capsys, monkeypatch):
