@@ -26,6 +26,8 @@ class RatingsSize:
     """Every n-th layer is stacked."""
     steps: int
     """Steps of preference tuning."""
+    tokens: int
+    """Tokens of a pair's side that are learned from."""
     prompts: int
     """Held-out prompts that the tuned and amplified models answer."""
     steered: int
@@ -39,11 +41,11 @@ class RatingsSize:
 
 
 FULL = RatingsSize(
-    rows=0, every=2, steps=60, prompts=64, steered=24, samples=4, controls=9,
+    rows=0, every=2, steps=60, tokens=384, prompts=64, steered=24, samples=4, controls=9,
     coeffs="-0.2:0.2:0.1", new_tokens=72,
 )  # fmt: skip
 QUICK = RatingsSize(
-    rows=600, every=4, steps=16, prompts=16, steered=8, samples=2, controls=3,
+    rows=600, every=4, steps=16, tokens=192, prompts=16, steered=8, samples=2, controls=3,
     coeffs="-0.2:0.2:0.2", new_tokens=32,
 )  # fmt: skip
 
@@ -105,7 +107,18 @@ def _tune(s: Setting, fit: Stage, store: Stage, read: list[Word], rules: list[st
         "pairs", "data", "pairs", *read, "--probe", fit, "--store", store, output="pairs.jsonl"
     )
     tuned = s.stage(
-        "dpo", "dpo", "--data", pairs, "--steps", str(s.size.steps), *s.with_model, *s.with_seed
+        "dpo",
+        "dpo",
+        "--data",
+        pairs,
+        "--learning-rate",
+        "1e-4",
+        "--steps",
+        str(s.size.steps),
+        "--max-tokens",
+        str(s.size.tokens),
+        *s.with_model,
+        *s.with_seed,
     )
     after = s.stage(
         "after/cache", "cache", *read, "--positions", ",".join(rules), "--too-long", "drop",
