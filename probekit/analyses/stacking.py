@@ -17,9 +17,11 @@ from probekit.activations.table import Cell
 from probekit.errors import ProbeError
 from probekit.probes.folder import Fit, fit_folder, store_given
 from probekit.probes.heads import KINDS, HeadFitter
+from probekit.probes.nonlinear import AttentionProbe
 from probekit.probes.probe import Probe
 from probekit.probes.splits import fold_by_group
 from probekit.probes.task import Task
+from probekit.probes.tokens import content_tokens, part_of
 from probekit.results.intervals import Array, Interval, Metrics
 from probekit.rl.head_data import HeadData, store_of
 
@@ -51,7 +53,8 @@ class Stacked:
     single: Metrics
     """Measures of the fit's chosen cell."""
     candidates: dict[str, Candidate]
-    """`stack`, a weighted sum of the cells' scores, and `low rank`, one head on all cells reduced."""
+    """`stack`, a weighted sum of the cells' scores; `low rank`, one head on all cells reduced; `attention`
+    over tokens."""
     metrics: dict[str, Metrics]
     differences: dict[str, Interval]
     """How far each candidate is above the single cell in the primary measure, paired."""
@@ -95,6 +98,7 @@ def stack_cells(
     *,
     positions: Sequence[str] | None = None,
     every: int = 1,
+    tokens: str | Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Stacked:
     """Combine the cells of a store and compare with the cell that a fit chose.
@@ -114,6 +118,9 @@ def stack_cells(
         Position rules to use; all by default.
     every
         Use every n-th layer, counted from the last.
+    tokens
+        A store of the same rows with position `all` at the fit's layer, of ratings or labels: an attention
+        over the tokens is fitted too.
     progress
         Called with `fitting`, cells done and cells in all.
 
@@ -123,7 +130,7 @@ def stack_cells(
         When fewer than two cells are left.
     """
     with fit_folder(fit) as directory:
-        return _stack_cells(directory, store_given(fit, store), positions, every, progress)
+        return _stack_cells(directory, store_given(fit, store), positions, every, tokens, progress)
 
 
 def _stack_cells(
@@ -131,6 +138,7 @@ def _stack_cells(
     store: str | Path | None,
     positions: Sequence[str] | None,
     every: int,
+    tokens: str | Path | None,
     progress: Progress,
 ) -> Stacked:
     probe = Probe.load(directory)
@@ -154,6 +162,8 @@ def _stack_cells(
     candidates = {"stack": stacked}
     if gram is not None:
         candidates["low rank"] = _low_rank(task, kind, gram)
+    if tokens is not None:
+        candidates["attention"] = _attention(task, probe, Path(tokens))
     report, sample = task.splits.report, task.sampler(task.splits.report)
     return Stacked(
         primary=task.primary,
@@ -263,6 +273,28 @@ def _stack(task: Task, seen: Array, scores: Array) -> tuple[Candidate, Array]:
     design = task.design(mixed, task.splits.fit)
     slope, shift = (1.0, 0.0) if paired else np.polyfit(design, target, 1)
     return Candidate(slope * mixed + shift, value, {"penalty": penalty}), raw / raw.sum()
+
+
+def _attention(task: Task, probe: Probe, path: Path) -> Candidate:
+    """Return an attention over the completion's tokens; it stops by groups of the fit split."""
+    cell = probe.cell._replace(position="all")
+    with ActivationStore.open(path) as source:
+        examples = task.examples
+        if task.kind == "pair" or cell not in source.ragged_cells():
+            raise ProbeError(
+                f"{path}: holds no {cell} of rated or labelled rows. Cache it: probekit cache --positions "
+                f"all --layers {probe.layer}."
+            )
+        if len(source.examples) != len(examples) or (source.examples.id != examples.id).any():
+            raise ProbeError(f"{path}: has other rows than the fit. Cache the same --data.")
+        acts, offsets = content_tokens(source, cell)
+    fit, rating = task.splits.fit, task.kind == "rating"
+    target = task.target[fit] if rating else np.asarray(examples.label)[fit]
+    head = AttentionProbe(seed=task.seed, rating=rating)
+    head.fit(*part_of(acts, offsets, fit), target, examples.group[fit])
+    scores = head.decision_function(acts, offsets)
+    value = float(task.primary_values(scores[:, None], task.splits.choose)[0])
+    return Candidate(scores, value, {"steps": head.n_steps_})
 
 
 class _Gram:

@@ -73,6 +73,11 @@ def tokens(probe: str, out: str, store: str | None, **options: Any) -> None:  # 
     "--every", type=click.IntRange(min=1), default=1, show_default=True,
     help="Combine every n-th layer, counted from the last.",
 )  # fmt: skip
+@click.option(
+    "--tokens",
+    type=click.Path(),
+    help="Store of these rows with position all, for an attention over tokens.",
+)
 @opt.THREADS
 @opt.FORCE
 @opt.JSON
@@ -98,6 +103,7 @@ def stack(probe: str, out: str, store: str | None, **options: Any) -> None:  # n
             store,
             positions=positions,
             every=options["every"],
+            tokens=options["tokens"],
             progress=progress,
         )
     arguments = {"probe": probe, "out": out, "store": store, **options}

@@ -34,6 +34,8 @@ class _Trained(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     classes_: NDArray[Any]
     n_steps_: int
+    rating = False
+    """Whether targets are numbers, fitted by least squares, and not two classes."""
 
     def predict_proba(self, *X: NDArray[Any]) -> Array:  # noqa: N803
         """Return the probabilities of both classes, shape (n, 2)."""
@@ -45,6 +47,8 @@ class _Trained(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[(self.decision_function(*X) > 0).astype(int)])
 
     def _codes(self, y: NDArray[Any]) -> Tensor:
+        if self.rating:
+            return torch.from_numpy(np.asarray(y, dtype=np.float32))
         self.classes_, code = np.unique(y, return_inverse=True)
         if len(self.classes_) != 2:  # noqa: PLR2004
             raise ValueError(f"y: the data has {len(self.classes_)} classes, expected 2.")
@@ -73,7 +77,8 @@ class _Trained(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         for weight in weights:
             weight.requires_grad_()
         optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
-        loss = nn.functional.binary_cross_entropy_with_logits
+        functions = nn.functional
+        loss = functions.mse_loss if self.rating else functions.binary_cross_entropy_with_logits
         best, kept, self.n_steps_ = np.inf, [w.detach().clone() for w in weights], 0
         for step in range(STEPS):
             found = score()
@@ -155,14 +160,18 @@ class AttentionProbe(_Trained):
     ----------
     decay, rate, seed
         As of `MLPProbe`.
+    rating
+        Fit numbers by least squares; the score is then their prediction.
 
     References
     ----------
     EleutherAI, Attention probes (blog, 2025). Differs: one head, and no term for the position.
     """
 
-    def __init__(self, *, decay: float = 0.1, rate: float = 0.01, seed: int = 0) -> None:
-        self.decay, self.rate, self.seed = decay, rate, seed
+    def __init__(
+        self, *, decay: float = 0.1, rate: float = 0.01, seed: int = 0, rating: bool = False
+    ) -> None:
+        self.decay, self.rate, self.seed, self.rating = decay, rate, seed, rating
 
     def fit(
         self,

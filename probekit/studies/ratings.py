@@ -7,11 +7,13 @@ direction, and compare models of several sizes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from probekit.data import open_dataset
 from probekit.errors import DataError
 from probekit.reports.ratings import context
 from probekit.results.ratings_study import AMPLIFIED, POSITIONS, model_name
+from probekit.results.sweep import SweepRun
 from probekit.studies.stages import Setting, Stage, Word
 from probekit.studies.study import Study
 
@@ -67,7 +69,14 @@ def stages(s: Setting) -> None:
             output=f"positions/{rule.replace(':', '-')}",
         )  # fmt: skip
     s.stage("tokens", "tokens", "--probe", fit, "--store", store, *s.options)
-    s.stage("stack", "stack", "--probe", fit, "--store", store, "--every", str(s.size.every))
+    every = s.stage(
+        "tokens_cache", "cache", *read, "--positions", "all", fit.after(_layer), "--too-long", "drop",
+        *s.with_model, output="tokens.h5",
+    )  # fmt: skip
+    s.stage(
+        "stack", "stack", "--probe", fit, "--store", store, "--every", str(s.size.every),
+        "--tokens", every,
+    )  # fmt: skip
     if has_prompts:
         prompts = s.stage(
             "prompts", "data", "split", "--probe", fit, "--store", store, "--prompts", s.data
@@ -83,6 +92,11 @@ def stages(s: Setting) -> None:
             "--model", model, *s.options, output=f"scaling/{name}.h5",
         )  # fmt: skip
         s.stage(f"scaling/{name}", "fit", own, *_fitted(s), output=f"scaling/{name}")
+
+
+def _layer(fit: Path) -> list[str]:
+    """Return the option that keeps a capture to the layer that a fit chose."""
+    return ["--layers", str(SweepRun.open(fit).record["chosen"]["layer"])]
 
 
 def _fitted(s: Setting) -> list[str]:

@@ -19,6 +19,7 @@ from probekit.errors import ProbeError
 from probekit.models.load import load_model
 from probekit.probes import Probe, fit_sweep
 from probekit.probes.moments import Moments
+from probekit.probes.nonlinear import AttentionProbe
 from probekit.results.intervals import Resampler
 from probekit.results.ratings import variance_split
 from probekit.results.runs import open_run
@@ -195,6 +196,33 @@ def test_cells_that_each_hold_a_half_are_stacked_and_a_single_one_is_not_beaten(
     found = stack_cells(fit, store)
     assert found.differences["stack"].low < 0.02
     assert abs(found.differences["stack"].value) < 0.03
+
+
+def test_attention_finds_the_token_that_holds_the_rating(tmp_path, rated, tiny_llama):
+    """A rating at one token among many, told by the token itself: a mean loses what attention finds."""
+    rng = np.random.default_rng(0)
+    n, where, value = 400, rng.normal(size=D), rng.normal(size=D)
+    where -= where @ value / (value @ value) * value
+    offsets, score = np.arange(0, 12 * n + 1, 12), rng.normal(size=n)
+    tokens = rng.normal(size=(12 * n, D))
+    at = offsets[:-1] + rng.integers(12, size=n)
+    tokens[at] += 6 * where + np.outer(score, value)
+    probe = AttentionProbe(rating=True).fit(tokens[: 12 * 300], offsets[:301], score[:300])
+    found = probe.decision_function(tokens, offsets)
+    means = tokens.reshape(n, 12, D).mean(axis=1)
+    linear = Ridge(alpha=1.0).fit(means[:300], score[:300]).predict(means)
+    attended, averaged = (np.corrcoef(x[300:], score[300:])[0, 1] for x in (found, linear))
+    assert attended > averaged + 0.1
+    assert abs(np.std(found) / np.std(score) - 1) < 0.4  # in the units of the ratings
+
+    stacked = stack_cells(rated / "fit", tokens=rated / "acts.h5")
+    item = stacked.candidates["attention"]
+    assert item.setting["steps"] > 0
+    assert stacked.metrics["attention"]["pearson"].value > 0.5
+    with pytest.raises(ProbeError, match="holds no resid_post/001/all of rated or labelled rows"):
+        bare = {("resid_post", 1, "last"): rng.normal(size=(60, D))}
+        store, _ = _store(tmp_path, "bare", bare, rng.normal(size=60), np.arange(60) // 2)
+        stack_cells(rated / "fit", tokens=store)
 
 
 def test_stacking_one_cell_is_refused(tmp_path, rng):
