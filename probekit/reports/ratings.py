@@ -51,7 +51,7 @@ def context(run: StudyRun) -> dict[str, Any]:
         "s": found, "figures": figures, "standing": standing, "positions": POSITIONS,
         "controls": [name for name in CONTROLS if _has(found, name)], "over": "prompts",
         "names": lambda controls: [measure("control", name).label for name in controls],
-        "ends": Interval.from_json, "gap": gap,
+        "ends": Interval.from_json, "bare": lambda v: v if v.low < v.high else Interval(v.value), "gap": gap,
     }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def _compared(found: RatingsStudy) -> go.Figure:
         parts.append(points(rows["layer"].tolist(), values, hover, **more))
     rows = run.record["layers"]
     cosines = [Interval(row["cosine"]) for row in rows]
-    more = {"panel": "Cosine of the directions", "axis": "Cosine", "name": "before and after"}
+    more = {"panel": "Cosine of the directions", "axis": "Cosine", "name": ""}
     layers = [row["layer"] for row in rows]
     parts.append(points(layers, cosines, [f"layer {layer}" for layer in layers], **more))
     return lines(

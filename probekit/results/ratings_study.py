@@ -160,7 +160,7 @@ class RatingsStudy:
                     paired.mean(groups, own[0]),
                     _shift(base, rows, "rating"),
                     _shift(before, rows, "rating"),
-                    paired.mean(groups, own[1], share=True),
+                    paired.mean(groups, own[1]),
                     _shift(base, rows, "distinct"),
                     paired.mean(groups, own[2]),
                 )

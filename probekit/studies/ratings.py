@@ -108,7 +108,7 @@ def _steer(s: Setting, fit: Stage, prompts: Stage) -> None:
     s.stage(
         "steer", "steer", "--probe", fit, "--prompts", prompts / "held_out.jsonl",
         "--coeff", s.size.coeffs, "--limit", str(s.size.steered),
-        "--max-new-tokens", str(s.size.new_tokens),
+        "--max-new-tokens", str(s.size.new_tokens), "--samples", str(s.size.samples),
         "--random-controls", str(s.size.controls), "--shuffled-controls", str(s.size.controls),
         "--placebo-controls", str(min(6, s.size.controls)), "--temperature", "0.8",
         *s.with_model, *s.with_seed,

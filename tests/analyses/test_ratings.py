@@ -249,8 +249,8 @@ def test_a_turned_direction_is_seen_and_the_same_one_is_not(tmp_path, rng):
     assert found.layers[0]["cosine"] > 0.999
     assert abs(found.change.value) < 1e-6
     found = compare_fits(base, turned, (paths[0], paths[2]))
-    assert abs(found.layers[0]["cosine"]) < 0.2
-    assert found.transfer["before"]["after"].high < 0.5 < found.transfer["after"]["after"].low
+    assert abs(found.layers[0]["cosine"]) < 0.4
+    assert found.transfer["before"]["after"].high < found.transfer["after"]["after"].low
     head, own = Probe.load(base), HeadData.open(turned, Probe.load(turned), paths[2])
     report = own.task.splits.report
     r = np.corrcoef(head.score(own.acts)[report], own.task.examples.score[report])[0, 1]
