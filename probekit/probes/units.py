@@ -41,6 +41,18 @@ def from_unit(score: Array, bounds: tuple[float, float] | None) -> Array:
     return (score + 1) / 2 * (high - low) + low
 
 
+def scale_ends(scale: str) -> tuple[float, float]:
+    """Return the ends of a scale LOW:HIGH, or raise `DataError`."""
+    low, _, high = scale.partition(":")
+    try:
+        bounds = float(low), float(high)
+    except ValueError:
+        bounds = math.nan, math.nan
+    if not (bounds[0] < bounds[1] and all(map(math.isfinite, bounds))):
+        raise DataError(f"scale {scale!r}: expected LOW:HIGH, such as 1:10.")
+    return bounds
+
+
 def on_scale(examples: Examples, scale: str | None) -> tuple[float, float] | None:
     """Return the ends of a scale LOW:HIGH that all ratings lie on; None without one.
 
@@ -51,13 +63,7 @@ def on_scale(examples: Examples, scale: str | None) -> tuple[float, float] | Non
     """
     if not scale:
         return None
-    low, _, high = scale.partition(":")
-    try:
-        bounds = float(low), float(high)
-    except ValueError:
-        bounds = math.nan, math.nan
-    if not (bounds[0] < bounds[1] and all(map(math.isfinite, bounds))):
-        raise DataError(f"scale {scale!r}: expected LOW:HIGH, such as 1:10.")
+    bounds = scale_ends(scale)
     if examples.score is None:
         raise DataError(
             f"scale {scale}: the store has {examples.kind} rows, which have no ratings. Leave it out."

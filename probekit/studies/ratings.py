@@ -6,11 +6,13 @@ direction, and compare models of several sizes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from probekit.data import open_dataset
 from probekit.errors import DataError
+from probekit.probes.units import scale_ends
 from probekit.reports.ratings import context
 from probekit.results.ratings_study import AMPLIFIED, POSITIONS, model_name
 from probekit.results.sweep import SweepRun
@@ -54,7 +56,7 @@ QUICK = RatingsSize(
 
 def stages(s: Setting) -> None:
     """Add the stages of the study: those that need prompts, or several answers to one, where there are."""
-    has_prompts, has_pairs = _kinds(str(s.data))
+    has_prompts, has_pairs = _kinds(str(s.data), s.scale)
     read: list[Word] = ["--data", s.data, *(("--limit", str(s.size.rows)) if s.size.rows else ())]
     rules = [rule for rule in POSITIONS if has_prompts or rule != "prompt_end"]
     reading = [rule for rule in rules if rule != "prompt_end"]
@@ -162,22 +164,34 @@ def _amplify(s: Setting, fit: Stage, prompts: Stage, adapter: Stage) -> None:
         )  # fmt: skip
 
 
-def _kinds(source: str) -> tuple[bool, bool]:
-    """Return whether rated rows have prompts, and whether a prompt has two ratings that differ."""
+def _kinds(source: str, scale: str) -> tuple[bool, bool]:
+    """Return whether rated rows have prompts, and whether a prompt has two ratings that differ.
+
+    Raises
+    ------
+    DataError
+        When rows are no ratings, all rated alike, or rated outside of the scale: before any work.
+    """
     dataset = open_dataset(source)
     if dataset.kind != "rating":
         raise DataError(
-            f"{source}: has {dataset.kind} rows, expected ratings: prompt, completion, score. Name the "
-            "column with the option --score-field of probekit cache, or give other rows."
+            f"{source}: has {dataset.kind} rows, expected ratings: prompt, completion, score. Give rated "
+            "rows; probekit data check FILE says how a file is read."
         )
+    low, high = scale_ends(scale) if scale else (-math.inf, math.inf)
     prompts, several = False, False
-    seen: dict[str, float | None] = {}
+    seen: dict[str, float] = {}
     for example in dataset.examples():
+        score = float(example.score or 0.0)
+        if not low <= score <= high:
+            raise DataError(
+                f"{example.where}: rating {score:g} is outside of the scale {scale}. Correct the row or the "
+                "scale."
+            )
         prompts |= bool(example.prompt)
-        if example.score != seen.setdefault(example.group, example.score):
-            several = True
-        if prompts and several:
-            break
+        several |= score != seen.setdefault(example.group, score)
+    if not several and len(set(seen.values())) < 2:  # noqa: PLR2004
+        raise DataError(f"{source}: every rating is {score:g}. Give rows with different ratings.")
     return prompts, several
 
 

@@ -79,6 +79,16 @@ def test_other_rows_and_foreign_options_are_refused(tmp_path):
     source = _rows(tmp_path / "labels.jsonl", kind="label")
     with pytest.raises(DataError, match="has label rows, expected ratings"):
         _plan(tmp_path, source)
+    ratings = _rows(tmp_path / "ratings.jsonl")  # 1 to 5
+    with pytest.raises(
+        DataError, match="ratings.jsonl:5: row row-000005: rating 5 is outside of the scale 1:4"
+    ):
+        _plan(tmp_path, ratings, scale="1:4")
+    with pytest.raises(DataError, match="scale '5:1': expected LOW:HIGH"):
+        _plan(tmp_path, ratings, scale="5:1")
+    (tmp_path / "alike.jsonl").write_text('{"prompt": "a", "completion": "b", "score": 3}\n' * 9)
+    with pytest.raises(DataError, match="alike.jsonl: every rating is 3"):
+        _plan(tmp_path, str(tmp_path / "alike.jsonl"))
     with pytest.raises(DataError, match="got --data rows.jsonl, expected none"):
         find_study("knowledge-awareness").plan(tmp_path, model="tiny", data="rows.jsonl")
     with pytest.raises(DataError, match="got --models a,b, expected none"):
