@@ -25,7 +25,7 @@ REPORTS_KNOW = {"results", "container", "outputs", "errors", "lazy", "foreign"}
 BUDGET = {
     "activations": 3_180, "analyses": 1_950, "behaviours": 1_030, "cli": 3_180, "data": 3_120,
     "models": 3_150, "probes": 7_480, "reports": 5_440, "results": 4_740, "rl": 5_670, "steering": 2_840,
-    "studies": 2_360,
+    "studies": 2_380,
 }  # fmt: skip
 """Lines of a room (of reports and results templates, style and tables too). A budget is raised only in a
 commit that says why; `reports` and `results` are to come down to 4,200 together."""
