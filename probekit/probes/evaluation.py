@@ -32,7 +32,6 @@ from probekit.probes.metrics import (
     tag_values,
     within_group_accuracy,
 )
-from probekit.probes.tokens import stored_scores
 from probekit.results.intervals import Array, Interval, Metrics, Resampler
 from probekit.results.table import measured
 
@@ -239,6 +238,8 @@ def _read(
         raise ProbeError("aggregate: a store holds no score a token. Give the rows themselves.")
     _two(data.examples.several)
     fingerprint = data.provenance.get("data", {}).get("fingerprint")
+    from probekit.probes.tokens import stored_scores  # loads torch
+
     return data.examples, stored_scores(probe, data), 0, fingerprint
 
 
