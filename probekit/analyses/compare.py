@@ -69,6 +69,20 @@ def compare_fits(
     ------
     ProbeError
         When rows, splits or widths differ, or the second fit lacks the cell.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> rng = np.random.default_rng(0)
+    >>> rating = rng.standard_normal(120)
+    >>> signal = np.outer(rating, np.ones(8))
+    >>> acts = {("resid_post", k): signal + rng.standard_normal((120, 8)) for k in (1, 2)}
+    >>> store = pk.ActivationStore.from_arrays(acts, scores=rating, n_layers=4)
+    >>> fit = pk.fit_sweep(store, n_boot=20)
+    >>> found = pk.compare_fits(fit, fit)
+    >>> found.change.value, round(found.layers[0]["cosine"], 3)
+    (0.0, 1.0)
     """
     with fit_folder(before) as one, fit_folder(after) as other:
         return _compare(one, other, (store_given(before, stores[0]), store_given(after, stores[1])))

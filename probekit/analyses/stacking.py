@@ -128,6 +128,20 @@ def stack_cells(
     ------
     ProbeError
         When fewer than two cells are left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> rng = np.random.default_rng(0)
+    >>> rating = rng.standard_normal(120)
+    >>> signal = np.outer(rating, np.ones(8))
+    >>> acts = {("resid_post", k): signal + rng.standard_normal((120, 8)) for k in (1, 2)}
+    >>> store = pk.ActivationStore.from_arrays(acts, scores=rating, n_layers=4)
+    >>> fit = pk.fit_sweep(store, n_boot=20)
+    >>> found = pk.stack_cells(fit)
+    >>> found.metrics["stack"]["pearson"].value > 0.9, len(found.weights)
+    (True, 2)
     """
     with fit_folder(fit) as directory:
         return _stack_cells(directory, store_given(fit, store), positions, every, tokens, progress)

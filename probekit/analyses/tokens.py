@@ -16,6 +16,7 @@ from probekit.activations.gather import plan_batches, read_batch
 from probekit.activations.positions import PositionRule
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell
+from probekit.analyses.early import KNOWN, TENTHS, known_from
 from probekit.errors import ProbeError
 from probekit.models.blocks import BlockNames
 from probekit.models.chat import Rendered
@@ -33,9 +34,6 @@ from probekit.rl.head_data import HeadData, store_of
 Progress = Callable[[str, int, int], None]
 STARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Tokens from either end at which the curve is read; 0 from the start is the token before the completion."""
-TENTHS = 10
-KNOWN = 0.9
-"""Part of the last correlation that counts as knowing the rating."""
 FEWEST = 20
 """Fewer rows that reach a token give no point."""
 L2_FACTORS = tuple(10.0 ** (k / 2) for k in range(-8, 5))
@@ -131,6 +129,17 @@ def token_curve(
     ------
     ProbeError
         When the fit is not one of ratings, the model is another, or a layer is not there.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> texts = [("ab " * (i % 4 + 1), i % 4) for i in range(120)]
+    >>> rows = [{"prompt": f"say {i}", "completion": t, "score": s} for i, (t, s) in enumerate(texts)]
+    >>> model = pk.load_model("smollm2-135m")
+    >>> store = pk.cache_activations(model, rows, layers=[1], positions="last")
+    >>> found = pk.token_curve(pk.fit_sweep(store, n_boot=20), model)
+    >>> found.layer, {point.measured for point in found.points} == {"start", "end", "part"}
+    (1, True)
     """
     with fit_folder(fit) as directory:
         store = store_given(fit, store)
@@ -176,7 +185,7 @@ def _token_curve(
     assert task.examples.score is not None
     ratings, sample = task.examples.score[task.splits.report], task.sampler(task.splits.report)
     points = [p for name, at in read.items() for p in _points(name, at, ratings, sample)]
-    known = {name: _known_from(at.part, ratings, sample) for name, at in read.items()}
+    known = {name: known_from(at.part, ratings, sample) for name, at in read.items()}
     n = {f"{name}_rows": len(units) for name, units in task.splits._asdict().items()}
     n |= {"groups": sample.n_groups, "tokens": reader.n_tokens}
     return TokenCurve(best.layer, best.l2, best.at_edge, best.errors, points, known, n, probe)
@@ -362,39 +371,3 @@ def _points(
                 pearson(y, x, own),
                 own.mean(np.abs(x - y)),
             )
-
-
-def _known_from(part: Array, ratings: Array, sample: Resampler) -> Interval:
-    """Return from which tenth on r stays at `KNOWN` of r at the end or above, with its interval.
-
-    Percentiles over draws of groups: the answer is one of eleven numbers, which BCa is not made for. There
-    is none where r at the end does not leave 0.
-    """
-    if pearson(ratings, part[:, -1], sample).side() != 1:
-        return Interval(np.nan)
-    rows = np.concatenate(
-        [
-            part,
-            part**2,
-            part * ratings[:, None],
-            np.stack([ratings, ratings**2, np.ones_like(ratings)], 1),
-        ],
-        axis=1,
-    )
-    sums = sample.per_group(rows)
-    value = float(_first(sums.sum(axis=0)))
-    drawn = _first(sample.weights[: sample.n_boot] @ sums)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value, float(low), float(high))
-
-
-def _first(sums: Array) -> Array:
-    """Return the first tenth from which r stays high, from sums (..., 3 * 11 + 3) over rows."""
-    k = TENTHS + 1
-    x, xx, xy = sums[..., :k], sums[..., k : 2 * k], sums[..., 2 * k : 3 * k]
-    y, yy, n = (sums[..., 3 * k + i, None] for i in range(3))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = (xy - x * y / n) / np.sqrt((xx - x * x / n) * (yy - y * y / n))
-    high = np.nan_to_num(r, nan=-1.0) >= KNOWN * r[..., -1:]
-    stays = np.flip(np.logical_and.accumulate(np.flip(high, -1), axis=-1), -1)
-    return np.asarray(np.argmax(stays, axis=-1) / TENTHS)

@@ -29,7 +29,8 @@ def tokens(probe: str, out: str, store: str | None, **options: Any) -> None:  # 
       probekit tokens --probe sweep --out tokens
     """
     from probekit.activations.layers import parse_layers
-    from probekit.analyses.tokens import KNOWN, token_curve
+    from probekit.analyses.early import KNOWN
+    from probekit.analyses.tokens import token_curve
     from probekit.probes import Probe
     from probekit.results.ratings import TokensRun
 

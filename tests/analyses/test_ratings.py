@@ -13,6 +13,7 @@ import probekit as pk
 from probekit.activations.store import ActivationStore
 from probekit.analyses import tokens as curve
 from probekit.analyses.compare import compare_fits
+from probekit.analyses.early import known_from
 from probekit.analyses.stacking import stack_cells
 from probekit.analyses.tokens import STARTS, token_curve
 from probekit.errors import ProbeError
@@ -131,10 +132,10 @@ def test_from_where_a_rating_is_known():
     part = rng.normal(size=(n, 11))
     part[:, 4:] = rating[:, None] + 0.2 * rng.normal(size=(n, 7))  # known from 40 % on
     part[:, 2] = rating  # a lucky place before it does not count
-    found = curve._known_from(part, rating, Resampler(np.arange(n)))
+    found = known_from(part, rating, Resampler(np.arange(n)))
     assert found.value == 0.4
     assert found.low <= 0.4 <= found.high <= 0.5
-    none = curve._known_from(rng.normal(size=(n, 11)) * 0, rating, Resampler(np.arange(n)))
+    none = known_from(rng.normal(size=(n, 11)) * 0, rating, Resampler(np.arange(n)))
     assert not none.known
 
 
