@@ -171,7 +171,7 @@ def _stack_cells(
             if gram is not None:
                 gram.add(acts)
             progress("fitting", k + 1, len(cells))
-        single = probe.score(source.read(probe.cell))
+    single = probe.score(data.acts)
     stacked, weights = _stack(task, rows, np.column_stack(level))
     candidates = {"stack": stacked}
     if gram is not None:

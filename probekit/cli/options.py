@@ -190,7 +190,7 @@ LOADING = with_options(
     THREADS,
 )
 """How a model is loaded."""
-ADAPTER = click.option("--adapter", help="LoRA adapter of dpo, rl or peft, put into the model.")
+ADAPTER = click.option("--adapter", help="LoRA adapter, or a run of dpo or rl, put into the model.")
 HEAD = with_options(
     click.option("--kind", help="Read with the probe of this kind of the same fit, as mlp."),
     click.option("--layer", type=int, help="Read with the probe of this layer of the same fit."),

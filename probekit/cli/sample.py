@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 )
 @opt.prompts_option("source")
 @opt.out_option("File to write the rows to, .jsonl.")
-@click.option(
-    "--adapter",
-    type=click.Path(),
-    help="LoRA adapter, or the run of probekit dpo or rl that wrote it, put into the model.",
-)
+@opt.ADAPTER
 @click.option(
     "--amplify",
     type=float,

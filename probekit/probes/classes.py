@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from probekit.activations.store import ActivationStore
 from probekit.activations.table import Cell
-from probekit.container import atomic_directory, write_json
+from probekit.container import as_json, atomic_directory, write_json
 from probekit.digests import write_digests
 from probekit.errors import ProbeError
 from probekit.foreign import Shown, beside, recorded
@@ -137,11 +137,11 @@ class ClassesResult(Shown):
         units = self.task.splits.report
         return {
             "chosen": self._head(self.chosen), "primary": PRIMARY, "positive_class": None,
-            "choose": _json(self.choose[self.chosen]), "report": _json(self.report),
-            "controls": {name: _json(found) for name, found in self.controls.items()},
-            "differences": _json(self.differences),
+            "choose": as_json(self.choose[self.chosen]), "report": as_json(self.report),
+            "controls": {name: as_json(found) for name, found in self.controls.items()},
+            "differences": as_json(self.differences),
             "by_tag": {
-                tag: {value: _json(self._measured(units[inside])) for value, inside in parts.items()}
+                tag: {value: as_json(self._measured(units[inside])) for value, inside in parts.items()}
                 for tag, parts in tag_values(tags).items()
             },
             "n": self.task.counts(), "confusion": self.confusion.tolist(), "classes": self.classes,
@@ -170,8 +170,8 @@ class ClassesResult(Shown):
         for k, head in enumerate(self.heads):
             gap = _difference(self.task, self.scores[self.chosen], self.scores[k], units, sample)
             row: CellRow = {
-                **self._head(k), "choose": _json(self.choose[k]), "chosen": k == self.chosen,
-                "controls": {"shuffled_labels": _json({PRIMARY: self.shuffled[k]})},
+                **self._head(k), "choose": as_json(self.choose[k]), "chosen": k == self.chosen,
+                "controls": {"shuffled_labels": as_json({PRIMARY: self.shuffled[k]})},
                 "l2_end": head.choice.end if head.choice else None, "converged": True,
                 "below": None if k == self.chosen else gap.to_json(),
             }  # fmt: skip
@@ -347,7 +347,3 @@ def _difference(
     label = _codes(task)[units]
     one, two = (macro_area(label, log_softmax(s[units], axis=1), sample) for s in (logits, others))
     return change(one[0] - two[0], one[1] - two[1], one[2], 0.25 / max(one[2], 1.0))
-
-
-def _json(metrics: Metrics) -> dict[str, dict[str, float]]:
-    return {name: value.to_json() for name, value in metrics.items()}
